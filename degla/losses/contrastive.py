@@ -1,0 +1,43 @@
+"""The global contrastive loss (DeGLA section 3.2; NegCLIP, Yuksekgonul et al. 2023)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from degla.losses.precision import full_precision
+
+
+@full_precision
+def contrastive_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    negative_features: Tensor,
+    negative_mask: Tensor,
+    logit_scale: Tensor,
+    rows: slice = slice(None),
+) -> Tensor:
+    """Symmetric InfoNCE in which an image also sees every negative caption of the batch.
+
+    An image is contrasted with N captions and all N x K negatives, a caption with N images. Negatives are
+    columns only: they are no query, so no row is built for them.
+
+    Args:
+        image_features: ``(N, D)``, unit norm, gathered over the ranks.
+        text_features: ``(N, D)``, unit norm, gathered.
+        negative_features: ``(N, K, D)``, unit norm, gathered; K may be 0.
+        negative_mask: ``(N, K)`` bool, True where a negative exists.
+        logit_scale: ``()`` multiplier of the cosines.
+        rows: which of the N rows ask as queries; a rank passes its own under ``local_loss``.
+
+    Returns:
+        ``()`` mean over ``rows`` of half the image-to-text plus half the text-to-image cross-entropy.
+        Gradient flows into every argument that requires it.
+    """
+    labels = torch.arange(len(image_features), device=image_features.device)[rows]
+    image_queries = logit_scale * image_features[rows]
+    to_captions = image_queries @ text_features.T
+    to_negatives = image_queries @ negative_features.flatten(0, 1).T
+    to_negatives = to_negatives.masked_fill(~negative_mask.flatten(), float("-inf"))
+    image_loss = F.cross_entropy(torch.cat([to_captions, to_negatives], dim=1), labels)
+    text_loss = F.cross_entropy(logit_scale * text_features[rows] @ image_features.T, labels)
+    return (image_loss + text_loss) / 2

@@ -1,0 +1,67 @@
+"""Local alignment: a row is contrasted with its own negatives only (DeGLA section 3.3)."""
+
+import torch
+from torch import Tensor
+
+from degla.losses.precision import full_precision
+
+
+@full_precision
+def igc_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    negative_features: Tensor,
+    negative_mask: Tensor,
+    logit_scale: Tensor,
+) -> Tensor:
+    """Image-grounded contrast: an image against its own caption and its own K negatives.
+
+    The mean over rows of ``-log(e^(s v.t) / (e^(s v.t) + sum_k e^(s v.n_k)))``. A row without negatives
+    adds exactly 0 and still counts in the mean.
+
+    Args:
+        image_features: ``(B, D)``, unit norm.
+        text_features: ``(B, D)``, unit norm.
+        negative_features: ``(B, K, D)``, unit norm.
+        negative_mask: ``(B, K)`` bool.
+        logit_scale: ``()`` learned multiplier.
+
+    Returns:
+        ``()``. Rows do not mix: changing the negatives of one row leaves the others' parts unchanged.
+    """
+    return _choice_loss(image_features, text_features, negative_features, negative_mask, logit_scale)
+
+
+@full_precision
+def tgc_loss(
+    text_features: Tensor,
+    teacher_text_features: Tensor,
+    negative_features: Tensor,
+    negative_mask: Tensor,
+    scale: float = 10.0,
+) -> Tensor:
+    """Text-grounded contrast: a caption against the teacher's embedding of it and its own K negatives.
+
+    The mean over rows of ``-log(e^(s t.t*) / (e^(s t.t*) + sum_k e^(s t.n_k)))``. The authors' code tiles
+    its mask where its negatives are sample-major and so contrasts most captions with other captions'
+    negatives; ``degla.losses.released`` has that form.
+
+    Args:
+        text_features: ``(B, D)`` of the student, unit norm.
+        teacher_text_features: ``(B, D)`` of the teacher, unit norm; gets no gradient.
+        negative_features: ``(B, K, D)`` of the student, unit norm.
+        negative_mask: ``(B, K)`` bool.
+        scale: fixed multiplier; the authors' code has 10 written into the function.
+
+    Returns:
+        ``()``.
+    """
+    return _choice_loss(text_features, teacher_text_features.detach(), negative_features, negative_mask, scale)
+
+
+def _choice_loss(query: Tensor, positive: Tensor, negatives: Tensor, mask: Tensor, scale: Tensor | float) -> Tensor:
+    """Mean cross-entropy of picking ``positive`` among itself and the row's own valid ``negatives``."""
+    positive_logits = scale * (query * positive).sum(-1, keepdim=True)
+    negative_logits = scale * torch.einsum("bd,bkd->bk", query, negatives)
+    logits = torch.cat([positive_logits, negative_logits.masked_fill(~mask, float("-inf"))], dim=1)
+    return (logits.logsumexp(dim=1) - positive_logits.squeeze(1)).mean()

@@ -1,0 +1,9 @@
+"""CLIP models: loading, encoding, the teacher, sharding. Only this folder imports open_clip."""
+
+from degla.models.clip import ClipModel
+from degla.models.export import save_open_clip
+from degla.models.load import load_clip
+from degla.models.teacher import Teacher
+from degla.models.tokenizer import CaptionTokenizer
+
+__all__ = ["CaptionTokenizer", "ClipModel", "Teacher", "load_clip", "save_open_clip"]

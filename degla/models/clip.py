@@ -1,0 +1,64 @@
+"""The one way in which this project calls a CLIP model."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from degla.models.text import encode_text
+from degla.models.tokenizer import CaptionTokenizer
+
+MAX_LOG_SCALE = math.log(100.0)
+
+
+class ClipModel(nn.Module):
+    """An open_clip model with its preprocessing and tokenizer, behind one forward call.
+
+    One call encodes images and texts together, which is what FSDP2 needs and what makes a step one text
+    forward. Features come out in float32 with unit norm, whatever precision the towers ran in.
+
+    Args:
+        clip: an open_clip ``CLIP`` or ``CustomTextCLIP``.
+        config: its open_clip ``model_cfg``, kept for export (``quick_gelu`` in it is what was built).
+        preprocess: its open_clip ``preprocess_cfg`` (``mean``, ``std``, ``interpolation``, ``resize_mode``).
+        tokenizer: turns captions into ids for this model.
+    """
+
+    def __init__(self, clip: nn.Module, config: dict, preprocess: dict, tokenizer: CaptionTokenizer):
+        super().__init__()
+        self.clip = clip
+        self.config = config
+        self.preprocess = preprocess
+        self.tokenizer = tokenizer
+        # Bytes to normalised floats on the device: batches travel as uint8, a quarter of the size.
+        mean, std = (torch.tensor(preprocess[key]).view(1, 3, 1, 1) * 255 for key in ("mean", "std"))
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        size = self.clip.visual.image_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode images and texts.
+
+        Args:
+            images: ``(B, 3, H, W)`` uint8.
+            tokens: ``(M, L)`` int64; L may be shorter than the context where the text tower is causal.
+
+        Returns:
+            ``(B, D)`` image features, ``(M, D)`` text features, both float32 and unit norm, and the
+            ``()`` multiplier ``exp(logit_scale)``.
+        """
+        pixels = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        image_features = F.normalize(self.clip.encode_image(pixels).float(), dim=-1)
+        text_features = F.normalize(encode_text(self.clip, tokens).float(), dim=-1)
+        return image_features, text_features, self.clip.logit_scale.float().exp().squeeze()
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the multiplier at 100 or below, as CLIP does (Radford et al. 2021, section 2.5)."""
+        self.clip.logit_scale.clamp_(max=MAX_LOG_SCALE)

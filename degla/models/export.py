@@ -1,0 +1,44 @@
+"""Writing a model so that plain open_clip loads it: ``create_model('local-dir:...')``."""
+
+import json
+import os
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from degla.models.clip import ClipModel
+
+WEIGHTS_NAME = "open_clip_model.safetensors"
+CONFIG_NAME = "open_clip_config.json"
+
+
+def save_open_clip(model: ClipModel, folder: Path, state: dict[str, Tensor] | None = None) -> Path:
+    """Write weights and config in open_clip's ``local-dir:`` layout.
+
+    The activation is recorded in both files, so that no reader has to guess it. Each file appears whole or
+    not at all.
+
+    Args:
+        model: whose config and preprocessing are written.
+        folder: is created.
+        state: full weights where the model's own are sharded; None takes ``model``'s.
+
+    Returns:
+        ``folder``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.clip.state_dict() if state is None else state
+    state = {name: value.detach().float().cpu().contiguous() for name, value in state.items()}
+    for name in ("logit_scale", "logit_bias"):
+        if name in state:
+            state[name] = state[name].reshape(())
+    quick_gelu = model.config["quick_gelu"]
+    temporary = folder / f".{WEIGHTS_NAME}.part"
+    save_file(state, temporary, metadata={"format": "pt", "quick_gelu": json.dumps(quick_gelu)})
+    os.replace(temporary, folder / WEIGHTS_NAME)
+    temporary = folder / f".{CONFIG_NAME}.part"
+    content = {"model_cfg": model.config, "preprocess_cfg": model.preprocess}
+    temporary.write_text(json.dumps(content, indent=2))
+    os.replace(temporary, folder / CONFIG_NAME)
+    return folder

@@ -1,0 +1,263 @@
+"""Building a CLIP model by open_clip name, with weights from a tag, a file or a folder."""
+
+import contextlib
+import copy
+import difflib
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import open_clip
+from huggingface_hub import constants
+from open_clip.convert import convert_state_dict
+from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX, get_model_config
+from open_clip.model import (
+    CLIP,
+    CustomTextCLIP,
+    convert_to_custom_text_state_dict,
+    resize_pos_embed,
+    resize_text_pos_embed,
+)
+from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
+from torch import nn
+
+from degla.errors import ConfigError
+from degla.models.checkpoints import Weights, read_weights
+from degla.models.clip import ClipModel
+from degla.models.text import can_trim, pooled_token
+from degla.models.tokenizer import CaptionTokenizer
+
+open_clip.add_model_config(Path(__file__).parent / "architectures")
+
+log = logging.getLogger(__name__)
+
+
+def load_clip(
+    name: str = "ViT-B-32",
+    pretrained: str | None = None,
+    quick_gelu: bool | None = None,
+    unlocked_image_groups: int | None = None,
+    unlocked_text_layers: int | None = None,
+    grad_checkpointing: bool = False,
+    cache_dir: str | None = None,
+) -> ClipModel:
+    """Build an open_clip model and load its weights.
+
+    Args:
+        name: open_clip architecture, ``hf-hub:org/repo``, or ``local-dir:/folder``.
+        pretrained: open_clip tag, file, folder in open_clip's ``local-dir:`` layout, or None for random weights.
+        quick_gelu: whether the weights were trained with QuickGELU. None takes what the tag, folder or file
+            records, and is refused where nothing is recorded.
+        unlocked_image_groups: None trains the whole image tower, 0 freezes it, n trains its last n groups
+            (projection, last block, ..., as open_clip counts them).
+        unlocked_text_layers: None trains the whole text tower, 0 freezes it, n trains its last n layers.
+        grad_checkpointing: recompute activations in the backward pass to save memory.
+        cache_dir: where downloads are kept; None is the Hugging Face default.
+
+    Returns:
+        The model in float32 on the CPU. Weights load strictly.
+
+    Raises:
+        ConfigError: unknown name or tag, unreadable or unfitting weights, or an activation that contradicts
+            the weights.
+    """
+    source = _find_weights(name, pretrained, cache_dir)
+    config = _architecture(source.name)
+    config["quick_gelu"] = _activation(quick_gelu, source, config)
+    clip = _build(source, config)
+    if source.weights is None:
+        log.warning("model.pretrained is not set: the model starts from random weights")
+    else:
+        _load(clip, source)
+    _freeze(clip, unlocked_image_groups, unlocked_text_layers)
+    clip.set_grad_checkpointing(grad_checkpointing)
+    context_length = clip.context_length
+    trim = can_trim(clip)
+    eos_id = pooled_token(clip) if trim else None
+    tokenizer = CaptionTokenizer(_tokenize(source.name, context_length), context_length, trim, eos_id)
+    return ClipModel(clip, config, clip.visual.preprocess_cfg, tokenizer)
+
+
+class _Source(NamedTuple):
+    """Where architecture and weights come from, and what is recorded about the weights' activation."""
+
+    name: str
+    weights: Weights | None
+    origin: str  # for messages
+    quick_gelu: bool | None
+    preprocess: dict
+
+
+def _find_weights(name: str, pretrained: str | None, cache_dir: str | None) -> _Source:
+    if pretrained and Path(pretrained.removeprefix(LOCAL_DIR_PREFIX)).is_dir():
+        name, pretrained = LOCAL_DIR_PREFIX + pretrained.removeprefix(LOCAL_DIR_PREFIX), None
+    if name.startswith((LOCAL_DIR_PREFIX, HF_HUB_PREFIX)):
+        if pretrained:
+            raise ConfigError(f"model.name={name} brings its own weights; set model.pretrained=null")
+        return _from_repository(name, cache_dir)
+    if pretrained is None:
+        return _Source(name, None, "random weights", None, {})
+    if Path(pretrained).is_file():
+        weights = read_weights(Path(pretrained))
+        return _Source(name, weights, pretrained, weights.quick_gelu, {})
+    return _from_tag(name, pretrained, cache_dir)
+
+
+def _from_repository(name: str, cache_dir: str | None) -> _Source:
+    """A folder, or a repository of the hub, with ``open_clip_config.json`` beside the weights."""
+    try:
+        if name.startswith(HF_HUB_PREFIX):
+            with _reachable_hub():
+                path = download_pretrained_from_hf(name.removeprefix(HF_HUB_PREFIX), cache_dir=cache_dir)
+        else:
+            path = open_clip.factory._find_checkpoint_in_dir(Path(name.removeprefix(LOCAL_DIR_PREFIX)))
+        recorded = bool((get_model_config(name) or {}).get("quick_gelu", False))
+    except Exception as error:
+        raise ConfigError(f"model.name: {name} cannot be loaded ({_first_line(error)})") from error
+    if path is None:
+        raise ConfigError(f"model.name: {name} holds no weights; put open_clip_model.safetensors there")
+    return _Source(name, read_weights(Path(path)), name, recorded, {})
+
+
+def _from_tag(name: str, tag: str, cache_dir: str | None) -> _Source:
+    _architecture(name)  # an unknown name is the likelier mistake: say that first
+    config = get_pretrained_cfg(name, tag)
+    if not config:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        raise ConfigError(
+            f"model.pretrained={tag} is neither a file, nor a folder, nor a tag of {name} "
+            f"(its tags: {', '.join(tags) or 'none'})"
+        )
+    try:
+        with _reachable_hub():
+            path = Path(download_pretrained(config, cache_dir=cache_dir))
+    except Exception as error:
+        page = f"https://huggingface.co/{config['hf_hub'].strip('/')}" if config.get("hf_hub") else config["url"]
+        raise ConfigError(
+            f"the weights {name}/{tag} could not be downloaded ({_first_line(error)}): fetch them from {page} "
+            "on a machine with internet and set model.pretrained=/path/to/the/file"
+        ) from error
+    return _Source(name, read_weights(path), f"{name}/{tag}", bool(config.get("quick_gelu", False)), config)
+
+
+def _architecture(name: str) -> dict:
+    config = get_model_config(name)
+    if config is None:
+        close = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
+        raise ConfigError(f"model.name={name} is unknown to open_clip; did you mean {' or '.join(close)}?")
+    return copy.deepcopy(config)
+
+
+def _activation(declared: bool | None, source: _Source, config: dict) -> bool:
+    """The activation to build, or a refusal: weights under the wrong one lose points in silence."""
+    by_name = True if source.name.endswith("-quickgelu") else None
+    recorded = source.quick_gelu if source.quick_gelu is not None else by_name
+    if declared is None and recorded is None and source.weights is not None:
+        raise ConfigError(
+            f"{source.origin} does not say which activation it was trained with: set model.quick_gelu=true for "
+            "OpenAI's weights and what was fine-tuned from them, false for LAION's and DataComp's"
+        )
+    if declared is not None and recorded is not None and declared != recorded:
+        raise ConfigError(
+            f"model.quick_gelu={str(declared).lower()} contradicts {source.origin}: "
+            f"set model.quick_gelu={str(recorded).lower()}"
+        )
+    if declared is not None:
+        return declared
+    return recorded if recorded is not None else bool(config.get("quick_gelu", False))
+
+
+def _build(source: _Source, config: dict) -> nn.Module:
+    if "multimodal_cfg" in config:
+        raise ConfigError(f"model.name={source.name} is a CoCa model; DeGLA trains dual encoders without a decoder")
+    with _quiet(), _reachable_hub():
+        clip = open_clip.create_model(
+            source.name,
+            load_weights=False,
+            force_quick_gelu=config["quick_gelu"],
+            force_preprocess_cfg=source.preprocess,
+            pretrained_text=False,
+            nonscalar_logit_scale=True,  # FSDP2 cannot shard a scalar
+        )
+    if not isinstance(clip, CLIP | CustomTextCLIP):
+        raise ConfigError(f"model.name={source.name} is a {type(clip).__name__}, not a CLIP model")
+    if clip.logit_bias is not None:
+        clip.logit_bias.requires_grad_(False)  # SigLIP's bias: a softmax does not see it
+    return clip
+
+
+def _load(clip: nn.Module, source: _Source) -> None:
+    state = convert_state_dict(clip, dict(source.weights.state))
+    if "positional_embedding" in state and not hasattr(clip, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and getattr(clip, name) is not None:
+            state[name] = state[name].reshape(getattr(clip, name).shape)
+    try:
+        resize_pos_embed(state, clip)
+        resize_text_pos_embed(state, clip)
+        clip.load_state_dict(state, strict=True)
+    except (RuntimeError, KeyError, AssertionError) as error:
+        lines = str(error).splitlines()
+        details = "; ".join(line.strip() for line in lines[1:3] or lines)[:300]
+        raise ConfigError(f"{source.origin} does not fit model.name={source.name}: {details}") from error
+
+
+def _freeze(clip: nn.Module, image_groups: int | None, text_layers: int | None) -> None:
+    try:
+        if image_groups is not None:
+            clip.lock_image_tower(unlocked_groups=image_groups, freeze_bn_stats=True)
+        if text_layers is not None:
+            clip.lock_text_tower(unlocked_layers=text_layers)
+    except AssertionError as error:
+        raise ConfigError(
+            f"model.unlocked_image_groups: this image tower can only be frozen whole (0) or not at all (null): {error}"
+        ) from error
+
+
+def _tokenize(name: str, context_length: int):
+    try:
+        with _quiet(), _reachable_hub():
+            return open_clip.get_tokenizer(name, context_length=context_length)
+    except ImportError as error:
+        raise ConfigError(
+            f"model.name={name} needs a Hugging Face tokenizer: pip install 'degla[hf]' ({_first_line(error)})"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"the tokenizer of model.name={name} is not on this machine and could not be downloaded "
+            f"({_first_line(error)}): run once with internet, or use a local-dir: folder that holds it"
+        ) from error
+
+
+@contextlib.contextmanager
+def _reachable_hub():
+    """Where the hub's name does not resolve, look into the local cache only: else 45 s of retries."""
+    offline = constants.HF_HUB_OFFLINE
+    if not os.environ.get("HTTPS_PROXY") and not os.environ.get("https_proxy"):
+        try:
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+@contextlib.contextmanager
+def _quiet():
+    """open_clip reports each step of a construction on the root logger."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(previous)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
