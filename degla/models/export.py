@@ -1,7 +1,6 @@
 """Writing a model so that plain open_clip loads it: ``create_model('local-dir:...')``."""
 
 import json
-import os
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -36,9 +35,9 @@ def save_open_clip(model: ClipModel, folder: Path, state: dict[str, Tensor] | No
     quick_gelu = model.config["quick_gelu"]
     temporary = folder / f".{WEIGHTS_NAME}.part"
     save_file(state, temporary, metadata={"format": "pt", "quick_gelu": json.dumps(quick_gelu)})
-    os.replace(temporary, folder / WEIGHTS_NAME)
+    temporary.replace(folder / WEIGHTS_NAME)
     temporary = folder / f".{CONFIG_NAME}.part"
     content = {"model_cfg": model.config, "preprocess_cfg": model.preprocess}
     temporary.write_text(json.dumps(content, indent=2))
-    os.replace(temporary, folder / CONFIG_NAME)
+    temporary.replace(folder / CONFIG_NAME)
     return folder

@@ -72,5 +72,3 @@ def _tower(clip: nn.Module) -> nn.Module | None:
 
 def _pool_type(tower: nn.Module) -> str:
     return tower.text_pool_type if isinstance(tower, CLIP) else tower.pool_type
-
-

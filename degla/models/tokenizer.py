@@ -49,22 +49,3 @@ class CaptionTokenizer:
         if encode is None:  # Hugging Face tokenizers: a full row is the best that can be known
             return bool((self.tokenize([text])[0] != 0).all())
         return len(encode(text)) + 2 > self.context_length
-
-
-def stack_texts(tokenizer: CaptionTokenizer, captions: list[str], negatives: list[list[str]]) -> tuple[Tensor, Tensor]:
-    """Tokenise captions and their K negative slots in one call.
-
-    Args:
-        tokenizer: of the model.
-        captions: B texts.
-        negatives: B lists of K texts each; an empty slot is the empty text.
-
-    Returns:
-        ``(B, L)`` and ``(B, K, L)`` int64, of one common length L.
-    """
-    slots = len(negatives[0]) if negatives else 0
-    tokens = tokenizer([*captions, *(text for row in negatives for text in row)])
-    length = tokens.shape[1]
-    return tokens[: len(captions)], tokens[len(captions) :].reshape(len(captions), slots, length)
-
-

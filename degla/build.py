@@ -1,0 +1,242 @@
+"""Config to objects, and the refusals: a combination that cannot work ends here, in one sentence."""
+
+import difflib
+import inspect
+import logging
+import os
+import types
+import typing
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, Union
+
+import lightning as L
+import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from degla.data import DataModule
+from degla.data.sources import RowStream
+from degla.errors import ConfigError
+from degla.losses import Objective
+from degla.models import ClipModel
+from degla.module import DeGLAModule
+
+log = logging.getLogger(__name__)
+
+# What a config may build: a config is data, and must not be able to call anything else.
+_ALLOWED = ("degla.", "lightning.Trainer", "lightning.pytorch.")
+
+
+class Run(NamedTuple):
+    """What a training needs."""
+
+    module: DeGLAModule
+    datamodule: DataModule
+    trainer: L.Trainer
+
+
+def build(cfg: DictConfig) -> Run:
+    """Build everything that ``train.yaml`` describes.
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong type, or impossible together with another.
+    """
+    _refuse_precision(cfg)
+    objective: Objective = call(cfg.objective, "objective")
+    _refuse_objective(cfg, objective)
+    source = call(cfg.data, "data")
+    val_source = call(cfg.val_data, "val_data") if cfg.val_data._target_ else None
+    if isinstance(source, RowStream) and cfg.trainer.max_steps < 1:
+        raise ConfigError("a streamed data set has no end: set trainer.max_steps to a number of steps")
+    # The data is checked before the weights are looked for: a missing file is quicker to name than a download.
+    student: ClipModel = call(cfg.model, "model")
+    teacher = None
+    if objective.uses_teacher:
+        teacher = call(cfg.teacher, "teacher", student=student)
+    elif cfg.teacher is not None:
+        log.info("no term of the objective reads the teacher: none is built")
+    datamodule = call(
+        cfg.loader,
+        "loader",
+        source=source,
+        val_source=val_source,
+        tokenizer=student.tokenizer,
+        image_size=student.image_size,
+        preprocess=student.preprocess,
+        # An objective without negatives should not pay for reading them.
+        **({} if objective.uses_negatives else {"num_negatives": 0}),
+    )
+    module = DeGLAModule(
+        student,
+        objective,
+        teacher,
+        optimizer=lazily(cfg.optimizer, "optimizer"),
+        scheduler=lazily(cfg.scheduler, "scheduler"),
+        config=OmegaConf.to_container(cfg, resolve=True),
+    )
+    return Run(module, datamodule, _trainer(cfg, datamodule))
+
+
+def call(node: DictConfig, key: str, **arguments: Any) -> Any:
+    """Call the ``_target_`` of a config node with its other keys.
+
+    Args:
+        node: a group of the config.
+        key: what the group is called, for messages.
+        arguments: objects that a config cannot hold; they win over the node's keys.
+
+    Raises:
+        ConfigError: the target is not allowed, or a key is unknown or of the wrong type.
+    """
+    target, settings = _checked(node, key)
+    try:
+        return target(**{**settings, **arguments})
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def lazily(node: DictConfig, key: str) -> Callable:
+    """The same, leaving the call to whoever has the remaining positional arguments."""
+    target, settings = _checked(node, key)
+    return partial(target, **settings)
+
+
+def _checked(node: DictConfig, key: str) -> tuple[Callable, dict]:
+    settings = OmegaConf.to_container(node, resolve=True)
+    path = settings.pop("_target_", None)
+    if not isinstance(path, str) or not path.startswith(_ALLOWED):
+        raise ConfigError(f"{key}._target_={path} is not allowed: it must begin with {' or '.join(_ALLOWED)}")
+    try:
+        target = get_object(path)
+    except Exception as error:
+        raise ConfigError(f"{key}._target_={path} does not exist") from error
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    parameters = inspect.signature(target).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for name, value in settings.items():
+        if name not in parameters and not takes_any:
+            close = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"did you mean {key}.{close[0]}?" if close else f"it takes {', '.join(parameters)}"
+            raise ConfigError(f"there is no config key '{key}.{name}': {hint}")
+        if name in hints and not _fits(value, hints[name]):
+            raise ConfigError(f"{key}.{name}={value!r} must be {_say(hints[name])}")
+    return target, settings
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain config value can be an argument of this type; True where that cannot be told."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, dict, type(None)):
+        return isinstance(value, hint)
+    if inspect.isclass(hint) and origin is None:
+        return isinstance(value, hint)
+    return True
+
+
+def _say(hint: Any) -> str:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_say(part) for part in parts))
+    if origin is Literal:
+        return " or ".join(map(str, parts))
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+    }
+    return names.get(hint) or (f"a list of {_say(parts[0])}" if origin in (list, tuple) else str(hint))
+
+
+def _refuse_precision(cfg: DictConfig) -> None:
+    fsdp2 = _is_fsdp2(cfg)
+    cpu = cfg.trainer.accelerator == "cpu" or (cfg.trainer.accelerator == "auto" and not torch.cuda.is_available())
+    if cfg.precision == "16-mixed" and fsdp2:
+        raise ConfigError("precision=16-mixed does not work with strategy=fsdp2: set precision=bf16-mixed")
+    if cfg.precision == "16-mixed" and cpu:
+        raise ConfigError("precision=16-mixed needs a GPU: set precision=bf16-mixed or precision=32")
+    if fsdp2 and _num_devices(cfg) < 2:
+        raise ConfigError("strategy=fsdp2 needs at least 2 processes: set trainer.devices=2 or more, or strategy=auto")
+
+
+def _refuse_objective(cfg: DictConfig, objective: Objective) -> None:
+    terms = set(objective.weights)
+    if not terms:
+        raise ConfigError("every weight of the objective is 0: set at least one, such as objective.contrastive=1")
+    if objective.uses_teacher and cfg.teacher is None:
+        needy = [name for name in ("tgc", "distill") if name in terms]
+        off = " ".join(f"objective.{name}=0" for name in needy)
+        raise ConfigError(f"{' and '.join(needy)} need a teacher: set teacher=ema or teacher=frozen, or {off}")
+    if cfg.loader.num_negatives == 0 and terms <= {"igc", "tgc", "imc", "cmr"}:
+        raise ConfigError(
+            f"{' and '.join(sorted(terms))} alone learn nothing without negatives: set loader.num_negatives to 1 or "
+            "more, or objective.contrastive=1"
+        )
+
+
+def _trainer(cfg: DictConfig, datamodule: DataModule) -> L.Trainer:
+    if cfg.strategy == "auto":
+        several = _num_devices(cfg) > 1
+        strategy = call(OmegaConf.create(_DDP), "strategy") if several else "auto"
+    else:
+        strategy = call(cfg.strategy, "strategy")
+    accumulate = cfg.trainer.accumulate_grad_batches
+    if accumulate > 1:
+        rows = cfg.loader.global_batch_size
+        log.info(
+            f"accumulating {accumulate} batches: the optimizer and the EMA teacher step once every {rows * accumulate} "
+            f"rows, but captions are contrasted within {rows} rows only"
+        )
+    arguments = {}
+    if datamodule.num_batches is not None:  # Lightning refuses a validation interval beyond the run
+        arguments["val_check_interval"] = min(cfg.trainer.val_check_interval, datamodule.num_batches)
+    return call(
+        cfg.trainer,
+        "trainer",
+        max_epochs=1,
+        strategy=strategy,
+        precision=cfg.precision,
+        callbacks=[call(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node],
+        logger=[call(node, f"logger.{name}") for name, node in cfg.logger.items() if node],
+        default_root_dir=cfg.run_dir,
+        use_distributed_sampler=False,  # ours shards without repeating rows
+        **arguments,
+    )
+
+
+_DDP = {
+    "_target_": "lightning.pytorch.strategies.DDPStrategy",
+    "broadcast_buffers": False,
+    "gradient_as_bucket_view": True,
+    "static_graph": True,
+}
+
+
+def _is_fsdp2(cfg: DictConfig) -> bool:
+    return not isinstance(cfg.strategy, str) and cfg.strategy._target_.endswith("ModelParallelStrategy")
+
+
+def _num_devices(cfg: DictConfig) -> int:
+    """Processes of the whole run, as far as the config and the environment tell."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    devices = cfg.trainer.devices
+    if devices in ("auto", -1, "-1"):
+        use_gpu = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        devices = torch.cuda.device_count() if use_gpu else 1
+    count = len(devices) if not isinstance(devices, int | str) else int(devices)
+    return count * cfg.trainer.num_nodes

@@ -1,0 +1,65 @@
+"""Checkpoints from which a run goes on as if it had never stopped."""
+
+from pathlib import Path
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """The newest state of a run, as ``step-<n>.ckpt``: every so many steps, on SIGTERM and at the end.
+
+    Args:
+        dirpath: folder of the checkpoints.
+        every_n_steps: optimizer steps between checkpoints.
+        keep_all: keep every checkpoint; else only the newest, an old one being deleted when a new one is whole.
+    """
+
+    def __init__(self, dirpath: str, every_n_steps: int = 500, keep_all: bool = False):
+        super().__init__(
+            dirpath=dirpath,
+            filename="step-{step:08d}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=every_n_steps,
+            save_top_k=-1 if keep_all else 1,
+            save_on_train_epoch_end=False,
+        )
+
+    def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
+        """Save on SIGTERM, which Lightning raises between batches; elsewhere a step may be half done."""
+        if isinstance(exception, SIGTERMException) and trainer.global_step:
+            self._save_now(trainer)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        """Save the end of the run."""
+        self._save_now(trainer)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        """Forget the micro-batches of an unfinished accumulation: their gradients are not saved.
+
+        Weights have not moved since the window began, so the resumed run reads them again.
+        """
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        pending = progress["current"]["processed"] % trainer.accumulate_grad_batches
+        if trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # a last window may be short
+            return
+        for counts in (progress["total"], progress["current"]):
+            for stage in ("ready", "started", "processed", "completed"):
+                counts[stage] -= pending
+
+    def _save_checkpoint(self, trainer, filepath: str) -> None:
+        # Lightning writes to the temporary folder and moves: not atomic where that is another file system.
+        super()._save_checkpoint(trainer, filepath + ".part")
+        if trainer.is_global_zero:
+            Path(filepath + ".part").replace(filepath)
+        trainer.strategy.barrier("checkpoint renamed")
+        self._last_checkpoint_saved = filepath
+
+    def _save_now(self, trainer) -> None:
+        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the most steps in ``folder``, None if there is none."""
+    return max(folder.glob("step-*.ckpt"), default=None, key=lambda path: path.stem)

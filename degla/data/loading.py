@@ -1,0 +1,122 @@
+"""What DataLoader workers run: whole batches from a table, or from a stream."""
+
+import itertools
+from collections.abc import Iterator
+
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from degla.data.collate import Collate, Draw
+from degla.data.schema import Batch, Row
+from degla.data.sources.table import RowStream, RowTable
+from degla.errors import DataError
+
+_TRIES = 1000  # rows read on after a batch in which nothing could be used
+
+
+class TableBatches(Dataset):
+    """A batch for each list of draws.
+
+    Args:
+        table: the rows.
+        collate: makes the batch.
+        hard_images: add to each row one of its ``hard_image_rows`` with that row's caption and negatives,
+            drawn at random; NegCLIP's batch of 2B images and texts.
+    """
+
+    def __init__(self, table: RowTable, collate: Collate, hard_images: bool = False):
+        self.table = table
+        self.collate = collate
+        self.hard_images = hard_images
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitems__(self, draws: list[Draw]) -> Batch:
+        """All rows of one batch in one call; never an empty batch, as a rank without rows would stall the rest."""
+        rows = self._read(draws)
+        if self.hard_images:
+            partners = [
+                Draw(draw.rng().choice(row.hard_image_rows), draw.seed + "-hard")
+                for row, draw in rows
+                if row.hard_image_rows
+            ]
+            rows += self._read(partners)
+        batch = self.collate(rows)
+        problems = list(batch.problems)
+        for offset in range(1, _TRIES):
+            if batch.rows:
+                return batch._replace(problems=problems)
+            substitute = Draw((draws[-1].index + offset) % len(self), draws[-1].seed)
+            batch = self.collate(self._read([substitute]))
+            problems += batch.problems
+        raise DataError(f"{_TRIES} rows in a row cannot be used; the first: {problems[0].row}: {problems[0].reason}")
+
+    def _read(self, draws: list[Draw]) -> list[tuple[Row, Draw]]:
+        return list(zip(self.table.rows([draw.index for draw in draws]), draws, strict=True)) if draws else []
+
+
+class StreamBatches(IterableDataset):
+    """Batches of one rank from an endlessly repeated stream.
+
+    A batch takes ``batch_size`` rows off the stream and holds those that could be read, so that its place
+    in the stream does not depend on which could. Resuming reads the rows before ``start`` again, without
+    decoding, and drops them: no row is lost or repeated, but with several workers the next batches may
+    come in another order.
+
+    Args:
+        stream: the rows.
+        collate: makes the batch.
+        batch_size: rows on this rank.
+        seed: of shuffling, crops and choices.
+        rank: this process.
+        world_size: number of processes.
+        start: batches this rank has trained on already.
+    """
+
+    def __init__(
+        self,
+        stream: RowStream,
+        collate: Collate,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        start: int,
+    ):
+        self.stream = stream
+        self.collate = collate
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.start = start
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows = self._endless()
+        for _ in range(self._done_by_this_worker() * self.batch_size):
+            next(rows, None)
+        while chunk := list(itertools.islice(rows, self.batch_size)):
+            batch = self.collate(chunk)
+            if batch.rows:
+                yield batch
+
+    def _endless(self) -> Iterator[tuple[Row, Draw]]:
+        for epoch in itertools.count():
+            empty = True
+            for number, row in enumerate(self.stream.rows(self.seed, epoch, self.rank, self.world_size)):
+                empty = False
+                yield row, Draw(number, f"{self.seed}-{epoch}-{row.id}")
+            if empty:  # more workers than shards: this one has nothing to read
+                return
+
+    def _done_by_this_worker(self) -> int:
+        worker = get_worker_info()
+        if worker is None:
+            return self.start
+        busy = min(worker.num_workers, max(1, self.stream.dataset.num_shards // self.world_size))
+        return self.start // busy + (worker.id < self.start % busy) if worker.id < busy else 0
+
+
+def as_is(batch: Batch) -> Batch:
+    """The collate function of loaders whose dataset yields whole batches."""
+    return batch

@@ -1,0 +1,64 @@
+"""The record of rows that could not be used, or only in part."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+from degla.data.schema import Problem
+from degla.errors import DataError
+
+
+class ProblemLog:
+    """Appends each problem once to a CSV file, and stops a run that has too many bad rows.
+
+    Args:
+        path: ``bad_rows.csv`` of the run; read first, so that a resumed run lists nothing twice. None keeps
+            the record in memory.
+        num_rows: rows of the data, None for a stream (then: rows seen so far, from 1000 on).
+        max_bad_fraction: share of rows that may be skipped.
+    """
+
+    def __init__(self, path: Path | None, num_rows: int | None, max_bad_fraction: float):
+        self.path = path
+        self.num_rows = num_rows
+        self.max_bad_fraction = max_bad_fraction
+        self.seen: set[Problem] = set()
+        self.rows_read = 0
+        if path and path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                self.seen = {Problem(r["row"], r["reason"], r["skipped"] == "yes") for r in csv.DictReader(file)}
+
+    def add(self, problems: list[Problem], rows_read: int) -> None:
+        """Record the problems of a batch in which ``rows_read`` rows were good.
+
+        Raises:
+            DataError: more than ``max_bad_fraction`` of the rows are bad; names the last one.
+        """
+        self.rows_read += rows_read + sum(problem.skipped for problem in problems)
+        new = [problem for problem in dict.fromkeys(problems) if problem not in self.seen]
+        if not new:
+            return
+        self.seen.update(new)
+        self._append(new)
+        skipped = [problem for problem in new if problem.skipped]
+        bad = len({problem.row for problem in self.seen if problem.skipped})
+        rows = self.num_rows or max(self.rows_read, 1000)
+        if skipped and bad > self.max_bad_fraction * rows:
+            raise DataError(
+                f"row {skipped[-1].row} cannot be used ({skipped[-1].reason}): {bad} bad of {rows} rows is more than "
+                f"loader.max_bad_fraction={self.max_bad_fraction}; mend the data or raise the limit"
+            )
+
+    def summary(self) -> Counter:
+        """(reason without file names, whether skipped) -> number of rows."""
+        return Counter((problem.reason.split(": ")[0], problem.skipped) for problem in self.seen)
+
+    def _append(self, problems: list[Problem]) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if file.tell() == 0:
+                writer.writerow(Problem._fields)
+            writer.writerows((problem.row, problem.reason, "yes" if problem.skipped else "no") for problem in problems)

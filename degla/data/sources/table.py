@@ -1,0 +1,123 @@
+"""Rows by number from a memory-mapped table, or one after the other from a stream."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+
+from degla.data.schema import TABLE_FEATURES, Negative, Row, parse_negatives
+
+
+class RowTable:
+    """Random access to the rows of a ``datasets.Dataset``.
+
+    Args:
+        dataset: memory-mapped table.
+        to_row: makes a ``Row`` of a record and its number.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, to_row: Callable[[dict, int], Row]):
+        self.dataset = dataset
+        self.to_row = to_row
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def rows(self, indices: list[int]) -> list[Row]:
+        """The rows at ``indices``, images undecoded."""
+        return [self.to_row(record, i) for record, i in zip(self.dataset.__getitems__(indices), indices, strict=True)]
+
+
+class RowStream:
+    """Rows in a shuffled, endlessly repeatable order from a ``datasets.IterableDataset``.
+
+    Args:
+        dataset: streamed table, images undecoded.
+        to_row: makes a ``Row`` of a record and its number in the stream.
+        shuffle_buffer: rows held for shuffling.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.IterableDataset,
+        to_row: Callable[[dict, int], Row],
+        shuffle_buffer: int = 1000,
+    ):
+        self.dataset = dataset
+        self.to_row = to_row
+        self.shuffle_buffer = shuffle_buffer
+
+    def rows(self, seed: int, epoch: int, rank: int, world_size: int) -> Iterator[Row]:
+        """One pass over this rank's (and DataLoader worker's) share of the rows."""
+        part = self.dataset.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
+        part = datasets.distributed.split_dataset_by_node(part, rank, world_size)
+        part.set_epoch(epoch)
+        for number, record in enumerate(part):
+            yield self.to_row(record, number)
+
+
+def build_table(records: Callable[..., Iterator[dict]], *files: Path, cache_dir: str | None, **arguments) -> RowTable:
+    """Write the records of ``records(**arguments)`` to an Arrow file once, and map it into memory.
+
+    Args:
+        records: generator of dictionaries in the shape of ``TABLE_FEATURES``.
+        files: what the records depend on; a changed size or time makes a new table.
+        cache_dir: where tables are kept; None is the ``datasets`` default.
+        arguments: plain values, part of the table's identity.
+    """
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = datasets.Dataset.from_generator(
+            _generate,
+            features=TABLE_FEATURES,
+            cache_dir=cache_dir,
+            # Not a list: `datasets` would take a list for shards.
+            gen_kwargs={"records": records, "arguments": arguments, "stamps": str(stamps)},
+        )
+    return RowTable(dataset, table_row)
+
+
+def _generate(records, arguments: dict, stamps: str) -> Iterator[dict]:
+    yield from records(**arguments)
+
+
+def table_row(record: dict, number: int) -> Row:
+    """A ``Row`` of a record in the shape of ``TABLE_FEATURES``."""
+    image = record["image"] or {}
+    return Row(
+        id=record["id"],
+        image_bytes=image.get("bytes"),
+        image_path=image.get("path"),
+        caption=record["caption"] or "",
+        negatives=[Negative(item["text"], item["type"]) for item in record["negatives"] or []],
+        hard_image_rows=record["hard_image_rows"] or [],
+        problem=record["problem"] or "",
+    )
+
+
+def table_record(
+    row_id: str,
+    image: str | bytes | None,
+    caption: object,
+    negatives: object = None,
+    hard_image_rows: list[int] | None = None,
+) -> dict:
+    """A record of ``TABLE_FEATURES``; what cannot be read becomes its ``problem``, never an exception."""
+    problem = ""
+    parsed: list[Negative] = []
+    try:
+        parsed = parse_negatives(negatives)
+    except ValueError as error:
+        problem = str(error)
+    if not image:
+        problem = "no image named"
+    return {
+        "id": row_id,
+        "image": {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": image},
+        "caption": caption if isinstance(caption, str) else "" if caption is None else str(caption),
+        "negatives": [negative._asdict() for negative in parsed],
+        "hard_image_rows": hard_image_rows or [],
+        "problem": problem,
+    }

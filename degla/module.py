@@ -1,0 +1,150 @@
+"""The LightningModule: student, teacher and objective; it logs, ``compute_losses`` computes."""
+
+from collections.abc import Callable
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+from degla.data.schema import Batch
+from degla.losses import Features, LossTerms, Objective
+from degla.models import ClipModel, Teacher
+from degla.validation import Embedded, embed, validation_metrics
+
+
+class DeGLAModule(L.LightningModule):
+    """Fine-tunes ``student`` by ``objective``, next to a ``teacher`` where the objective reads one.
+
+    Args:
+        student: the model that learns.
+        objective: terms and weights.
+        teacher: None where no term of the objective reads it.
+        optimizer: makes the optimizer of the student.
+        scheduler: makes the learning-rate schedule of ``(optimizer, total_steps)``.
+        config: plain nested dict of the run, kept in checkpoints and shown as TensorBoard's hparams.
+    """
+
+    def __init__(
+        self,
+        student: ClipModel,
+        objective: Objective,
+        teacher: Teacher | None,
+        optimizer: Callable[[ClipModel], Optimizer],
+        scheduler: Callable,
+        config: dict | None = None,
+    ):
+        super().__init__()
+        self.student = student
+        self.objective = objective
+        self.teacher = teacher
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.save_hyperparameters(config or {})
+        self._validated: list[Embedded] = []
+
+    def compute_losses(self, batch: Batch) -> LossTerms:
+        """Encode a batch with student and teacher and weigh the terms; no logging, no trainer."""
+        negatives = self.objective.uses_negatives
+        student = encode(self.student, batch, negatives)
+        teacher = encode(self.teacher, batch, negatives) if self.objective.uses_teacher else None
+        return self.objective(student, teacher)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step; logs the means over all ranks."""
+        losses = self.compute_losses(batch)
+        values = torch.stack([losses.total.detach(), *losses.terms.values()])
+        if self.trainer.world_size > 1:
+            values = self.all_gather(values).mean(0)
+        names = ["train/loss", *(f"train/loss_{name}" for name in losses.terms)]
+        self.log_dict(dict(zip(names, values, strict=True)), batch_size=len(batch.rows))
+        self.log("loss", values[0], prog_bar=True, logger=False, batch_size=len(batch.rows))
+        return losses.total
+
+    def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
+        """Log what moves with the optimizer."""
+        with torch.no_grad():
+            scale = self.student.clip.logit_scale
+            scale = scale.full_tensor() if hasattr(scale, "full_tensor") else scale
+            self.log("train/logit_scale", scale.exp().squeeze(), batch_size=1)
+        if self.teacher is not None and self.teacher.decay is not None:
+            self.log("teacher/decay", self.teacher.decay, batch_size=1)
+
+    def configure_optimizers(self) -> dict:
+        """The student's optimizer and its schedule, counted in optimizer steps."""
+        optimizer = self.make_optimizer(self.student)
+        optimizer.register_step_post_hook(self._after_optimizer_step)
+        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _after_optimizer_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        """Clamp the temperature and move the teacher: once for each step that was really taken.
+
+        A hook of the optimizer and not of Lightning: neither micro-batches of an accumulation nor steps
+        that the fp16 scaler skips get here. A fused optimizer is called for skipped steps too and carries
+        ``found_inf`` then.
+        """
+        if bool(getattr(optimizer, "found_inf", False)):
+            return
+        self.student.clamp_logit_scale()
+        if self.teacher is not None:
+            self.teacher.update(self.student)
+
+    def configure_model(self) -> None:
+        """Shard student and teacher alike under ``strategy=fsdp2``; nothing to do otherwise."""
+        if not isinstance(self.trainer.strategy, ModelParallelStrategy) or hasattr(self.student, "reshard"):
+            return
+        from degla.models.sharding import shard
+
+        dtype = torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32
+        for model in filter(None, (self.student, self.teacher and self.teacher.model)):
+            shard(model, self.device_mesh["data_parallel"], dtype)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Embed the batch with the student."""
+        features = encode(self.student, batch, negatives=True)
+        self._validated.append(embed(features, [row.image_path for row in batch.rows], batch.slots))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log gain and forgetting; the pass before the first step is the untouched student's, step 0."""
+        metrics = {f"val/{name}": value for name, value in validation_metrics(self._gathered()).items()}
+        self._validated.clear()
+        if not self.trainer.sanity_checking:
+            self.log_dict(metrics, rank_zero_only=self.trainer.world_size > 1, batch_size=1)
+            return
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=0)
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(self.hparams, metrics)
+
+    def _gathered(self) -> list[Embedded]:
+        """The batches of all ranks, on every rank."""
+        if self.trainer.world_size == 1:
+            return self._validated
+        parts = [None] * self.trainer.world_size
+        dist.all_gather_object(parts, self._validated)
+        return [batch for part in parts for batch in part]
+
+
+def encode(model: ClipModel | Teacher, batch: Batch, negatives: bool) -> Features:
+    """Embed a batch: one image forward, one text forward for captions and negatives together.
+
+    Args:
+        model: student (with gradient) or teacher (without).
+        batch: on the model's device.
+        negatives: whether to embed the negatives; without, K is 0.
+    """
+    rows, slots, length = batch.negatives.shape
+    slots = slots if negatives else 0
+    tokens = torch.cat([batch.captions, batch.negatives[:, :slots].reshape(rows * slots, length)])
+    image, text, logit_scale = model(batch.images, tokens)
+    return Features(
+        image=image,
+        text=text[:rows],
+        negatives=text[rows:].reshape(rows, slots, -1) if slots else text.new_zeros(rows, 0, text.shape[1]),
+        negative_mask=batch.negative_mask[:, :slots],
+        logit_scale=logit_scale,
+    )

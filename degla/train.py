@@ -1,0 +1,102 @@
+"""``degla-train`` and ``python -m degla.train``: compose, build, fit, report."""
+
+import logging
+import math
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from degla.config import hydra_main, one_job_per_child
+from degla.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+SIGTERM_EXIT = 143  # 128 + 15: schedulers take it for "stopped from outside, run me again"
+
+
+def main() -> None:
+    """Entry point."""
+    hydra_main("train", train)
+
+
+def train(cfg: DictConfig) -> float:
+    """Train as ``cfg`` says.
+
+    Returns:
+        What a sweep should maximise: the final ``val/caption_choice``, nan without validation rows.
+    """
+    # torch and Lightning take seconds to import: --help and shell completion must not wait for them.
+    import lightning as L
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from degla.build import build
+    from degla.report.run_report import print_report, write_report
+
+    _quiet_lightning()
+    run_dir = Path(cfg.run_dir)
+    checkpoint = _checkpoint(cfg.ckpt_path, run_dir)
+    L.seed_everything(cfg.seed, workers=True)
+    with one_job_per_child():
+        run = build(cfg)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if run.trainer.is_global_zero:
+            OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
+        try:
+            run.trainer.fit(run.module, run.datamodule, ckpt_path=checkpoint)
+            if len(run.datamodule.val_indices):
+                run.trainer.validate(run.module, run.datamodule, verbose=False)
+        except SIGTERMException:
+            log.warning(
+                f"stopped by SIGTERM at step {run.trainer.global_step}; the same command with ckpt_path=last goes on"
+            )
+            sys.exit(SIGTERM_EXIT)
+    if run.trainer.is_global_zero:
+        write_report(run_dir)
+        print_report(run_dir)
+    return float(run.trainer.callback_metrics.get("val/caption_choice", math.nan))
+
+
+def _checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
+    """The checkpoint to go on from; ``last`` where there is none yet means a start, said aloud."""
+    from degla.callbacks import newest_checkpoint
+
+    if ckpt_path is None:
+        return None
+    if ckpt_path == "last":
+        newest = newest_checkpoint(run_dir / "checkpoints")
+        log.warning(
+            f"ckpt_path=last: {f'going on from {newest}' if newest else 'no checkpoint yet, starting at step 0'}"
+        )
+        return newest
+    if not Path(ckpt_path).is_file():
+        raise ConfigError(f"ckpt_path: there is no file {ckpt_path}; set it to a step-*.ckpt, or to last")
+    return Path(ckpt_path)
+
+
+def _quiet_lightning() -> None:
+    """Hide what a user cannot act on: adverts, and warnings about Lightning's own internals."""
+    import warnings
+
+    for message in (
+        ".*litlogger.*",
+        ".*LeafSpec.*",
+        ".*treespec.*",
+        ".*does not have many workers.*",
+        ".*Consider increasing the value of the `num_workers`.*",
+        ".*resuming from a checkpoint that ended before the epoch ended.*",  # ours resumes mid-epoch exactly
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*number of training batches .* is smaller than the logging interval.*",
+        ".*It is recommended to use .*sync_dist=True.*",  # every rank holds the same value
+        ".*Trying to infer the `batch_size`.*",
+        ".*in eval mode at the start of training.*",  # the teacher, on purpose
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()  # Hydra's handlers print and keep these lines already
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tips.addFilter(lambda record: "litlogger" not in record.getMessage() and "Tip:" not in record.getMessage())
+
+
+if __name__ == "__main__":
+    main()
