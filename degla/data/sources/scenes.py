@@ -12,7 +12,7 @@ def scenes(
     num_scenes: int = 4000,
     seed: int = 0,
     image_size: int = 64,
-    id_prefix: str = "scene",
+    shuffle_words: bool = False,
     cache_dir: str | None = None,
 ) -> RowTable:
     """Drawn scenes with one caption and one hard negative of each of the paper's five kinds.
@@ -21,7 +21,8 @@ def scenes(
         num_scenes: rows.
         seed: same seed, same bytes.
         image_size: pixels of a side.
-        id_prefix: rows are called ``<id_prefix>-<seed>:<number>``.
+        shuffle_words: put the words of each caption in a random order, so that a model trained on them can
+            only learn which words there are; what `make demo` starts from.
         cache_dir: where the memory-mapped table is kept.
     """
     return build_table(
@@ -30,11 +31,11 @@ def scenes(
         num_scenes=num_scenes,
         seed=seed,
         image_size=image_size,
-        prefix=id_prefix,
+        shuffle_words=shuffle_words,
     )
 
 
-def _records(num_scenes: int, seed: int, image_size: int, prefix: str) -> Iterator[dict]:
+def _records(num_scenes: int, seed: int, image_size: int, shuffle_words: bool) -> Iterator[dict]:
     rng = random.Random(seed)
     for number in range(num_scenes):
         scene = sample_scene(rng)
@@ -42,4 +43,7 @@ def _records(num_scenes: int, seed: int, image_size: int, prefix: str) -> Iterat
         template = rng.choice(TEMPLATES)
         negatives = [negative._asdict() for negative in hard_negatives(scene, claim, template, rng)]
         image = png_bytes(scene, rng, image_size)
-        yield table_record(f"{prefix}-{seed}:{number}", image, caption_of(claim, template), negatives)
+        caption = caption_of(claim, template)
+        if shuffle_words:
+            caption = " ".join(rng.sample(caption.split(), len(caption.split())))
+        yield table_record(f"scene-{seed}:{number}", image, caption, negatives)
