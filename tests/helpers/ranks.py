@@ -1,0 +1,51 @@
+"""Running a function on several gloo ranks, for tests of what happens between processes."""
+
+import datetime
+import io
+import os
+import socket
+import traceback
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_on_ranks(function, world_size: int, *arguments):
+    """Call ``function(rank, world_size, *arguments)`` in as many processes; returns their results in order."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    processes = [
+        context.Process(target=_rank, args=(function, rank, world_size, port, queue, arguments))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    results = dict(_loaded(queue.get(timeout=240)) for _ in processes)
+    for process in processes:
+        process.join(timeout=60)
+    errors = [result for result in results.values() if isinstance(result, str) and result.startswith("Traceback")]
+    assert not errors, "\n".join(errors)
+    return [results[rank] for rank in range(world_size)]
+
+
+def _rank(function, rank, world_size, port, queue, arguments):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size, timeout=datetime.timedelta(seconds=120))
+    try:
+        result = function(rank, world_size, *arguments)
+    except Exception:
+        result = traceback.format_exc()
+    finally:
+        dist.destroy_process_group()
+    buffer = io.BytesIO()  # tensors in a queue die with the process that made them; bytes do not
+    torch.save((rank, result), buffer)
+    queue.put(buffer.getvalue())
+
+
+def _loaded(data):
+    return torch.load(io.BytesIO(data), weights_only=False)

@@ -1,0 +1,123 @@
+"""Weighted sums: what they add up, what they skip, and two ranks against one."""
+
+import pytest
+import torch
+
+from degla.losses import (
+    CEClipObjective,
+    DeGLAObjective,
+    Features,
+    ReleasedObjective,
+    contrastive_loss,
+    distillation_loss,
+    igc_loss,
+    tgc_loss,
+)
+from tests.helpers.ranks import run_on_ranks
+from tests.losses.conftest import random_features
+
+
+def test_total_is_the_weighted_sum_of_the_terms(make_features):
+    f, teacher = make_features(6), make_features(6, seed=1)
+    losses = DeGLAObjective(contrastive=1.0, igc=0.1, tgc=0.2, distill=1.28)(f, teacher)
+    expected = (
+        contrastive_loss(*f)
+        + 0.1 * igc_loss(*f)
+        + 0.2 * tgc_loss(f.text, teacher.text, f.negatives, f.negative_mask)
+        + 1.28 * distillation_loss(*f[:3], *teacher[:3], f.negative_mask)
+    )
+    torch.testing.assert_close(losses.total, expected)
+    assert set(losses.terms) == {"contrastive", "igc", "tgc", "distill"}
+
+
+def test_weight_zero_is_not_computed(make_features):
+    objective = DeGLAObjective(tgc=0, distill=0)
+    assert not objective.uses_teacher and objective.uses_negatives
+    assert set(objective(make_features(4), None).terms) == {"contrastive", "igc"}
+    plain = DeGLAObjective(igc=0, tgc=0, distill=0, image_sees_negatives=False)
+    assert not plain.uses_teacher and not plain.uses_negatives
+
+
+def test_plain_clip_does_not_see_negatives(make_features):
+    f = make_features(5)
+    plain = DeGLAObjective(igc=0, tgc=0, distill=0, image_sees_negatives=False)
+    without = f._replace(negatives=f.negatives[:, :0], negative_mask=f.negative_mask[:, :0])
+    torch.testing.assert_close(plain(f).total, contrastive_loss(*without))
+
+
+def test_released_refuses_ragged_rows(make_features):
+    with pytest.raises(ValueError, match="objective=degla"):
+        ReleasedObjective()(make_features(4), make_features(4))
+
+
+def test_ce_clip_thresholds_follow_the_last_step_and_are_kept(make_features):
+    f = make_features(6, dtype=torch.float32)
+    objective = CEClipObjective(num_negatives=3)
+    first = objective(f).terms["cmr"]
+    assert objective.thresholds.max() > 0
+    second = objective(f).terms["cmr"]
+    assert first != second
+    assert "thresholds" in objective.state_dict()
+    objective.eval()
+    kept = objective.thresholds.clone()
+    objective(make_features(6, seed=2, dtype=torch.float32))
+    assert torch.equal(objective.thresholds, kept)
+
+
+OBJECTIVES = {
+    "degla": lambda local: DeGLAObjective(igc=0.5, tgc=0.5, local_loss=local),
+    "ce_clip": lambda local: CEClipObjective(num_negatives=3, local_loss=local).double(),
+    "clip": lambda local: DeGLAObjective(igc=0, tgc=0, distill=0, image_sees_negatives=False, local_loss=local),
+    "released": lambda local: ReleasedObjective(),
+}
+
+
+def _shard(rank, world_size, name, local, leaves, teacher, mask, sizes):
+    """Loss and gradients as DDP would average them."""
+    start = sum(sizes[:rank])
+    rows = slice(start, start + sizes[rank])
+    mine = [part[rows].clone().requires_grad_() for part in leaves[:3]]
+    scale = leaves[3].clone().requires_grad_()
+    objective = OBJECTIVES[name](local)
+    student = Features(*mine, mask[rows], scale)
+    for _ in range(2):  # the second step runs with CE-CLIP's adapted thresholds
+        losses = objective(student, Features(*(part[rows] for part in teacher), mask[rows], scale.detach()))
+    losses.total.backward()
+    return (
+        losses.total.item(),
+        {key: value.item() for key, value in losses.terms.items()},
+        # A feature's gradient over the world size is what DDP's mean makes of it.
+        [part.grad / world_size for part in mine],
+        scale.grad / world_size,
+    )
+
+
+CASES = [(name, local, sizes) for name in OBJECTIVES for local in (True, False) for sizes in ((3, 3), (4, 2))]
+
+
+def _all_shards(rank, world_size, inputs):
+    return [_shard(rank, world_size, name, local, *inputs[name], sizes) for name, local, sizes in CASES]
+
+
+@pytest.fixture(scope="module")
+def shards():
+    """Every case on two ranks, in one start of the processes, beside the inputs."""
+    inputs = {}
+    for name in OBJECTIVES:
+        f, teacher = random_features(6, ragged=name != "released"), random_features(6, seed=1)
+        inputs[name] = ([*f[:3], f.logit_scale], list(teacher[:3]), f.negative_mask)
+    return inputs, dict(zip(CASES, zip(*run_on_ranks(_all_shards, 2, inputs), strict=True), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_two_ranks_equal_one(shards, case):
+    name, local, _ = case
+    inputs, results = shards
+    parts = results[case]
+    whole, terms, gradients, scale_gradient = _shard(0, 1, name, local, *inputs[name], (6,))
+    assert sum(part[0] for part in parts) / 2 == pytest.approx(whole, rel=1e-10)
+    for key, value in terms.items():
+        assert sum(part[1][key] for part in parts) / 2 == pytest.approx(value, rel=1e-10)
+    for i, gradient in enumerate(gradients):
+        torch.testing.assert_close(torch.cat([part[2][i] for part in parts]), gradient, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(sum(part[3] for part in parts), scale_gradient, rtol=1e-9, atol=1e-12)
