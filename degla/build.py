@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import logging
+import math
 import os
 import types
 import typing
@@ -13,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Union
 import lightning as L
 import torch
 from hydra.utils import get_object
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from degla.data import DataModule
@@ -72,7 +74,8 @@ def build(cfg: DictConfig) -> Run:
         objective,
         teacher,
         optimizer=lazily(cfg.optimizer, "optimizer"),
-        scheduler=lazily(cfg.scheduler, "scheduler"),
+        # Not Lightning's estimate: asking for it starts the training loader before a resume is restored.
+        scheduler=lazily(cfg.scheduler, "scheduler", total_steps=_total_steps(cfg, datamodule)),
         config=OmegaConf.to_container(cfg, resolve=True),
     )
     return Run(module, datamodule, _trainer(cfg, datamodule))
@@ -94,14 +97,14 @@ def call(node: DictConfig, key: str, **arguments: Any) -> Any:
         return target(**{**settings, **arguments})
     except ConfigError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(f"{key}: {error}") from error
 
 
-def lazily(node: DictConfig, key: str) -> Callable:
-    """The same, leaving the call to whoever has the remaining positional arguments."""
+def lazily(node: DictConfig, key: str, **arguments: Any) -> Callable:
+    """The same, leaving the call to whoever has the remaining positional argument."""
     target, settings = _checked(node, key)
-    return partial(target, **settings)
+    return partial(target, **settings, **arguments)
 
 
 def _checked(node: DictConfig, key: str) -> tuple[Callable, dict]:
@@ -188,6 +191,14 @@ def _refuse_objective(cfg: DictConfig, objective: Objective) -> None:
         )
 
 
+def _total_steps(cfg: DictConfig, datamodule: DataModule) -> int:
+    """Optimizer steps of the whole run."""
+    limits = [cfg.trainer.max_steps] if cfg.trainer.max_steps >= 0 else []
+    if datamodule.num_batches is not None:
+        limits.append(math.ceil(datamodule.num_batches / cfg.trainer.accumulate_grad_batches))
+    return min(limits)
+
+
 def _trainer(cfg: DictConfig, datamodule: DataModule) -> L.Trainer:
     if cfg.strategy == "auto":
         several = _num_devices(cfg) > 1
@@ -213,6 +224,7 @@ def _trainer(cfg: DictConfig, datamodule: DataModule) -> L.Trainer:
         callbacks=[call(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node],
         logger=[call(node, f"logger.{name}") for name, node in cfg.logger.items() if node],
         default_root_dir=cfg.run_dir,
+        enable_progress_bar=bool(cfg.callbacks.get("progress_bar")),  # callbacks.progress_bar=null turns it off
         use_distributed_sampler=False,  # ours shards without repeating rows
         **arguments,
     )

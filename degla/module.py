@@ -24,7 +24,7 @@ class DeGLAModule(L.LightningModule):
         objective: terms and weights.
         teacher: None where no term of the objective reads it.
         optimizer: makes the optimizer of the student.
-        scheduler: makes the learning-rate schedule of ``(optimizer, total_steps)``.
+        scheduler: makes the learning-rate schedule of the optimizer.
         config: plain nested dict of the run, kept in checkpoints and shown as TensorBoard's hparams.
     """
 
@@ -77,7 +77,7 @@ class DeGLAModule(L.LightningModule):
         """The student's optimizer and its schedule, counted in optimizer steps."""
         optimizer = self.make_optimizer(self.student)
         optimizer.register_step_post_hook(self._after_optimizer_step)
-        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        scheduler = self.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _after_optimizer_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:

@@ -172,7 +172,7 @@ class DataModule(L.LightningDataModule):
         """Batches that the run had trained on when its checkpoint was written."""
         if self.trainer is None or not self.trainer.fit_loop.restarting:
             return 0
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
 
     def _loader(self, dataset, **arguments) -> DataLoader:
         return DataLoader(

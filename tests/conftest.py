@@ -1,0 +1,86 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+KINDS = ("reshuffle_order", "swap_nouns", "swap_adjectives", "replace_adjectives", "replace_nouns")
+
+
+@pytest.fixture(scope="session")
+def flickr() -> Path:
+    """1000 real photos with captions and typed negatives."""
+    folder = SHARED / "flickr8k_1k"
+    if not (folder / "negatives.jsonl").is_file():
+        pytest.skip(f"real photos are not here ({folder})")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def dataset_cache(tmp_path_factory):
+    """Tables of the tests stay out of the user's cache, and are shared by the processes of one test run."""
+    if "HF_DATASETS_CACHE" not in os.environ:
+        os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture
+def photo_folder(tmp_path) -> Path:
+    """Twelve JPEG files, two captions each, negatives of all kinds, in JSON lines."""
+    return make_photo_folder(tmp_path / "photos")
+
+
+def make_photo_folder(folder: Path, images: int = 12) -> Path:
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    with (folder / "captions.jsonl").open("w") as file:
+        for i in range(images):
+            pixels = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((80 + i, 70)).save(folder / "images" / f"{i}.jpg")
+            for j in range(2):
+                negatives = [{"text": f"not {i} {j} {kind}", "type": kind} for kind in KINDS]
+                row = {"image": f"images/{i}.jpg", "caption": f"photo number {i} said {j}", "negatives": negatives}
+                file.write(json.dumps(row) + "\n")
+    return folder
+
+
+def degla(*arguments: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+    """Run ``python -m degla.train`` as a user does."""
+    result = subprocess.run(
+        [sys.executable, "-m", "degla.train", *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    return result
+
+
+def only_run(cwd: Path, name: str = "train") -> Path:
+    runs = [path for path in (cwd / "runs" / name).iterdir() if path.is_dir()]
+    assert len(runs) == 1, runs
+    return runs[0]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+TINY = (
+    "model=tiny",
+    "loader.num_workers=0",
+    "trainer.accelerator=cpu",
+    "callbacks.progress_bar=null",
+    "trainer.log_every_n_steps=1",
+    "optimizer.lr=1e-3",
+)

@@ -1,0 +1,119 @@
+"""A killed run ends with the weights of a run that was not killed, to the last bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import TINY, degla, make_photo_folder, only_run
+
+from degla.callbacks import newest_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+def start(cwd: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "degla.train", *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_step(process: subprocess.Popen, cwd: Path, step: int) -> None:
+    """Until the run has logged ``step``, which is after the checkpoint of an earlier one."""
+    deadline = time.time() + 200
+    while time.time() < deadline:
+        assert process.poll() is None, process.stdout.read()[-4000:]
+        for file in cwd.glob("runs/train/*/metrics.csv"):
+            steps = [int(line.split(",")[0]) for line in file.read_text().splitlines()[1:] if line.count(",") == 2]
+            if steps and max(steps) >= step:
+                return
+        time.sleep(0.02)
+    raise AssertionError("the run did not get that far")
+
+
+def state(cwd: Path) -> dict:
+    path = newest_checkpoint(only_run(cwd) / "checkpoints")
+    assert path is not None
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert one["global_step"] == other["global_step"]
+    assert one["state_dict"].keys() == other["state_dict"].keys()
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name]), name
+    moments = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (one, other)]
+    for index, entry in moments[0].items():
+        assert all(torch.equal(value, moments[1][index][key]) for key, value in entry.items())
+
+
+def run_arguments(photos: Path, workers: int, *more: str) -> list[str]:
+    return [
+        *TINY,
+        f"data.path={photos}",
+        "objective.igc=1",
+        f"loader.num_workers={workers}",
+        "loader.global_batch_size=4",
+        "loader.epochs=8",
+        "loader.negatives=random",
+        "teacher.decay=0.9",
+        "scheduler.warmup_steps=5",
+        "callbacks.checkpoint.every_n_steps=5",
+        "callbacks.export=null",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    return make_photo_folder(tmp_path_factory.mktemp("resume") / "photos", images=22)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos, tmp_path_factory):
+    """Final state of a run that was left alone: 8 passes of 11 steps."""
+    cwd = tmp_path_factory.mktemp("undisturbed")
+    degla(*run_arguments(photos, 0), cwd=cwd)
+    return state(cwd)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["kill-9", "sigterm"])
+def test_resumed_equals_undisturbed(undisturbed, photos, tmp_path, how, workers):
+    arguments = run_arguments(photos, workers, "ckpt_path=last")
+    for step in (13, 40):  # both in the middle of a pass
+        process = start(tmp_path, *arguments)
+        wait_for_step(process, tmp_path, step)
+        process.send_signal(how)
+        process.communicate(timeout=60)
+        assert process.returncode == (143 if how is signal.SIGTERM else -9)
+    before = newest_checkpoint(only_run(tmp_path) / "checkpoints")
+    output = degla(*arguments, cwd=tmp_path).stdout
+    assert f"going on from {before}" in output.replace("\n", "")[:99999] or str(before.name) in output
+    assert_same(state(tmp_path), undisturbed)
+
+
+def test_sigterm_inside_an_accumulation_loses_nothing(photos, tmp_path):
+    arguments = run_arguments(photos, 0, "trainer.accumulate_grad_batches=3", "callbacks.checkpoint.every_n_steps=1000")
+    calm = tmp_path / "calm"
+    calm.mkdir()
+    degla(*arguments, cwd=calm)
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    for step in (4, 9, 15):
+        process = start(torn, *arguments, "ckpt_path=last")
+        wait_for_step(process, torn, step)
+        process.terminate()
+        process.communicate(timeout=60)
+        assert process.returncode == 143
+    degla(*arguments, "ckpt_path=last", cwd=torn)
+    assert_same(state(torn), state(calm))
