@@ -40,7 +40,7 @@ def load_clip(
     pretrained: str | None = None,
     quick_gelu: bool | None = None,
     unlocked_image_groups: int | None = None,
-    unlocked_text_layers: int | None = None,
+    unlocked_text_groups: int | None = None,
     grad_checkpointing: bool = False,
     cache_dir: str | None = None,
 ) -> ClipModel:
@@ -53,7 +53,7 @@ def load_clip(
             records, and is refused where nothing is recorded.
         unlocked_image_groups: None trains the whole image tower, 0 freezes it, n trains its last n groups
             (projection, last block, ..., as open_clip counts them).
-        unlocked_text_layers: None trains the whole text tower, 0 freezes it, n trains its last n layers.
+        unlocked_text_groups: None trains the whole text tower, 0 freezes it, n trains its last n groups.
         grad_checkpointing: recompute activations in the backward pass to save memory.
         cache_dir: where downloads are kept; None is the Hugging Face default.
 
@@ -72,7 +72,7 @@ def load_clip(
         log.warning("model.pretrained is not set: the model starts from random weights")
     else:
         _load(clip, source)
-    _freeze(clip, unlocked_image_groups, unlocked_text_layers)
+    _freeze(clip, unlocked_image_groups, unlocked_text_groups)
     clip.set_grad_checkpointing(grad_checkpointing)
     context_length = clip.context_length
     trim = can_trim(clip)

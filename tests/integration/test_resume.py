@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import TINY, degla, make_photo_folder, only_run
 
 from degla.callbacks import newest_checkpoint
+from tests.conftest import TINY, degla, make_photo_folder, only_run
 
 pytestmark = pytest.mark.slow
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
+from datasets.distributed import split_dataset_by_node
 
 from degla.data.schema import TABLE_FEATURES, Negative, Row, parse_negatives
 
@@ -51,7 +52,7 @@ class RowStream:
     def rows(self, seed: int, epoch: int, rank: int, world_size: int) -> Iterator[Row]:
         """One pass over this rank's (and DataLoader worker's) share of the rows."""
         part = self.dataset.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
-        part = datasets.distributed.split_dataset_by_node(part, rank, world_size)
+        part = split_dataset_by_node(part, rank, world_size)
         part.set_epoch(epoch)
         for number, record in enumerate(part):
             yield self.to_row(record, number)

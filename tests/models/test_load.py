@@ -1,0 +1,206 @@
+"""Every form of weights a user may have, and the refusals."""
+
+import json
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from degla.errors import ConfigError
+from degla.models import load_clip, save_open_clip
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    model = load_clip("degla-tiny")
+    with torch.no_grad():  # no value that float16 holds exactly: else it would pass for OpenAI's
+        model.clip.logit_scale.fill_(3.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def state(tiny):
+    return {name: value.clone() for name, value in tiny.clip.state_dict().items()}
+
+
+def same(model, state):
+    mine = model.clip.state_dict()
+    return mine.keys() == state.keys() and all(torch.equal(mine[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "student.", "student.clip.", "module.model."])
+@pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
+def test_pytorch_files(state, tmp_path, prefix, wrap):
+    weights = {prefix + name: value for name, value in state.items()}
+    if wrap == "state_dict":  # what a Lightning checkpoint holds besides
+        weights |= (
+            {"teacher.model.x": torch.ones(1), "objective.thresholds": torch.ones(4)} if "student" in prefix else {}
+        )
+    path = tmp_path / "weights.pt"
+    torch.save({wrap: weights, "epoch": 3} if wrap else weights, path)
+    assert same(load_clip("degla-tiny", str(path), quick_gelu=False), state)
+
+
+def test_safetensors(state, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(state, path)
+    assert same(load_clip("degla-tiny", str(path), quick_gelu=False), state)
+
+
+def test_open_clip_folder_there_and_back(tiny, state, tmp_path):
+    folder = save_open_clip(tiny, tmp_path / "model")
+    for model in (load_clip(pretrained=str(folder)), load_clip(f"local-dir:{folder}")):
+        assert same(model, state) and model.config["quick_gelu"] is False
+    theirs = open_clip.create_model(f"local-dir:{folder}")
+    images, tokens = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), tiny.tokenizer(["a dog", "two cats"])
+    ours = tiny.eval()(images, tokens)
+    pixels = (images.float() / 255 - torch.tensor(tiny.preprocess["mean"]).view(1, 3, 1, 1)) / torch.tensor(
+        tiny.preprocess["std"]
+    ).view(1, 3, 1, 1)
+    full = open_clip.get_tokenizer(f"local-dir:{folder}")(["a dog", "two cats"])
+    theirs_out = theirs.eval()(pixels, full)
+    for mine, other in zip(ours[:2], theirs_out[:2], strict=True):
+        torch.testing.assert_close(mine, other, atol=2e-6, rtol=1e-5)
+
+
+def test_hub_repository_from_the_local_cache(tiny, state, tmp_path):
+    """The hub's own cache layout: refs, and a snapshot folder a commit."""
+    folder = tmp_path / "models--me--my-clip"
+    save_open_clip(tiny, folder / "snapshots" / "abc123")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc123")
+    import huggingface_hub.constants as hub
+
+    before, hub.HF_HUB_CACHE = hub.HF_HUB_CACHE, str(tmp_path)
+    try:
+        assert same(load_clip("hf-hub:me/my-clip"), state)
+    finally:
+        hub.HF_HUB_CACHE = before
+
+
+class Archive(torch.nn.Module):
+    """What OpenAI published: the weights under CLIP's names, beside three constants."""
+
+    def __init__(self, clip):
+        super().__init__()
+        for name, module in clip.named_children():
+            self.add_module(name, module)
+        for name, parameter in clip.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, value in {"input_resolution": 64, "context_length": 77, "vocab_size": 49408}.items():
+            self.register_buffer(name, torch.tensor(value))
+
+    def forward(self, image):
+        return self.visual(image)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_openai_torchscript_archive(tmp_path):
+    torch.manual_seed(0)
+    model = open_clip.create_model("degla-tiny", force_quick_gelu=True).eval()
+    path = tmp_path / "ViT.pt"
+    torch.jit.trace(Archive(model).eval(), torch.zeros(1, 3, 64, 64), check_trace=False).save(str(path))
+    assert "input_resolution" in torch.jit.load(str(path)).state_dict()
+    loaded = load_clip("degla-tiny", str(path))
+    assert loaded.config["quick_gelu"] is True
+    assert all(torch.equal(loaded.clip.get_parameter(n).squeeze(), p.squeeze()) for n, p in model.named_parameters())
+    with pytest.raises(ConfigError, match=r"model.quick_gelu=true"):
+        load_clip("degla-tiny", str(path), quick_gelu=False)
+
+
+def test_activation_must_be_told_where_nothing_records_it(state, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(state, path)
+    with pytest.raises(ConfigError, match=r"model\.quick_gelu=true for OpenAI"):
+        load_clip("degla-tiny", str(path))
+
+
+def test_recorded_activation_contradicted(tiny, tmp_path):
+    folder = save_open_clip(tiny, tmp_path / "model")
+    for pretrained in (str(folder), str(folder / "open_clip_model.safetensors")):
+        with pytest.raises(ConfigError, match=r"set model\.quick_gelu=false"):
+            load_clip("degla-tiny", pretrained, quick_gelu=True)
+
+
+def test_weights_that_look_like_openais_are_recognised(state, tmp_path):
+    """Converted files of OpenAI's weights record nothing, but every value is exact in float16."""
+    path = tmp_path / "weights.pt"
+    half = {name: value.half().float() for name, value in state.items()}
+    half["logit_scale"] = torch.tensor(4.6052)
+    torch.save(half, path)
+    with pytest.raises(ConfigError, match=r"set model\.quick_gelu=true"):
+        load_clip("degla-tiny", str(path), quick_gelu=False)
+    assert load_clip("degla-tiny", str(path)).config["quick_gelu"] is True
+
+
+def test_tag_contradicted_before_or_after_download():
+    """A tag that cannot be downloaded says where to get the file and which key to set."""
+    with pytest.raises(ConfigError, match=r"huggingface\.co/.*model\.pretrained=/path"):
+        load_clip("ViT-B-32", "openai", quick_gelu=True, cache_dir="/nonexistent/cache")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "ViT-B-23"}, "did you mean ViT-B-32"),
+        ({"name": "ViT-B-32", "pretrained": "opnai"}, "its tags: .*openai"),
+        ({"name": "coca_ViT-B-32"}, "CoCa"),
+        ({"name": "local-dir:/nowhere"}, "cannot be loaded|holds no weights"),
+    ],
+)
+def test_refusals_name_the_fix(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        load_clip(**arguments)
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('code ran')",))
+
+    evil = tmp_path / "evil.pt"
+    torch.save({"state_dict": Evil()}, evil)
+    page = tmp_path / "page.pt"
+    page.write_text("<html>not found</html>")
+    other = tmp_path / "other.pt"
+    torch.save({"fc.weight": torch.ones(2)}, other)
+    for path in (evil, page, other):
+        with pytest.raises(ConfigError, match=r"model\.pretrained"):
+            load_clip("degla-tiny", str(path), quick_gelu=False)
+
+
+def test_weights_of_another_architecture(state, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(state, path)
+    with pytest.raises(ConfigError, match=r"does not fit model\.name=RN50"):
+        load_clip("RN50", str(path), quick_gelu=False)
+
+
+def test_freezing():
+    frozen = load_clip("degla-tiny", unlocked_image_groups=0, unlocked_text_groups=2)
+    trained = {name for name, parameter in frozen.clip.named_parameters() if parameter.requires_grad}
+    assert not any(name.startswith("visual.") for name in trained)
+    assert any("resblocks.1" in name for name in trained) and not any("resblocks.0" in name for name in trained)
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    torch.manual_seed(0)
+    model = load_clip("degla-tiny")
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    tokens = model.tokenizer(["a dog", "two cats"])
+    gradients = []
+    for enable in (False, True):
+        model.clip.set_grad_checkpointing(enable)
+        model.zero_grad()
+        image, text, scale = model(images, tokens)
+        (scale * (image * text).sum()).backward()
+        gradients.append(model.clip.visual.conv1.weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
+def test_config_is_json(tiny, tmp_path):
+    folder = save_open_clip(tiny, tmp_path / "model")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    assert config["model_cfg"]["quick_gelu"] is False and "mean" in config["preprocess_cfg"]
