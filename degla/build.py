@@ -44,6 +44,8 @@ def build(cfg: DictConfig) -> Run:
     Raises:
         ConfigError: a setting is unknown, of the wrong type, or impossible together with another.
     """
+    for group in ("model", "data", "loader", "optimizer", "scheduler", "trainer"):
+        _checked(cfg[group], group)  # a slip of the keyboard should not wait for data and weights to load
     _refuse_precision(cfg)
     objective: Objective = call(cfg.objective, "objective")
     _refuse_objective(cfg, objective)
@@ -166,6 +168,8 @@ def _say(hint: Any) -> str:
 
 
 def _refuse_precision(cfg: DictConfig) -> None:
+    if str(cfg.precision) not in _PRECISIONS:
+        raise ConfigError(f"precision={cfg.precision} is none of {', '.join(_PRECISIONS)}")
     fsdp2 = _is_fsdp2(cfg)
     cpu = cfg.trainer.accelerator == "cpu" or (cfg.trainer.accelerator == "auto" and not torch.cuda.is_available())
     if cfg.precision == "16-mixed" and fsdp2:
@@ -204,7 +208,8 @@ def _trainer(cfg: DictConfig, datamodule: DataModule) -> L.Trainer:
         several = _num_devices(cfg) > 1
         strategy = call(OmegaConf.create(_DDP), "strategy") if several else "auto"
     else:
-        strategy = call(cfg.strategy, "strategy")
+        size = {"data_parallel_size": _num_devices(cfg)} if _is_fsdp2(cfg) else {}
+        strategy = call(cfg.strategy, "strategy", **size)
     accumulate = cfg.trainer.accumulate_grad_batches
     if accumulate > 1:
         rows = cfg.loader.global_batch_size
@@ -229,6 +234,8 @@ def _trainer(cfg: DictConfig, datamodule: DataModule) -> L.Trainer:
         **arguments,
     )
 
+
+_PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 
 _DDP = {
     "_target_": "lightning.pytorch.strategies.DDPStrategy",

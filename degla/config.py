@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -84,6 +84,8 @@ def hydra_main(config_name: str, task: Callable[[DictConfig], None]) -> None:
 def _sentence(error: Exception) -> str:
     """One line that says what is wrong and what to write instead."""
     message = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' cannot be read as key=value (quote it for the shell and for Hydra): {message.splitlines()[0]}"
     unknown = re.search(r"Key '([^']+)' is not in struct", message) or re.search(
         r"Could not override '([^']+)'", message
     )

@@ -45,6 +45,7 @@ class DeGLAModule(L.LightningModule):
         self.make_scheduler = scheduler
         self.save_hyperparameters(config or {})
         self._validated: list[Embedded] = []
+        self.validated_step: int | None = None  # steps taken when the student was last validated
 
     def compute_losses(self, batch: Batch) -> LossTerms:
         """Encode a batch with student and teacher and weigh the terms; no logging, no trainer."""
@@ -109,16 +110,16 @@ class DeGLAModule(L.LightningModule):
         self._validated.append(embed(features, [row.image_path for row in batch.rows], batch.slots))
 
     def on_validation_epoch_end(self) -> None:
-        """Log gain and forgetting; the pass before the first step is the untouched student's, step 0."""
+        """Log gain and forgetting at the number of steps taken: 0 is the untouched student."""
         metrics = {f"val/{name}": value for name, value in validation_metrics(self._gathered()).items()}
         self._validated.clear()
-        if not self.trainer.sanity_checking:
-            self.log_dict(metrics, rank_zero_only=self.trainer.world_size > 1, batch_size=1)
-            return
+        self.validated_step = self.global_step
         for logger in self.loggers:
-            logger.log_metrics(metrics, step=0)
-            if isinstance(logger, TensorBoardLogger):
+            if self.trainer.sanity_checking and isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(self.hparams, metrics)
+            logger.log_metrics(metrics, step=self.global_step)
+        if not self.trainer.sanity_checking:  # for callbacks that watch a metric; every rank holds the same
+            self.log_dict(metrics, logger=False, batch_size=1)
 
     def _gathered(self) -> list[Embedded]:
         """The batches of all ranks, on every rank."""

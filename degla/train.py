@@ -44,7 +44,7 @@ def train(cfg: DictConfig) -> float:
             OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
         try:
             run.trainer.fit(run.module, run.datamodule, ckpt_path=checkpoint)
-            if len(run.datamodule.val_indices):
+            if len(run.datamodule.val_indices) and run.module.validated_step != run.trainer.global_step:
                 run.trainer.validate(run.module, run.datamodule, verbose=False)
         except SIGTERMException:
             log.warning(

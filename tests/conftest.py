@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,6 +36,22 @@ def dataset_cache(tmp_path_factory):
 def photo_folder(tmp_path) -> Path:
     """Twelve JPEG files, two captions each, negatives of all kinds, in JSON lines."""
     return make_photo_folder(tmp_path / "photos")
+
+
+@pytest.fixture
+def hub_dataset(photo_folder):
+    """The photos as a `datasets` table with embedded bytes."""
+    rows = [json.loads(line) for line in (photo_folder / "captions.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["image"] = {"bytes": (photo_folder / row["image"]).read_bytes(), "path": None}
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "caption": datasets.Value("string"),
+            "negatives": datasets.List({"text": datasets.Value("string"), "type": datasets.Value("string")}),
+        }
+    )
+    return datasets.Dataset.from_list(rows, features=features)
 
 
 def make_photo_folder(folder: Path, images: int = 12) -> Path:

@@ -1,0 +1,82 @@
+"""A mistake on the command line: exit code 2, one sentence with the fix, no traceback."""
+
+import subprocess
+import sys
+
+import pytest
+from tests.conftest import TINY, degla
+
+CASES = {
+    # wrong keys
+    "key": (["optimizer.lrr=1"], "did you mean optimizer.lr"),
+    "key of another project": (["trainer.max_epochs=3"], "did you mean loader.epochs"),
+    "top-level key": (["sed=1"], "did you mean seed"),
+    "added key": (["+optimizer.momentum=1"], "there is no config key 'optimizer.momentum'"),
+    # wrong groups and options
+    "option": (["model=vit_b32"], "there is no model=vit_b32: did you mean model=vit_b_32?"),
+    "experiment": (["experiment=vit32"], "did you mean experiment=vitb32"),
+    "precision": (["precision=bf17"], "precision=bf17 is none of 32, bf16-mixed, 16-mixed"),
+    "group": (["modle=tiny"], "modle"),
+    "syntax": (["optimizer.lr="], "optimizer.lr"),
+    "unparsable": (["optimizer.lr=[1"], "optimizer.lr"),
+    # wrong values
+    "number": (["optimizer.lr=fast"], "optimizer.lr='fast' must be a number"),
+    "whole number": (["loader.num_negatives=2.5"], "loader.num_negatives=2.5 must be a whole number"),
+    "choice": (["loader.negatives=all"], "loader.negatives=all is none of first, random, one_per_type"),
+    "decay": (["teacher.decay=1.5"], "use teacher=frozen"),
+    "no such model": (["model.name=ViT-B-33"], "did you mean ViT-B-32"),
+    "checkpoint": (["ckpt_path=no.ckpt"], "ckpt_path: there is no file no.ckpt"),
+    "accelerator": (["trainer.accelerator=tpuu"], "trainer: "),
+    "target": (["optimizer._target_=os.system"], "optimizer._target_=os.system is not allowed"),
+    # impossible together
+    "distillation without teacher": (["teacher=none"], "tgc and distill need a teacher: set teacher=ema"),
+    "IGC without negatives": (
+        ["objective.contrastive=0", "objective.tgc=0", "objective.distill=0", "loader.num_negatives=0"],
+        "igc alone learn nothing without negatives: set loader.num_negatives",
+    ),
+    "no term": (["objective=clip", "objective.contrastive=0"], "every weight of the objective is 0"),
+    "fp16 on a CPU": (["precision=16-mixed"], "precision=16-mixed needs a GPU"),
+    "fp16 sharded": (["precision=16-mixed", "strategy=fsdp2", "trainer.devices=2"], "set precision=bf16-mixed"),
+    "sharded alone": (["strategy=fsdp2"], "strategy=fsdp2 needs at least 2 processes"),
+    "stream without end": (["data=hub_stream"], "data.path is not set"),
+    "batch": (["loader.global_batch_size=1000"], "loader.global_batch_size=1000"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_sentence_and_no_traceback(photo_folder, tmp_path, case):
+    arguments, message = CASES[case]
+    path = [] if case == "stream without end" else [f"data.path={photo_folder}", "loader.global_batch_size=4"]
+    result = degla(*TINY, *path, *arguments, cwd=tmp_path, check=False)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.returncode == 2, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr + result.stdout
+    assert len(errors) == 1 and any(option in errors[0] for option in message.split("|")), errors
+
+
+def test_the_papers_recipe_names_what_is_missing(tmp_path):
+    result = degla("experiment=vitb32", "precision=32", cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert "set data.annotations=" in result.stderr and "huggingface.co/datasets/wsdwJohn1231/DeGLA" in result.stderr
+    (tmp_path / "train2014").mkdir()
+    (tmp_path / "neg.json").write_text('[{"image_id": 9, "original": "a", "enhanced": ["b"]}]')
+    result = degla("experiment=vitb32", "precision=32", "data.annotations=neg.json", cwd=tmp_path, check=False)
+    assert "set data.image_root=" in result.stderr and "cocodataset.org" in result.stderr
+    arguments = ["experiment=vitb32", "precision=32", "data.annotations=neg.json", "data.image_root=train2014"]
+    result = degla(*arguments, f"model.cache_dir={tmp_path}", cwd=tmp_path, check=False)
+    assert "set model.pretrained=/path" in result.stderr and "huggingface.co/timm" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_refused_run_leaves_no_run_behind(photo_folder, tmp_path):
+    degla(*TINY, f"data.path={photo_folder}", "teacher=none", cwd=tmp_path, check=False)
+    assert not list(tmp_path.glob("runs/*/*/checkpoints"))
+
+
+def test_help_and_completion_do_not_wait_for_torch():
+    code = "import sys, degla.train; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    command = "from degla.train import main; import sys; sys.argv = ['degla-train', '--help']\n"
+    command += "try: main()\nfinally: assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert result.returncode == 0 and "ckpt_path=last" in result.stdout
