@@ -80,7 +80,7 @@ def build(cfg: DictConfig) -> Run:
         scheduler=lazily(cfg.scheduler, "scheduler", total_steps=_total_steps(cfg, datamodule)),
         config=OmegaConf.to_container(cfg, resolve=True),
     )
-    return Run(module, datamodule, _trainer(cfg, datamodule))
+    return Run(module, datamodule, _trainer(cfg, datamodule, objective))
 
 
 def call(node: DictConfig, key: str, **arguments: Any) -> Any:
@@ -203,13 +203,15 @@ def _total_steps(cfg: DictConfig, datamodule: DataModule) -> int:
     return min(limits)
 
 
-def _trainer(cfg: DictConfig, datamodule: DataModule) -> L.Trainer:
-    if cfg.strategy == "auto":
-        several = _num_devices(cfg) > 1
-        strategy = call(OmegaConf.create(_DDP), "strategy") if several else "auto"
+def _trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective) -> L.Trainer:
+    if _is_fsdp2(cfg):
+        strategy = call(cfg.strategy, "strategy", data_parallel_size=_num_devices(cfg))
+    elif _num_devices(cfg) > 1:
+        # The global contrast reads every parameter; without it some get no gradient, which DDP must look for.
+        unused = "contrastive" not in objective.weights
+        strategy = call(cfg.strategy, "strategy", find_unused_parameters=unused)
     else:
-        size = {"data_parallel_size": _num_devices(cfg)} if _is_fsdp2(cfg) else {}
-        strategy = call(cfg.strategy, "strategy", **size)
+        strategy = "auto"
     accumulate = cfg.trainer.accumulate_grad_batches
     if accumulate > 1:
         rows = cfg.loader.global_batch_size
@@ -237,16 +239,9 @@ def _trainer(cfg: DictConfig, datamodule: DataModule) -> L.Trainer:
 
 _PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 
-_DDP = {
-    "_target_": "lightning.pytorch.strategies.DDPStrategy",
-    "broadcast_buffers": False,
-    "gradient_as_bucket_view": True,
-    "static_graph": True,
-}
-
 
 def _is_fsdp2(cfg: DictConfig) -> bool:
-    return not isinstance(cfg.strategy, str) and cfg.strategy._target_.endswith("ModelParallelStrategy")
+    return cfg.strategy._target_.endswith("ModelParallelStrategy")
 
 
 def _num_devices(cfg: DictConfig) -> int:

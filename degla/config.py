@@ -85,7 +85,8 @@ def _sentence(error: Exception) -> str:
     """One line that says what is wrong and what to write instead."""
     message = str(error).strip()
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' cannot be read as key=value (quote it for the shell and for Hydra): {message.splitlines()[0]}"
+        reason = message.splitlines()[0]
+        return f"'{error.override}' cannot be read as key=value (quote it for the shell and for Hydra): {reason}"
     unknown = re.search(r"Key '([^']+)' is not in struct", message) or re.search(
         r"Could not override '([^']+)'", message
     )

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from degla.data.schema import Batch
 from degla.losses import Features, LossTerms, Objective
 from degla.models import ClipModel, Teacher
+from degla.optim import name_state, number_state
 from degla.validation import Embedded, embed, validation_metrics
 
 
@@ -77,9 +78,36 @@ class DeGLAModule(L.LightningModule):
     def configure_optimizers(self) -> dict:
         """The student's optimizer and its schedule, counted in optimizer steps."""
         optimizer = self.make_optimizer(self.student)
-        optimizer.register_step_post_hook(self._after_optimizer_step)
         scheduler = self.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Follow the optimizer from here on; restoring it under FSDP2 takes a dummy step, which must not count."""
+        self.optimizers(use_pl_optimizer=False).register_step_post_hook(self._after_optimizer_step)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Key the optimizer's state by parameter names, so that any strategy can resume it."""
+        if self._is_sharded and not self.trainer.is_global_zero:
+            return  # only rank 0 holds the gathered state
+        states = checkpoint["optimizer_states"]
+        names = [name for name, _ in self.named_parameters()] if self._is_sharded else self._optimizer_order()
+        checkpoint["optimizer_states"] = [name_state(state, names) for state in states]
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Back to this run's numbers; under FSDP2 Lightning has loaded the state by name already."""
+        if not self._is_sharded:
+            names = self._optimizer_order()
+            checkpoint["optimizer_states"] = [number_state(state, names) for state in checkpoint["optimizer_states"]]
+
+    def _optimizer_order(self) -> list[str]:
+        """Parameter names in the order in which the optimizer numbers them."""
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        groups = self.make_optimizer(self.student).param_groups
+        return [names[id(parameter)] for group in groups for parameter in group["params"]]
+
+    @property
+    def _is_sharded(self) -> bool:
+        return isinstance(self.trainer.strategy, ModelParallelStrategy)
 
     def _after_optimizer_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         """Clamp the temperature and move the teacher: once for each step that was really taken.
@@ -96,7 +124,7 @@ class DeGLAModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Shard student and teacher alike under ``strategy=fsdp2``; nothing to do otherwise."""
-        if not isinstance(self.trainer.strategy, ModelParallelStrategy) or hasattr(self.student, "reshard"):
+        if not self._is_sharded or hasattr(self.student, "reshard"):
             return
         from degla.models.sharding import shard
 

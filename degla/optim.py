@@ -1,6 +1,7 @@
 """Optimizer and schedule as the authors set them (released script; open_clip's conventions)."""
 
 import math
+from collections.abc import Sequence
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -60,3 +61,30 @@ def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> L
         warmup_steps: steps of the warm-up.
     """
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup_steps)))
+
+
+def name_state(state: dict, names: Sequence[str]) -> dict:
+    """An optimizer's ``state_dict`` with parameter names for numbers.
+
+    Numbers depend on how parameters are grouped, and Lightning counts them in another order under FSDP2;
+    names make one checkpoint fit every strategy.
+
+    Args:
+        state: ``state_dict`` keyed by numbers.
+        names: name of each number.
+    """
+    return _rekeyed(state, dict(enumerate(names)))
+
+
+def number_state(state: dict, names: Sequence[str]) -> dict:
+    """The inverse of ``name_state``."""
+    return _rekeyed(state, {name: number for number, name in enumerate(names)})
+
+
+def _rekeyed(state: dict, keys: dict) -> dict:
+    return {
+        "state": {keys[key]: value for key, value in state["state"].items()},
+        "param_groups": [
+            {**group, "params": [keys[key] for key in group["params"]]} for group in state["param_groups"]
+        ],
+    }

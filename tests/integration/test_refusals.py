@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.conftest import TINY, degla
 
 CASES = {

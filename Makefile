@@ -1,0 +1,39 @@
+# make demo: install, then fine-tune a tiny CLIP on built-in scenes.   make test: install, then every test.
+# A machine without a GPU saves 5 GB: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+
+.PHONY: help install demo test lint lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+install: $(VENV)/.installed ## create .venv and install degla with what its tests need
+
+$(VENV)/.installed: pyproject.toml
+	@echo "Installing into $(VENV): a few minutes, most of it PyTorch"
+	@$(PYTHON) -m venv $(VENV)
+	@$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch torchvision)
+	@$(BIN)/pip install --quiet -e '.[dev]'
+	@touch $@
+
+demo: install ## fine-tune a tiny CLIP offline; prints before and after
+	@echo "1/2  a tiny CLIP learns which words go with which picture, and nothing of their order"
+	@$(BIN)/python -m degla.train experiment=demo_base
+	@echo "2/2  DeGLA teaches it their order"
+	@$(BIN)/python -m degla.train experiment=demo model.pretrained=$$(ls -td runs/demo_base/*/model | head -1)
+
+test: install ## run every test on as many cores as there are
+	$(BIN)/python -m pytest -n auto
+
+lint: install ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lock: ## renew requirements.lock (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url -o requirements.lock
+
+clean: ## remove what was installed; runs/ stays
+	rm -rf $(VENV) dist build *.egg-info

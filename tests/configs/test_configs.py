@@ -1,0 +1,163 @@
+"""Every file in configs/ composes, builds and runs."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import degla.config
+from degla.build import _checked, build
+from degla.data.sources import RowTable
+from tests.conftest import make_photo_folder
+
+CONFIGS = Path(degla.config.config_dir())
+FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return make_photo_folder(tmp_path_factory.mktemp("configs") / "photos", images=6)
+
+
+def composed(*overrides, run_dir="runs/x"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", overrides=[f"run_dir={run_dir}", *overrides])
+
+
+def tiny(photos, run_dir, *overrides):
+    settings = [
+        "model=tiny",
+        f"data.path={photos}",
+        "loader.num_workers=0",
+        "loader.global_batch_size=4",
+        "loader.val_fraction=0.3",
+        "trainer.accelerator=cpu",
+        "trainer.log_every_n_steps=1",
+        "callbacks.progress_bar=null",
+        "scheduler.warmup_steps=1",
+    ]
+    return composed(*settings, "trainer.max_steps=2", *overrides, run_dir=run_dir)
+
+
+def test_no_file_is_forgotten():
+    """A new group or option needs a line here, and so a test below."""
+    known = {"callbacks", "data", "experiment", "loader", "logger", "model", "objective", "optimizer", "scheduler",
+             "strategy", "sweep", "teacher", "trainer", "train.yaml"}  # fmt: skip
+    assert {Path(file).parts[0] for file in FILES} == known
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.startswith("model/")])
+def test_models_take_their_keys(file):
+    cfg = composed(f"model={Path(file).stem}")
+    target, settings = _checked(cfg.model, "model")
+    assert target.__name__ == "load_clip" and "quick_gelu" in settings
+
+
+@pytest.mark.parametrize("option", ["vit_b_32", "vit_b_16", "rn50", "tiny"])
+def test_models_build_and_encode(option):
+    from degla.build import call
+
+    model = call(composed(f"model={option}", "model.pretrained=null").model, "model")
+    tokens = model.tokenizer(["a dog", "two cats"])
+    import torch
+
+    height, width = model.image_size
+    image, text, scale = model.eval()(torch.zeros(2, 3, height, width, dtype=torch.uint8), tokens)
+    assert image.shape == text.shape == (2, image.shape[1]) and scale.shape == ()
+    torch.testing.assert_close(image.norm(dim=-1), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *[[f"objective={Path(f).stem}"] for f in FILES if f.startswith("objective/")],
+        *[[f"teacher={name}"] for name in ("ema", "frozen")],
+        ["teacher=none", "objective=negclip"],
+        *[[f"scheduler={Path(f).stem}"] for f in FILES if f.startswith("scheduler/")],
+        ["precision=bf16-mixed"],
+        ["precision=32", "strategy=auto"],
+        ["loader.negatives=one_per_type", "loader.num_negatives=5", "objective=ce_clip"],
+        ["loader.negatives=random"],
+        ["loader.num_negatives=0"],
+        ["model.grad_checkpointing=true"],
+        ["model.unlocked_image_groups=0"],
+        ["objective.local_loss=false"],
+        ["data=scenes", "data.num_scenes=40", "~data.path"],
+        ["data@val_data=scenes", "val_data.num_scenes=9", "loader.val_fraction=0"],
+    ],
+    ids=" ".join,
+)
+def test_two_steps_with(photos, tmp_path, overrides):
+    overrides = [o for o in overrides if not o.startswith("~")]
+    if "data=scenes" in overrides:
+        cfg = composed("model=tiny", *overrides, "loader.num_workers=0", "loader.global_batch_size=4",
+                       "trainer.accelerator=cpu", "callbacks.progress_bar=null", "trainer.max_steps=2",
+                       "trainer.log_every_n_steps=1", run_dir=str(tmp_path))  # fmt: skip
+    else:
+        cfg = tiny(photos, str(tmp_path), *overrides)
+    run = build(cfg)
+    run.trainer.fit(run.module, run.datamodule)
+    assert run.trainer.global_step == 2
+    assert math.isfinite(run.trainer.callback_metrics["train/loss"])
+    assert (run.module.teacher is not None) == run.module.objective.uses_teacher
+
+
+def test_the_papers_recipe_to_the_number():
+    """Facts of the released script; see docs/training.md."""
+    cfg = composed("experiment=vitb32")
+    assert (cfg.model.name, cfg.model.pretrained, cfg.model.quick_gelu) == ("ViT-B-32", "openai", True)
+    assert (cfg.loader.global_batch_size, cfg.loader.epochs, cfg.loader.num_negatives) == (256, 5, 4)
+    assert (cfg.loader.negatives, list(cfg.loader.crop_scale), cfg.loader.drop_last) == ("first", [0.9, 1.0], True)
+    assert (cfg.optimizer.lr, cfg.optimizer.weight_decay, cfg.optimizer.eps) == (1e-6, 0.1, 1e-6)
+    assert list(cfg.optimizer.betas) == [0.9, 0.98]
+    assert (cfg.scheduler.warmup_steps, cfg.scheduler.final_fraction) == (50, 0.0)
+    assert (cfg.teacher.decay, cfg.precision, cfg.seed) == (0.9996, "16-mixed", 42)
+    weights = (cfg.objective.contrastive, cfg.objective.igc, cfg.objective.tgc, cfg.objective.distill)
+    assert weights == (1.0, 0.1, 0.1, 1.28) and cfg.objective.tgc_scale == 10.0
+    assert cfg.trainer.gradient_clip_val is None and cfg.trainer.accumulate_grad_batches == 1
+
+
+def test_schedule_and_groups_are_the_released_ones():
+    import torch
+
+    from degla.models import load_clip
+    from degla.optim import adamw, cosine
+
+    model = load_clip("degla-tiny")
+    optimizer = adamw(model, lr=1e-6)
+    by_id = {id(p): name for name, p in model.named_parameters()}
+    plain, decayed = ([by_id[id(p)] for p in group["params"]] for group in optimizer.param_groups)
+    assert optimizer.param_groups[0]["weight_decay"] == 0 and optimizer.param_groups[1]["weight_decay"] == 0.1
+    assert "clip.logit_scale" in plain and "clip.ln_final.weight" in plain
+    assert "clip.token_embedding.weight" in decayed and "clip.visual.proj" in decayed
+    assert len(plain) + len(decayed) == len(list(model.parameters()))
+    schedule = cosine(optimizer, total_steps=1000, warmup_steps=50)
+    rates = []
+    for _ in range(1000):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    expected = [1e-6 * (s + 1) / 50 if s < 50 else 0.5 * (1 + math.cos(math.pi * (s - 50) / 950)) * 1e-6
+                for s in range(1000)]  # fmt: skip
+    assert rates == pytest.approx(expected, rel=1e-9, abs=1e-20)
+    assert torch.is_tensor(model.clip.logit_scale)
+
+
+def test_sweep_file_composes():
+    cfg = composed("+sweep=learning_rate")
+    assert cfg.optimizer.lr == 1e-6
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_base", "vitb32"])
+def test_experiments_say_how_they_are_run(name):
+    text = (CONFIGS / "experiment" / f"{name}.yaml").read_text()
+    assert "command" in text and "hardware" in text
+    assert composed(f"experiment={name}").name == name
+
+
+def test_table_sources_are_tables(photos):
+    from degla.build import call
+
+    for overrides in ([f"data.path={photos}"], ["data=scenes", "data.num_scenes=5"]):
+        assert isinstance(call(composed(*overrides).data, "data"), RowTable)

@@ -1,0 +1,101 @@
+"""What is installed is what runs: layering, the wheel, where configs are found."""
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# folder or file -> what of degla it may import
+ALLOWED = {
+    "losses": {"losses"},
+    "models": {"models", "errors"},
+    "data": {"data", "errors"},
+    "callbacks": {"callbacks", "data", "models"},
+    "report": {"report", "callbacks"},
+    "module": {"data", "losses", "models", "optim", "validation"},
+    "validation": {"data", "losses"},
+    "optim": set(),
+    "errors": set(),
+    "config": {"errors"},
+}
+ONLY = {
+    "open_clip": {"models"},
+    "hydra": {"config", "build"},
+    "lightning": {"module", "data", "callbacks", "build", "train"},
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "degla").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    part = path.relative_to(ROOT / "degla").parts[0].removesuffix(".py")
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "degla" and part in ALLOWED:
+            assert rest.split(".")[0] in ALLOWED[part] | {part}, f"{path} imports {name}"
+        if top in ONLY:
+            assert part in ONLY[top], f"{path} imports {name}"
+        if part == "losses":
+            assert top in {"torch", "degla", "typing", "collections", "functools"}, f"{path} imports {name}"
+
+
+def test_wheel_finds_its_configs_from_anywhere(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path / "dist"),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    wheel = next((tmp_path / "dist").glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    source = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml") if "local" not in path.parts}
+    assert {name.removeprefix("degla/") for name in names if name.endswith(".yaml")} == source
+    assert "degla/models/architectures/degla-tiny.json" in names
+    assert not any(name.startswith(("tests", "configs")) for name in names)
+    (tmp_path / "elsewhere").mkdir()
+    code = "import sys, degla.config as c, degla.train as t; print(c.config_dir()); del sys.argv[1]; t.main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "x", "--cfg", "job", "experiment=demo"],
+        cwd=tmp_path / "elsewhere",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == str(tmp_path / "site" / "degla" / "configs")
+    assert "name: demo" in result.stdout
+
+
+def test_checkout_finds_its_configs_from_anywhere(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "degla.train", "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and "name: train" in result.stdout
+
+
+def test_own_experiments_from_a_folder_of_ones_own(tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "my.yaml").write_text("# @package _global_\nname: my\n")
+    command = [sys.executable, "-m", "degla.train", "--config-dir", "mine", "experiment=my", "--cfg", "job"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0 and "name: my" in result.stdout

@@ -1,0 +1,103 @@
+"""One process, two under DDP and two under FSDP2 make the same run; so do their checkpoints."""
+
+import pytest
+import torch
+
+from degla.callbacks import newest_checkpoint, read_metrics
+from tests.conftest import TINY, degla, make_photo_folder, only_run, read_csv
+
+pytestmark = pytest.mark.slow
+
+LAYOUTS = {
+    "one": [],
+    "ddp": ["strategy=ddp", "trainer.devices=2"],
+    "auto": ["trainer.devices=2"],
+    "fsdp2": ["strategy=fsdp2", "trainer.devices=2"],
+}
+
+
+def arguments(photos, *more):
+    return [
+        *TINY,
+        f"data.path={photos}",
+        "loader.global_batch_size=6",  # 24 rows less the held-out ones: the last batch of a pass is ragged
+        "loader.epochs=3",
+        "loader.drop_last=false",
+        "loader.val_fraction=0.2",
+        "scheduler.warmup_steps=3",
+        "teacher.decay=0.9",
+        "trainer.gradient_clip_val=1.0",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return make_photo_folder(tmp_path_factory.mktemp("distributed") / "photos")
+
+
+@pytest.fixture(scope="module")
+def runs(photos, tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("runs")
+    for name in ("one", "ddp", "fsdp2"):
+        degla(*arguments(photos, *LAYOUTS[name], f"name={name}"), cwd=cwd)
+    return {name: only_run(cwd, name) for name in ("one", "ddp", "fsdp2")}
+
+
+def weights(run):
+    return torch.load(newest_checkpoint(run / "checkpoints"), weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2"])
+def test_same_curves_and_weights(runs, layout):
+    one, other = (read_metrics(runs[name] / "metrics.csv") for name in ("one", layout))
+    for name, values in one.items():
+        if name != "train/samples_per_second":
+            assert other[name] == pytest.approx(values, rel=1e-5 if name == "train/loss" else 1e-4, abs=1e-6), name
+    mine, theirs = weights(runs["one"]), weights(runs[layout])
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        torch.testing.assert_close(theirs[name], mine[name], rtol=1e-4, atol=2e-5)
+    assert (runs[layout] / "model" / "open_clip_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("first", "then"), [("fsdp2", "one"), ("one", "fsdp2"), ("ddp", "one")])
+def test_a_run_goes_on_in_another_layout(photos, runs, tmp_path, first, then):
+    """Stopped half-way under one layout, finished under another: the curve of the undisturbed run."""
+    degla(*arguments(photos, *LAYOUTS[first], "trainer.max_steps=5", "callbacks.checkpoint.every_n_steps=5",
+                     "scheduler=constant"), cwd=tmp_path)  # fmt: skip
+    halfway = newest_checkpoint(only_run(tmp_path) / "checkpoints")
+    for name in (first, then):
+        degla(*arguments(photos, *LAYOUTS[name], f"ckpt_path={halfway}", f"name={name}-rest", "scheduler=constant"),
+              cwd=tmp_path)  # fmt: skip
+    stayed, moved = (
+        read_metrics(only_run(tmp_path, f"{name}-rest") / "metrics.csv")["train/loss"] for name in (first, then)
+    )
+    assert list(moved) == list(range(5, len(moved) + 5))
+    assert moved == pytest.approx(stayed, rel=1e-5)
+
+
+def test_parameters_without_gradient_do_not_stop_ddp(photos, tmp_path):
+    """TGC alone reads neither images nor the temperature."""
+    off = ["objective.contrastive=0", "objective.igc=0", "objective.distill=0", "objective.tgc=1"]
+    degla(*arguments(photos, *LAYOUTS["auto"], *off, "trainer.accumulate_grad_batches=2"), cwd=tmp_path)
+    assert len(read_metrics(only_run(tmp_path) / "metrics.csv")["train/loss_tgc"]) >= 4
+
+
+def test_spoilt_rows_on_two_ranks(photos, tmp_path):
+    folder = make_photo_folder(tmp_path / "spoilt")
+    (folder / "images" / "3.jpg").write_bytes(b"")
+    degla(*arguments(folder, *LAYOUTS["ddp"], "loader.max_bad_fraction=0.5", "loader.val_fraction=0"), cwd=tmp_path)
+    rows = [record["row"] for record in read_csv(only_run(tmp_path) / "bad_rows.csv")]
+    assert set(rows) == {"captions.jsonl:7", "captions.jsonl:8"}
+
+
+def test_a_sweep_of_two_process_jobs_has_one_folder_a_job(photos, tmp_path):
+    degla("-m", *arguments(photos, *LAYOUTS["ddp"], "loader.epochs=1", "optimizer.lr=1e-3,1e-4"), cwd=tmp_path)
+    sweeps = list((tmp_path / "runs" / "train").iterdir())
+    assert len(sweeps) == 1
+    jobs = sorted(path for path in sweeps[0].iterdir() if path.is_dir())
+    assert [job.name for job in jobs] == ["0", "1"]
+    for job, lr in zip(jobs, ("0.001", "0.0001"), strict=True):
+        assert f"lr: {lr}" in (job / "config.yaml").read_text()
+        assert newest_checkpoint(job / "checkpoints") and (job / "report.html").is_file()
