@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from degla.data.schema import Batch
+from degla.errors import ConfigError
 from degla.losses import Features, LossTerms, Objective
 from degla.models import ClipModel, Teacher
 from degla.optim import name_state, number_state
@@ -61,10 +62,22 @@ class DeGLAModule(L.LightningModule):
         values = torch.stack([losses.total.detach(), *losses.terms.values()])
         if self.trainer.world_size > 1:
             values = self.all_gather(values).mean(0)
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # where the log waits for the device anyway
+            self._refuse_non_finite(values, losses)
         names = ["train/loss", *(f"train/loss_{name}" for name in losses.terms)]
         self.log_dict(dict(zip(names, values, strict=True)), batch_size=len(batch.rows))
         self.log("loss", values[0], prog_bar=True, logger=False, batch_size=len(batch.rows))
         return losses.total
+
+    def _refuse_non_finite(self, values: Tensor, losses: LossTerms) -> None:
+        if not values.isfinite().all():
+            terms = ", ".join(
+                f"{name} {value:.4g}" for name, value in zip(losses.terms, values[1:].tolist(), strict=True)
+            )
+            raise ConfigError(
+                f"the loss is not finite at step {self.global_step} ({terms}): lower optimizer.lr, set "
+                "trainer.gradient_clip_val=1, or use precision=bf16-mixed; ckpt_path=last goes on from before"
+            )
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
         """Log what moves with the optimizer."""

@@ -34,7 +34,13 @@ def changes(run_dir: Path) -> list[Change]:
         if name.startswith("val/") and len(values) > 1:
             steps = list(values)
             rows.append(Change(name.removeprefix("val/"), values[steps[0]], values[steps[-1]]))
-    return sorted(rows, key=lambda row: (not row.name.startswith("caption_choice"), len(row.name), row.name))
+    return sorted(rows, key=_order)
+
+
+def _order(row: Change) -> tuple:
+    """Choice before retrieval; R@5 before R@10."""
+    name, _, k = row.name.partition("@")
+    return not name.startswith("caption_choice"), name, int(k or 0)
 
 
 def bad_rows(run_dir: Path) -> dict[str, list[dict[str, str]]]:

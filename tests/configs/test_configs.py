@@ -4,11 +4,13 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 import degla.config
 from degla.build import _checked, build
 from degla.data.sources import RowTable
+from degla.errors import ConfigError
 from tests.conftest import make_photo_folder
 
 CONFIGS = Path(degla.config.config_dir())
@@ -60,8 +62,6 @@ def test_models_build_and_encode(option):
 
     model = call(composed(f"model={option}", "model.pretrained=null").model, "model")
     tokens = model.tokenizer(["a dog", "two cats"])
-    import torch
-
     height, width = model.image_size
     image, text, scale = model.eval()(torch.zeros(2, 3, height, width, dtype=torch.uint8), tokens)
     assert image.shape == text.shape == (2, image.shape[1]) and scale.shape == ()
@@ -103,6 +103,14 @@ def test_two_steps_with(photos, tmp_path, overrides):
     assert (run.module.teacher is not None) == run.module.objective.uses_teacher
 
 
+def test_a_loss_that_is_not_finite_stops_the_run(photos, tmp_path):
+    run = build(tiny(photos, str(tmp_path)))
+    with torch.no_grad():
+        run.module.student.clip.visual.proj[0, 0] = float("nan")
+    with pytest.raises(ConfigError, match=r"not finite at step 0 .*contrastive nan.*optimizer\.lr"):
+        run.trainer.fit(run.module, run.datamodule)
+
+
 def test_the_papers_recipe_to_the_number():
     """Facts of the released script; see docs/training.md."""
     cfg = composed("experiment=vitb32")
@@ -119,8 +127,6 @@ def test_the_papers_recipe_to_the_number():
 
 
 def test_schedule_and_groups_are_the_released_ones():
-    import torch
-
     from degla.models import load_clip
     from degla.optim import adamw, cosine
 

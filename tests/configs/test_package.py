@@ -18,7 +18,7 @@ ALLOWED = {
     "data": {"data", "errors"},
     "callbacks": {"callbacks", "data", "models"},
     "report": {"report", "callbacks"},
-    "module": {"data", "losses", "models", "optim", "validation"},
+    "module": {"data", "errors", "losses", "models", "optim", "validation"},
     "validation": {"data", "losses"},
     "optim": set(),
     "errors": set(),
