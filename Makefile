@@ -26,7 +26,7 @@ demo: install ## fine-tune a tiny CLIP offline; prints before and after
 	@$(BIN)/python -m degla.train experiment=demo model.pretrained=$$(ls -td runs/demo_base/*/model | head -1)
 
 test: install ## run every test on as many cores as there are
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: install ## check style
 	$(BIN)/ruff check .

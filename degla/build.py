@@ -198,8 +198,9 @@ def _refuse_objective(cfg: DictConfig, objective: Objective) -> None:
 def _total_steps(cfg: DictConfig, datamodule: DataModule) -> int:
     """Optimizer steps of the whole run."""
     limits = [cfg.trainer.max_steps] if cfg.trainer.max_steps >= 0 else []
-    if datamodule.num_batches is not None:
-        limits.append(math.ceil(datamodule.num_batches / cfg.trainer.accumulate_grad_batches))
+    batches = datamodule.num_batches(_num_devices(cfg))
+    if batches is not None:
+        limits.append(math.ceil(batches / cfg.trainer.accumulate_grad_batches))
     return min(limits)
 
 
@@ -220,8 +221,9 @@ def _trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective) -> L
             f"rows, but captions are contrasted within {rows} rows only"
         )
     arguments = {}
-    if datamodule.num_batches is not None:  # Lightning refuses a validation interval beyond the run
-        arguments["val_check_interval"] = min(cfg.trainer.val_check_interval, datamodule.num_batches)
+    batches = datamodule.num_batches(_num_devices(cfg))
+    if batches is not None:  # Lightning refuses a validation interval beyond the run
+        arguments["val_check_interval"] = min(cfg.trainer.val_check_interval, batches)
     return call(
         cfg.trainer,
         "trainer",
@@ -252,5 +254,7 @@ def _num_devices(cfg: DictConfig) -> int:
     if devices in ("auto", -1, "-1"):
         use_gpu = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         devices = torch.cuda.device_count() if use_gpu else 1
-    count = len(devices) if not isinstance(devices, int | str) else int(devices)
+    if isinstance(devices, str):
+        devices = devices.split(",") if "," in devices else int(devices)
+    count = devices if isinstance(devices, int) else len(devices)
     return count * cfg.trainer.num_nodes

@@ -35,10 +35,15 @@ class RunCheckpoint(ModelCheckpoint):
         self._save_now(trainer)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
-        """Forget the micro-batches of an unfinished accumulation: their gradients are not saved.
+        """Forget what a resumed run should do again from its start.
 
-        Weights have not moved since the window began, so the resumed run reads them again.
+        The micro-batches of an unfinished accumulation: their gradients are not saved, and weights have not
+        moved since the window began. And a validation cut short: its scores are not saved.
         """
+        if trainer.validating:
+            for counts in ("total", "current"):
+                seen = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"][counts]
+                seen.update(dict.fromkeys(seen, 0))
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         pending = progress["current"]["processed"] % trainer.accumulate_grad_batches
         if trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # a last window may be short

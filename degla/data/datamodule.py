@@ -91,6 +91,11 @@ class DataModule(L.LightningDataModule):
             evaluation = EvalTransform(image_size, interpolation, preprocess["resize_mode"])
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        if hard_images and val_fraction:
+            raise ConfigError(
+                "loader.hard_images would bring held-out images into training: name other rows with data@val_data=..., "
+                "or set loader.val_fraction=0"
+            )
         self.val_collate = Collate(evaluation, tokenizer, _MAX_VALIDATION_NEGATIVES, "first")
         self.train_indices, self.val_indices = self._split(val_fraction, max_val_rows)
         num_rows = None if isinstance(source, RowStream) else len(source)
@@ -122,18 +127,18 @@ class DataModule(L.LightningDataModule):
         self.problems.add(batch.problems, len(batch.rows))
         return batch
 
-    @property
-    def num_batches(self) -> int | None:
-        """Batches of the whole run, None for a stream."""
-        sampler = self._sampler()
+    def setup(self, stage: str) -> None:
+        """Each process keeps its own record of bad rows: one file would be written to by all at once."""
+        if self._rank and self.problems.path and f".rank{self._rank}" not in self.problems.path.suffixes:
+            path = self.problems.path.with_suffix(f".rank{self._rank}.csv")
+            self.problems = ProblemLog(path, self.problems.num_rows, self.problems.max_bad_fraction)
+
+    def num_batches(self, world_size: int) -> int | None:
+        """Batches of the whole run on each of ``world_size`` processes, None for a stream."""
+        sampler = self._sampler(world_size=world_size)
         return None if sampler is None else len(sampler)
 
-    @property
-    def rows_per_epoch(self) -> int | None:
-        """Rows trained on in one pass, None for a stream."""
-        return None if isinstance(self.source, RowStream) else len(self.train_indices)
-
-    def _sampler(self, start: int = 0) -> RunSampler | None:
+    def _sampler(self, start: int = 0, world_size: int | None = None) -> RunSampler | None:
         if isinstance(self.source, RowStream):
             return None
         try:
@@ -144,7 +149,7 @@ class DataModule(L.LightningDataModule):
                 self.seed,
                 self.drop_last,
                 self._rank,
-                self._world_size,
+                world_size or self._world_size,
                 start,
             )
         except ValueError as error:

@@ -44,14 +44,15 @@ def _order(row: Change) -> tuple:
 
 
 def bad_rows(run_dir: Path) -> dict[str, list[dict[str, str]]]:
-    """Records of ``bad_rows.csv`` by what is wrong with them."""
-    path = run_dir / "bad_rows.csv"
+    """Records of ``bad_rows.csv``, of all processes, by what is wrong with them; a row is named once."""
     groups: dict[str, list[dict[str, str]]] = defaultdict(list)
-    if path.exists():
+    for path in sorted(run_dir.glob("bad_rows*.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             for record in csv.DictReader(file):
                 action = "skipped" if record["skipped"] == "yes" else "used"
-                groups[f"{record['reason'].split(': ')[0]} ({action})"].append(record)
+                group = groups[f"{record['reason'].split(': ')[0]} ({action})"]
+                if record not in group:
+                    group.append(record)
     return dict(groups)
 
 

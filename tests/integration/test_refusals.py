@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from tests.conftest import TINY, degla
+import degla.build
+from tests.conftest import TINY, degla, degla_forked
 
 CASES = {
     # wrong keys
@@ -48,7 +49,7 @@ CASES = {
 def test_one_sentence_and_no_traceback(photo_folder, tmp_path, case):
     arguments, message = CASES[case]
     path = [] if case == "stream without end" else [f"data.path={photo_folder}", "loader.global_batch_size=4"]
-    result = degla(*TINY, *path, *arguments, cwd=tmp_path, check=False)
+    result = degla_forked(*TINY, *path, *arguments, cwd=tmp_path)
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.returncode == 2, result.stderr[-2000:]
     assert "Traceback" not in result.stderr + result.stdout
@@ -56,21 +57,21 @@ def test_one_sentence_and_no_traceback(photo_folder, tmp_path, case):
 
 
 def test_the_papers_recipe_names_what_is_missing(tmp_path):
-    result = degla("experiment=vitb32", "precision=32", cwd=tmp_path, check=False)
+    result = degla("experiment=vitb32", "precision=32", cwd=tmp_path, check=False)  # once as a user starts it
     assert result.returncode == 2
     assert "set data.annotations=" in result.stderr and "huggingface.co/datasets/wsdwJohn1231/DeGLA" in result.stderr
     (tmp_path / "train2014").mkdir()
     (tmp_path / "neg.json").write_text('[{"image_id": 9, "original": "a", "enhanced": ["b"]}]')
-    result = degla("experiment=vitb32", "precision=32", "data.annotations=neg.json", cwd=tmp_path, check=False)
+    result = degla_forked("experiment=vitb32", "precision=32", "data.annotations=neg.json", cwd=tmp_path)
     assert "set data.image_root=" in result.stderr and "cocodataset.org" in result.stderr
     arguments = ["experiment=vitb32", "precision=32", "data.annotations=neg.json", "data.image_root=train2014"]
-    result = degla(*arguments, f"model.cache_dir={tmp_path}", cwd=tmp_path, check=False)
+    result = degla_forked(*arguments, f"model.cache_dir={tmp_path}", cwd=tmp_path)
     assert "set model.pretrained=/path" in result.stderr and "huggingface.co/timm" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_a_refused_run_leaves_no_run_behind(photo_folder, tmp_path):
-    degla(*TINY, f"data.path={photo_folder}", "teacher=none", cwd=tmp_path, check=False)
+    degla_forked(*TINY, f"data.path={photo_folder}", "teacher=none", cwd=tmp_path)
     assert not list(tmp_path.glob("runs/*/*/checkpoints"))
 
 
