@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import sys
 from pathlib import Path
 
@@ -51,6 +52,10 @@ def train(cfg: DictConfig) -> float:
                 f"stopped by SIGTERM at step {run.trainer.global_step}; the same command with ckpt_path=last goes on"
             )
             sys.exit(SIGTERM_EXIT)
+        except Exception:
+            if run.trainer.strategy.launcher is not None:  # else the other ranks wait for this one until they time out
+                run.trainer.strategy.launcher.kill(signal.SIGKILL)
+            raise
     if run.trainer.is_global_zero:
         write_report(run_dir)
         print_report(run_dir)

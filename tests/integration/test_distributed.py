@@ -1,5 +1,8 @@
 """One process, two under DDP and two under FSDP2 make the same run; so do their checkpoints."""
 
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -90,6 +93,18 @@ def test_spoilt_rows_on_two_ranks(photos, tmp_path):
     degla(*arguments(folder, *LAYOUTS["ddp"], "loader.max_bad_fraction=0.5", "loader.val_fraction=0"), cwd=tmp_path)
     files = list(only_run(tmp_path).glob("bad_rows*.csv"))
     assert {record["row"] for file in files for record in read_csv(file)} == {"captions.jsonl:7", "captions.jsonl:8"}
+
+
+def test_a_rank_that_stops_takes_the_others_along(tmp_path):
+    folder = make_photo_folder(tmp_path / "spoilt")
+    for i in range(6):  # enough for either rank to meet one first
+        (folder / "images" / f"{i}.jpg").write_bytes(b"")
+    result = degla(*arguments(folder, *LAYOUTS["ddp"], "loader.max_bad_fraction=0", "loader.val_fraction=0"),
+                   cwd=tmp_path, check=False)  # fmt: skip
+    assert result.returncode != 0 and "cannot be used" in result.stderr
+    time.sleep(2)
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert not any(str(folder).encode() in command for command in commands)
 
 
 def test_a_sweep_of_two_process_jobs_has_one_folder_a_job(photos, tmp_path):
