@@ -55,6 +55,7 @@ def build(cfg: DictConfig) -> Run:
         raise ConfigError("a streamed data set has no end: set trainer.max_steps to a number of steps")
     # The data is checked before the weights are looked for: a missing file is quicker to name than a download.
     student: ClipModel = call(cfg.model, "model")
+    call(cfg.optimizer, "optimizer", model=student)  # refuses a negative rate and the like; the run makes its own
     teacher = None
     if objective.uses_teacher:
         teacher = call(cfg.teacher, "teacher", student=student)

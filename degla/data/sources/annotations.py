@@ -153,8 +153,9 @@ def _read(file: Path) -> Iterator[tuple[int, dict | str]]:
                 try:
                     record = json.loads(line)
                 except json.JSONDecodeError as error:
-                    record = f"not JSON: {error}"
-                yield number, record if isinstance(record, dict | str) else f"not an object: {line[:60]!r}"
+                    yield number, f"not JSON: {error}"
+                    continue
+                yield number, record if isinstance(record, dict) else f"not an object: {line[:60]!r}"
     elif file.suffix == ".parquet":
         number = 0
         with pyarrow.parquet.ParquetFile(file) as table:
