@@ -35,10 +35,11 @@ class RunCheckpoint(ModelCheckpoint):
         self._save_now(trainer)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
-        """Forget what a resumed run should do again from its start.
+        """Forget what was begun and cannot be finished by a resumed run.
 
-        The micro-batches of an unfinished accumulation: their gradients are not saved, and weights have not
-        moved since the window began. And a validation cut short: its scores are not saved.
+        The micro-batches of an unfinished accumulation are read again: their gradients are not saved, and
+        weights have not moved since the window began. A validation cut short is left out: half its scores
+        are gone, and the rest would pass for the whole.
         """
         if trainer.validating:
             for counts in ("total", "current"):

@@ -74,13 +74,13 @@ def print_report(run_dir: Path) -> None:
         console.print(table)
     for what, records in bad_rows(run_dir).items():
         console.print(f"{len(records)} row(s): {what}, such as {records[0]['row']}", markup=False, highlight=False)
-    console.print(f"report       {run_dir / 'report.html'}", soft_wrap=True, highlight=False)
-    console.print(
-        f"model        {run_dir / 'model'}  (open_clip: local-dir:{run_dir / 'model'})",
-        soft_wrap=True,
-        highlight=False,
-    )
-    console.print(f"TensorBoard  tensorboard --logdir {run_dir / 'tensorboard'}", soft_wrap=True, highlight=False)
+    places = {"report": run_dir / "report.html"}
+    if (run_dir / "model").is_dir():
+        places["model"] = f"{run_dir / 'model'}  (open_clip: local-dir:{run_dir / 'model'})"
+    if (run_dir / "tensorboard").is_dir():
+        places["TensorBoard"] = f"tensorboard --logdir {run_dir / 'tensorboard'}"
+    for name, place in places.items():
+        console.print(f"{name:<12} {place}", soft_wrap=True, highlight=False, markup=False)
 
 
 def write_report(run_dir: Path) -> Path:

@@ -1,0 +1,43 @@
+"""The report is made from the files of a run alone."""
+
+from degla.callbacks import MetricsCsv, read_metrics
+from degla.report.run_report import bad_rows, changes, print_report, write_report
+
+
+def a_run(folder):
+    log = MetricsCsv(str(folder / "metrics.csv"))
+    for step, value in ((0, 0.1), (5, 0.2), (5, 0.3)):  # step 5 twice, as after a resume
+        log.log_metrics({"val/caption_choice": value, "val/image_to_text_r@10": 1 - value}, step)
+    log.log_metrics({"train/loss": 2.0, "train/loss_igc": 0.5}, 1)
+    (folder / "bad_rows.csv").write_text(
+        "row,reason,skipped\na.csv:1,no such file: <b>.jpg,yes\na.csv:2,empty caption,yes\n"
+    )
+    (folder / "bad_rows.rank1.csv").write_text("row,reason,skipped\na.csv:3,no such file: c.jpg,yes\n")
+    return folder
+
+
+def test_first_and_last_value(tmp_path):
+    rows = {row.name: (row.before, row.after) for row in changes(a_run(tmp_path))}
+    assert rows == {"caption_choice": (0.1, 0.3), "image_to_text_r@10": (0.9, 0.7)}
+
+
+def test_the_last_value_of_a_step_counts(tmp_path):
+    assert read_metrics(a_run(tmp_path) / "metrics.csv")["val/caption_choice"] == {0: 0.1, 5: 0.3}
+
+
+def test_bad_rows_of_all_processes(tmp_path):
+    groups = bad_rows(a_run(tmp_path))
+    assert [record["row"] for record in groups["no such file (skipped)"]] == ["a.csv:1", "a.csv:3"]
+
+
+def test_page_and_console(tmp_path, capsys):
+    page = write_report(a_run(tmp_path)).read_text()
+    assert "+20.0" in page and "-20.0" in page and "a.csv:3" in page
+    assert "<b>.jpg" not in page and "&lt;b&gt;.jpg" in page
+    print_report(tmp_path)
+    output = capsys.readouterr().out
+    assert "2 row(s): no such file (skipped), such as a.csv:1" in output and "tensorboard" not in output
+
+
+def test_a_run_without_validation_or_metrics(tmp_path):
+    assert changes(tmp_path) == [] and "Every row was used" in write_report(tmp_path).read_text()
