@@ -50,11 +50,18 @@ class DeGLAModule(L.LightningModule):
         self.validated_step: int | None = None  # steps taken when the student was last validated
 
     def compute_losses(self, batch: Batch) -> LossTerms:
-        """Encode a batch with student and teacher and weigh the terms; no logging, no trainer."""
+        """Encode a batch with student and teacher and weigh the terms; no logging, no trainer.
+
+        Raises:
+            ConfigError: the objective cannot work on these rows; its message says what to set.
+        """
         negatives = self.objective.uses_negatives
         student = encode(self.student, batch, negatives)
         teacher = encode(self.teacher, batch, negatives) if self.objective.uses_teacher else None
-        return self.objective(student, teacher)
+        try:
+            return self.objective(student, teacher)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; logs the means over all ranks."""

@@ -42,6 +42,7 @@ CASES = {
     "fp16 sharded": (["precision=16-mixed", "strategy=fsdp2", "trainer.devices=2"], "set precision=bf16-mixed"),
     "sharded alone": (["strategy=fsdp2"], "strategy=fsdp2 needs at least 2 processes"),
     "stream without end": (["data=hub_stream"], "data.path is not set"),
+    "ragged rows": (["objective=degla_released", "loader.num_negatives=7"], "use objective=degla for rows with fewer"),
     "batch": (["loader.global_batch_size=1000"], "loader.global_batch_size=1000"),
 }
 
