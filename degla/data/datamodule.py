@@ -100,7 +100,7 @@ class DataModule(L.LightningDataModule):
         self.train_indices, self.val_indices = self._split(val_fraction, max_val_rows)
         num_rows = None if isinstance(source, RowStream) else len(source)
         self.problems = ProblemLog(Path(report_path) if report_path else None, num_rows, max_bad_fraction)
-        self._sampler()  # refuse now, not after the weights have loaded on every process
+        self._sampler()  # too few rows are refused here, not when the first process asks for its loader
 
     def train_dataloader(self) -> DataLoader:
         """Batches from where a resumed run stopped."""

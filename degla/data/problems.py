@@ -1,7 +1,6 @@
 """The record of rows that could not be used, or only in part."""
 
 import csv
-from collections import Counter
 from pathlib import Path
 
 from degla.data.schema import Problem
@@ -48,10 +47,6 @@ class ProblemLog:
                 f"row {skipped[-1].row} cannot be used ({skipped[-1].reason}): {bad} bad of {rows} rows is more than "
                 f"loader.max_bad_fraction={self.max_bad_fraction}; mend the data or raise the limit"
             )
-
-    def summary(self) -> Counter:
-        """(reason without file names, whether skipped) -> number of rows."""
-        return Counter((problem.reason.split(": ")[0], problem.skipped) for problem in self.seen)
 
     def _append(self, problems: list[Problem]) -> None:
         if self.path is None:
