@@ -1,6 +1,7 @@
 """The one way in which this project calls a CLIP model."""
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +24,23 @@ class ClipModel(nn.Module):
         config: its open_clip ``model_cfg``, kept for export (``quick_gelu`` in it is what was built).
         preprocess: its open_clip ``preprocess_cfg`` (``mean``, ``std``, ``interpolation``, ``resize_mode``).
         tokenizer: turns captions into ids for this model.
+        merges: file of its tokenizer's byte-pair merges, kept for export; None where they are CLIP's.
     """
 
-    def __init__(self, clip: nn.Module, config: dict, preprocess: dict, tokenizer: CaptionTokenizer):
+    def __init__(
+        self,
+        clip: nn.Module,
+        config: dict,
+        preprocess: dict,
+        tokenizer: CaptionTokenizer,
+        merges: Path | None = None,
+    ):
         super().__init__()
         self.clip = clip
         self.config = config
         self.preprocess = preprocess
         self.tokenizer = tokenizer
+        self.merges = merges
         # Bytes to normalised floats on the device: batches travel as uint8, a quarter of the size.
         mean, std = (torch.tensor(preprocess[key]).view(1, 3, 1, 1) * 255 for key in ("mean", "std"))
         self.register_buffer("pixel_mean", mean, persistent=False)
@@ -53,10 +63,17 @@ class ClipModel(nn.Module):
             ``(B, D)`` image features, ``(M, D)`` text features, both float32 and unit norm, and the
             ``()`` multiplier ``exp(logit_scale)``.
         """
+        scale = self.clip.logit_scale.float().exp().squeeze()
+        return self.encode_image(images), self.encode_text(tokens), scale
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` uint8 -> ``(B, D)`` float32, unit norm."""
         pixels = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
-        image_features = F.normalize(self.clip.encode_image(pixels).float(), dim=-1)
-        text_features = F.normalize(encode_text(self.clip, tokens).float(), dim=-1)
-        return image_features, text_features, self.clip.logit_scale.float().exp().squeeze()
+        return F.normalize(self.clip.encode_image(pixels).float(), dim=-1)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """``(M, L)`` int64 -> ``(M, D)`` float32, unit norm; see ``forward`` for L."""
+        return F.normalize(encode_text(self.clip, tokens).float(), dim=-1)
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:

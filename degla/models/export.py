@@ -1,6 +1,7 @@
 """Writing a model so that plain open_clip loads it: ``create_model('local-dir:...')``."""
 
 import json
+import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -36,6 +37,8 @@ def save_open_clip(model: ClipModel, folder: Path, state: dict[str, Tensor] | No
     temporary = folder / f".{WEIGHTS_NAME}.part"
     save_file(state, temporary, metadata={"format": "pt", "quick_gelu": json.dumps(quick_gelu)})
     temporary.replace(folder / WEIGHTS_NAME)
+    if model.merges and model.merges.resolve().parent != folder.resolve():
+        shutil.copyfile(model.merges, folder / model.merges.name)
     temporary = folder / f".{CONFIG_NAME}.part"
     content = {"model_cfg": model.config, "preprocess_cfg": model.preprocess}
     temporary.write_text(json.dumps(content, indent=2))

@@ -30,7 +30,10 @@ from degla.models.clip import ClipModel
 from degla.models.text import can_trim, pooled_token
 from degla.models.tokenizer import CaptionTokenizer
 
-open_clip.add_model_config(Path(__file__).parent / "architectures")
+_ARCHITECTURES = Path(__file__).parent / "architectures"
+_BUNDLED = Path(__file__).parent / "pretrained"  # <name>/<tag>.safetensors: weights that come with the package
+
+open_clip.add_model_config(_ARCHITECTURES)
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def load_clip(
 
     Args:
         name: open_clip architecture, ``hf-hub:org/repo``, or ``local-dir:/folder``.
-        pretrained: open_clip tag, file, folder in open_clip's ``local-dir:`` layout, or None for random weights.
+        pretrained: open_clip tag, tag of weights that come with degla, file, folder in open_clip's ``local-dir:`` layout, or None for random weights.
         quick_gelu: whether the weights were trained with QuickGELU. None takes what the tag, folder or file
             records, and is refused where nothing is recorded.
         unlocked_image_groups: None trains the whole image tower, 0 freezes it, n trains its last n groups
@@ -77,8 +80,9 @@ def load_clip(
     context_length = clip.context_length
     trim = can_trim(clip)
     eos_id = pooled_token(clip) if trim else None
-    tokenizer = CaptionTokenizer(_tokenize(source.name, context_length), context_length, trim, eos_id)
-    return ClipModel(clip, config, clip.visual.preprocess_cfg, tokenizer)
+    merges = _own_merges(source.name, config)
+    tokenizer = CaptionTokenizer(_tokenize(source.name, context_length, merges), context_length, trim, eos_id)
+    return ClipModel(clip, config, clip.visual.preprocess_cfg, tokenizer, merges)
 
 
 class _Source(NamedTuple):
@@ -103,6 +107,10 @@ def _find_weights(name: str, pretrained: str | None, cache_dir: str | None) -> _
     if Path(pretrained).is_file():
         weights = read_weights(Path(pretrained))
         return _Source(name, weights, pretrained, weights.quick_gelu, {})
+    bundled = _BUNDLED / name / f"{pretrained}.safetensors"
+    if bundled.is_file():
+        weights = read_weights(bundled)
+        return _Source(name, weights, f"{name}/{pretrained}", weights.quick_gelu, {})
     return _from_tag(name, pretrained, cache_dir)
 
 
@@ -127,6 +135,7 @@ def _from_tag(name: str, tag: str, cache_dir: str | None) -> _Source:
     config = get_pretrained_cfg(name, tag)
     if not config:
         tags = open_clip.list_pretrained_tags_by_model(name)
+        tags += sorted(path.stem for path in (_BUNDLED / name).glob("*.safetensors"))
         raise ConfigError(
             f"model.pretrained={tag} is neither a file, nor a folder, nor a tag of {name} "
             f"(its tags: {', '.join(tags) or 'none'})"
@@ -218,10 +227,22 @@ def _freeze(clip: nn.Module, image_groups: int | None, text_layers: int | None) 
         ) from error
 
 
-def _tokenize(name: str, context_length: int):
+def _own_merges(name: str, config: dict) -> Path | None:
+    """The file of byte-pair merges of a model that does not use CLIP's; it lies beside the model's config."""
+    file = (config["text_cfg"].get("tokenizer_kwargs") or {}).get("bpe_path")
+    if file is None:
+        return None
+    folder = Path(name.removeprefix(LOCAL_DIR_PREFIX)) if name.startswith(LOCAL_DIR_PREFIX) else _ARCHITECTURES
+    if not (folder / file).is_file():
+        raise ConfigError(f"model.name: {name} reads text by {file}, which is not in {folder}; copy it there")
+    return folder / file
+
+
+def _tokenize(name: str, context_length: int, merges: Path | None):
     try:
         with _quiet(), _reachable_hub():
-            return open_clip.get_tokenizer(name, context_length=context_length)
+            own = {"bpe_path": str(merges)} if merges else {}
+            return open_clip.get_tokenizer(name, context_length=context_length, **own)
     except ImportError as error:
         raise ConfigError(
             f"model.name={name} needs a Hugging Face tokenizer: pip install 'degla[hf]' ({_first_line(error)})"

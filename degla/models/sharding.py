@@ -4,7 +4,7 @@ import torch
 from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from degla.models.clip import ClipModel
 
@@ -22,6 +22,8 @@ def shard(model: ClipModel, mesh: DeviceMesh, compute_dtype: torch.dtype) -> Non
         if _is_block(module):
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
+    for name in ("encode_image", "encode_text"):
+        register_fsdp_forward_method(model, name)
 
 
 def _is_block(module: nn.Module) -> bool:

@@ -1,57 +1,40 @@
-"""True captions of a scene, and the paper's five kinds of hard negatives."""
+"""Claims in English."""
 
-import random
+from degla.data.scenes.claims import Claim, Noun
 
-from degla.data.scenes.scene import COLOURS, SHAPES, Claim, Scene, Thing, is_true
-from degla.data.schema import Negative
-
-TEMPLATES = (
-    "a {first} {relation} a {second}",
-    "there is a {first} {relation} a {second}",
-    "a picture of a {first} {relation} a {second}",
-)
-
-
-def caption_of(claim: Claim, template: str) -> str:
-    """Say ``claim`` in English."""
-    return template.format(first=" ".join(claim.first), relation=claim.relation, second=" ".join(claim.second))
-
-
-def hard_negatives(scene: Scene, claim: Claim, template: str, rng: random.Random) -> list[Negative]:
-    """One negative of each kind; all but the shuffle are checked to be false of ``scene``.
-
-    Args:
-        scene: what is drawn.
-        claim: the true caption's content.
-        template: the true caption's template, used again.
-        rng: draws replacements and the shuffle.
-
-    Returns:
-        Negatives in the order of ``NEGATIVE_TYPES``.
-    """
-    first, relation, second = claim
-    words = caption_of(claim, template).split()
-    shuffled = words[:]
-    while shuffled == words:
-        rng.shuffle(shuffled)
-    new_colour = rng.choice([colour for colour in COLOURS if colour not in (first.colour, second.colour)])
-    new_shape = rng.choice([shape for shape in SHAPES if shape not in (first.shape, second.shape)])
-    false_claims = {
-        "swap_nouns": Claim(first._replace(shape=second.shape), relation, second._replace(shape=first.shape)),
-        "swap_adjectives": Claim(first._replace(colour=second.colour), relation, second._replace(colour=first.colour)),
-        "replace_adjectives": _replace_one(claim, rng, colour=new_colour),
-        "replace_nouns": _replace_one(claim, rng, shape=new_shape),
-    }
-    negatives = [Negative(" ".join(shuffled), "reshuffle_order")]
-    for kind, false_claim in false_claims.items():
-        if is_true(false_claim, scene):
-            raise AssertionError(f"{kind} gave a true caption: {false_claim} of {scene}")
-        negatives.append(Negative(caption_of(false_claim, template), kind))
-    return negatives
+# The same number of templates for every kind, so that a negative of another kind keeps the caption's wording.
+TEMPLATES = {
+    "related": ("a {0} {relation} a {1}", "there is a {0} {relation} a {1}", "the {0} is {relation} the {1}"),
+    "listed": ("a {0} and a {1}", "there is a {0} and a {1}", "the {0} and the {1}"),
+    "without": ("a {0} but no {1}", "there is a {0} but no {1}", "the {0} but no {1}"),
+    "counted": ("{count} {0}", "there {is_are} {count} {0}", "a picture of {count} {0}"),
+    "several": ("several {0}", "there are several {0}", "a picture of several {0}"),
+    "exists": ("a {0}", "there is a {0}", "a picture with a {0}"),
+    "absent": ("no {0}", "there is no {0}", "a picture with no {0}"),
+}
+NUM_TEMPLATES = 3
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
-def _replace_one(claim: Claim, rng: random.Random, **change: str) -> Claim:
-    """Change one of the two things, either with equal chance."""
-    side = rng.choice(["first", "second"])
-    thing: Thing = getattr(claim, side)
-    return claim._replace(**{side: thing._replace(**change)})
+def caption_of(claim: Claim, template: int) -> str:
+    """Say ``claim`` in the wording number ``template``, lower case, without a full stop."""
+    plural = claim.kind == "several" or claim.count > 1
+    text = TEMPLATES[claim.kind][template].format(
+        *(phrase(noun, plural) for noun in claim.nouns),
+        relation=claim.relation,
+        count=NUMBERS.get(claim.count, ""),
+        is_are="are" if plural else "is",
+    )
+    article = "the" if text.startswith("the ") else "a"
+    return " ".join([text, *(f"and {article} {phrase(noun)}" for noun in claim.nouns[2:])])
+
+
+def phrase(noun: Noun, plural: bool = False) -> str:
+    """A noun phrase without its article: size, texture, colour, shape."""
+    shape = plural_of(noun.shape) if plural else noun.shape
+    return " ".join(word for word in (noun.size, noun.texture, noun.colour, shape) if word)
+
+
+def plural_of(shape: str) -> str:
+    """The plural of a shape's name."""
+    return f"{shape}es" if shape.endswith("s") else f"{shape}s"

@@ -1,49 +1,84 @@
-"""The built-in scenes as a source: real PNG files in a memory-mapped table, made once for each seed."""
+"""The built-in world as sources: real PNG files in a memory-mapped table, made once for each set of arguments."""
 
 import random
 from collections.abc import Iterator
 
-from degla.data.scenes import Claim, caption_of, hard_negatives, png_bytes, sample_scene
-from degla.data.scenes.captions import TEMPLATES
+from degla.data.scenes import Claim, Scene, caption_of, hard_negatives, png_bytes, sample_claim, sample_scene
+from degla.data.scenes.captions import NUM_TEMPLATES
+from degla.data.scenes.general import sample_general
 from degla.data.sources.table import RowTable, build_table, table_record
+
+# Of ten scenes five show two things side by side or one above the other, which is where word order matters.
+_LAYOUTS = ("pair",) * 4 + ("inside", "three", "group", "group", "alone", "pair")
 
 
 def scenes(
-    num_scenes: int = 4000,
+    num_scenes: int = 20000,
+    split: str = "train",
     seed: int = 0,
-    image_size: int = 64,
-    shuffle_words: bool = False,
+    image_size: int = 48,
     cache_dir: str | None = None,
 ) -> RowTable:
-    """Drawn scenes with one caption and one hard negative of each of the paper's five kinds.
+    """Drawn scenes, each with one caption and its typed hard negatives.
 
     Args:
         num_scenes: rows.
+        split: ``train``, ``validation`` or ``test``; they share no scene.
         seed: same seed, same bytes.
         image_size: pixels of a side.
-        shuffle_words: put the words of each caption in a random order, so that a model trained on them can
-            only learn which words there are; what `make demo` starts from.
         cache_dir: where the memory-mapped table is kept.
     """
     return build_table(
-        _records,
-        cache_dir=cache_dir,
-        num_scenes=num_scenes,
-        seed=seed,
-        image_size=image_size,
-        shuffle_words=shuffle_words,
+        _scenes, cache_dir=cache_dir, num_scenes=num_scenes, split=split, seed=seed, image_size=image_size
     )
 
 
-def _records(num_scenes: int, seed: int, image_size: int, shuffle_words: bool) -> Iterator[dict]:
-    rng = random.Random(seed)
+def scenes_and_general(
+    num_rows: int = 48000,
+    general_fraction: float = 0.5,
+    seed: int = 0,
+    image_size: int = 48,
+    cache_dir: str | None = None,
+) -> RowTable:
+    """Training scenes mixed with digits, letters, textures, colours and further shapes; captions only.
+
+    Args:
+        num_rows: rows.
+        general_fraction: share of rows that are no scenes.
+        seed: same seed, same bytes.
+        image_size: pixels of a side.
+        cache_dir: where the memory-mapped table is kept.
+    """
+    return build_table(
+        _mixture,
+        cache_dir=cache_dir,
+        num_rows=num_rows,
+        general_fraction=general_fraction,
+        seed=seed,
+        image_size=image_size,
+    )
+
+
+def _scenes(num_scenes: int, split: str, seed: int, image_size: int) -> Iterator[dict]:
+    rng = random.Random(f"{split} {seed}")
     for number in range(num_scenes):
-        scene = sample_scene(rng)
-        claim = Claim(scene.first, scene.relation, scene.second)
-        template = rng.choice(TEMPLATES)
+        scene, claim, template = _sample(rng, split)
         negatives = [negative._asdict() for negative in hard_negatives(scene, claim, template, rng)]
         image = png_bytes(scene, rng, image_size)
-        caption = caption_of(claim, template)
-        if shuffle_words:
-            caption = " ".join(rng.sample(caption.split(), len(caption.split())))
-        yield table_record(f"scene-{seed}:{number}", image, caption, negatives)
+        yield table_record(f"scenes-{split}-{seed}:{number}", image, caption_of(claim, template), negatives)
+
+
+def _mixture(num_rows: int, general_fraction: float, seed: int, image_size: int) -> Iterator[dict]:
+    rng = random.Random(f"mixture {seed}")
+    for number in range(num_rows):
+        if rng.random() < general_fraction:
+            image, caption = sample_general(rng, image_size)
+        else:
+            scene, claim, template = _sample(rng, "train")
+            image, caption = png_bytes(scene, rng, image_size), caption_of(claim, template)
+        yield table_record(f"mixture-{seed}:{number}", image, caption)
+
+
+def _sample(rng: random.Random, split: str) -> tuple[Scene, Claim, int]:
+    scene = sample_scene(rng, rng.choice(_LAYOUTS), split)
+    return scene, sample_claim(scene, rng), rng.randrange(NUM_TEMPLATES)

@@ -1,0 +1,58 @@
+"""The words of the built-in world, and the byte-pair merges by which the tiny model's tokenizer reads each as one.
+
+``python -m degla.data.scenes.words <file.bpe.gz>`` writes the merges.
+"""
+
+import gzip
+import sys
+from collections import Counter
+from pathlib import Path
+
+from degla.data.scenes.captions import NUMBERS, TEMPLATES, plural_of
+from degla.data.scenes.claims import RELATIONS
+from degla.data.scenes.general import GENERAL_TASKS
+from degla.data.scenes.scene import COLOURS, SHAPES, SIZES, TEXTURES
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption or a prompt of the built-in world can hold, sorted."""
+    texts = [template for templates in TEMPLATES.values() for template in templates]
+    texts += [*RELATIONS, *SHAPES, *map(plural_of, SHAPES), *COLOURS, *SIZES, *TEXTURES, *NUMBERS.values(), "are"]
+    for task in GENERAL_TASKS.values():
+        texts += [*task.classes, *task.templates]
+    return sorted({word for text in texts for word in text.split() if "{" not in word})
+
+
+def byte_pair_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding (Sennrich et al. 2016), carried on until every word is one token.
+
+    In the notation of OpenAI's CLIP: ``</w>`` marks the end of a word. Text outside the vocabulary is still
+    read, in more tokens.
+    """
+    parts = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    merges = []
+    while pairs := Counter(pair for word in parts for pair in zip(word, word[1:], strict=False)):
+        best = max(sorted(pairs), key=pairs.__getitem__)
+        merges.append(best)
+        parts = [_merged(word, best) for word in parts]
+    return merges
+
+
+def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
+    result: list[str] = []
+    for part in word:
+        if result and (result[-1], part) == pair:
+            result[-1] += part
+        else:
+            result.append(part)
+    return result
+
+
+def write_merges(path: Path) -> None:
+    """Write the merges in the format of open_clip's ``SimpleTokenizer``."""
+    lines = ["#version: built-in world", *(" ".join(pair) for pair in byte_pair_merges(vocabulary()))]
+    path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+
+
+if __name__ == "__main__":
+    write_merges(Path(sys.argv[1]))
