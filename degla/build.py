@@ -44,8 +44,9 @@ def build(cfg: DictConfig) -> Run:
     Raises:
         ConfigError: a setting is unknown, of the wrong type, or impossible together with another.
     """
-    for group in ("model", "data", "loader", "optimizer", "scheduler", "trainer"):
-        _checked(cfg[group], group)  # a slip of the keyboard should not wait for data and weights to load
+    for group in ("model", "data", "loader", "optimizer", "scheduler", "trainer", "benchmark"):
+        if cfg[group] is not None:
+            _checked(cfg[group], group)  # a slip of the keyboard should not wait for data and weights to load
     _refuse_precision(cfg)
     objective: Objective = call(cfg.objective, "objective")
     _refuse_objective(cfg, objective)
@@ -82,6 +83,19 @@ def build(cfg: DictConfig) -> Run:
         config=OmegaConf.to_container(cfg, resolve=True),
     )
     return Run(module, datamodule, _trainer(cfg, datamodule, objective))
+
+
+def _callbacks(cfg: DictConfig) -> list:
+    """Those of ``callbacks/``; ``evaluate`` needs something to measure."""
+    nodes = {name: node for name, node in cfg.callbacks.items() if node}
+    if cfg.benchmark is None:
+        nodes.pop("evaluate", None)
+        return [call(node, f"callbacks.{name}") for name, node in nodes.items()]
+    benchmark = call(cfg.benchmark, "benchmark")
+    return [
+        call(node, f"callbacks.{name}", **({"benchmark": benchmark} if name == "evaluate" else {}))
+        for name, node in nodes.items()
+    ]
 
 
 def call(node: DictConfig, key: str, **arguments: Any) -> Any:
@@ -231,7 +245,7 @@ def _trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective) -> L
         max_epochs=1,
         strategy=strategy,
         precision=cfg.precision,
-        callbacks=[call(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node],
+        callbacks=_callbacks(cfg),
         logger=[call(node, f"logger.{name}") for name, node in cfg.logger.items() if node],
         default_root_dir=cfg.run_dir,
         enable_progress_bar=bool(cfg.callbacks.get("progress_bar")),  # callbacks.progress_bar=null turns it off

@@ -1,5 +1,6 @@
 """``degla-train`` and ``python -m degla.train``: compose, build, fit, report."""
 
+import json
 import logging
 import math
 import signal
@@ -25,7 +26,8 @@ def train(cfg: DictConfig) -> float:
     """Train as ``cfg`` says.
 
     Returns:
-        What a sweep should maximise: the final ``val/caption_choice``, nan without validation rows.
+        What a sweep should maximise: ``overall`` of the benchmark where one is set, else the final
+        ``val/caption_choice``; nan without validation rows.
     """
     # torch and Lightning take seconds to import: --help and shell completion must not wait for them.
     import lightning as L
@@ -36,6 +38,10 @@ def train(cfg: DictConfig) -> float:
 
     _quiet_lightning()
     run_dir = Path(cfg.run_dir)
+    if cfg.ckpt_path == "last" and (value := _finished(cfg, run_dir)) is not None:
+        log.warning(f"ckpt_path=last: {run_dir} has finished already, with these settings; nothing is done")
+        print_report(run_dir)
+        return value
     checkpoint = _checkpoint(cfg.ckpt_path, run_dir)
     L.seed_everything(cfg.seed, workers=True)
     with one_job_per_child():
@@ -56,10 +62,37 @@ def train(cfg: DictConfig) -> float:
             if run.trainer.strategy.launcher is not None:  # else the other ranks wait for this one until they time out
                 run.trainer.strategy.launcher.kill(signal.SIGKILL)
             raise
+    value = _value(run_dir)
     if run.trainer.is_global_zero:
         write_report(run_dir)
         print_report(run_dir)
-    return float(run.trainer.callback_metrics.get("val/caption_choice", math.nan))
+        partial = run_dir / f".{_FINISHED}.part"
+        partial.write_text(json.dumps({"steps": run.trainer.global_step, "value": value}), encoding="utf-8")
+        partial.replace(run_dir / _FINISHED)
+    return value
+
+
+_FINISHED = "finished.json"
+
+
+def _value(run_dir: Path) -> float:
+    """From the file, since a run that is resumed at its end evaluates nothing again."""
+    from degla.callbacks import read_metrics
+
+    metrics = read_metrics(run_dir / "metrics.csv") if (run_dir / "metrics.csv").exists() else {}
+    values = metrics.get("eval/overall") or metrics.get("val/caption_choice")
+    return values[max(values)] if values else math.nan
+
+
+def _finished(cfg: DictConfig, run_dir: Path) -> float | None:
+    """The result of a run that went to its end with the same settings, so that a sweep can be taken up again."""
+    if not (run_dir / _FINISHED).is_file():
+        return None
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    before = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+    for config in (settings, before):
+        config.pop("ckpt_path")
+    return json.loads((run_dir / _FINISHED).read_text())["value"] if settings == before else None
 
 
 def _checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:

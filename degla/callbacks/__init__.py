@@ -2,6 +2,7 @@
 
 from degla.callbacks.batch_images import BatchImages
 from degla.callbacks.checkpoint import RunCheckpoint, newest_checkpoint
+from degla.callbacks.evaluate import Evaluate
 from degla.callbacks.export import ExportModel
 from degla.callbacks.metrics_csv import MetricsCsv, read_metrics
 from degla.callbacks.progress import ProgressBar
@@ -9,6 +10,7 @@ from degla.callbacks.throughput import Throughput
 
 __all__ = [
     "BatchImages",
+    "Evaluate",
     "ExportModel",
     "MetricsCsv",
     "ProgressBar",

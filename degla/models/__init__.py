@@ -5,5 +5,6 @@ from degla.models.export import save_open_clip
 from degla.models.load import load_clip
 from degla.models.teacher import Teacher
 from degla.models.tokenizer import CaptionTokenizer
+from degla.models.wise_ft import interpolated
 
-__all__ = ["CaptionTokenizer", "ClipModel", "Teacher", "load_clip", "save_open_clip"]
+__all__ = ["CaptionTokenizer", "ClipModel", "Teacher", "interpolated", "load_clip", "save_open_clip"]

@@ -51,7 +51,8 @@ def load_clip(
 
     Args:
         name: open_clip architecture, ``hf-hub:org/repo``, or ``local-dir:/folder``.
-        pretrained: open_clip tag, tag of weights that come with degla, file, folder in open_clip's ``local-dir:`` layout, or None for random weights.
+        pretrained: open_clip tag, tag of weights that come with degla, file, folder in open_clip's ``local-dir:``
+            layout, or None for random weights.
         quick_gelu: whether the weights were trained with QuickGELU. None takes what the tag, folder or file
             records, and is refused where nothing is recorded.
         unlocked_image_groups: None trains the whole image tower, 0 freezes it, n trains its last n groups

@@ -18,23 +18,28 @@ _EXAMPLES = 20  # rows shown of each kind of problem
 
 
 class Change(NamedTuple):
-    """A validation metric of the untouched student and of the trained one, fractions in [0, 1]."""
+    """A metric of the untouched student and of the trained one, fractions in [0, 1]."""
 
     name: str
     before: float
     after: float
 
 
-def changes(run_dir: Path) -> list[Change]:
-    """First and last value of each validation metric; empty without validation."""
+def changes(run_dir: Path, stage: str = "val") -> list[Change]:
+    """First and last value of each metric ``<stage>/...``; empty where there are no two.
+
+    Args:
+        run_dir: folder of the run.
+        stage: ``val``, the validation rows, or ``eval``, the benchmark.
+    """
     path = run_dir / "metrics.csv"
     metrics = read_metrics(path) if path.exists() else {}
     rows = []
     for name, values in metrics.items():
-        if name.startswith("val/") and len(values) > 1:
+        if name.startswith(f"{stage}/") and len(values) > 1:
             steps = list(values)
-            rows.append(Change(name.removeprefix("val/"), values[steps[0]], values[steps[-1]]))
-    return sorted(rows, key=_order)
+            rows.append(Change(name.removeprefix(f"{stage}/"), values[steps[0]], values[steps[-1]]))
+    return sorted(rows, key=_order) if stage == "val" else rows
 
 
 def _order(row: Change) -> tuple:
@@ -59,18 +64,16 @@ def bad_rows(run_dir: Path) -> dict[str, list[dict[str, str]]]:
 def print_report(run_dir: Path) -> None:
     """The table on the console, and where everything else is."""
     console = Console()
-    rows = changes(run_dir)
-    if rows:
-        table = Table("validation", "before", "after", "change", title="Student on the validation rows, percent")
+    for stage, title in _STAGES.items():
+        rows = changes(run_dir, stage)
+        if not rows:
+            continue
+        table = Table(stage, "before", "after", "change", title=f"{title}, percent")
         for row in rows:
             delta = 100 * (row.after - row.before)
             colour = "green" if delta > 0 else "red" if delta < 0 else "white"
-            table.add_row(
-                row.name,
-                f"{100 * row.before:.1f}",
-                f"{100 * row.after:.1f}",
-                f"[{colour}]{delta:+.1f}[/{colour}]",
-            )
+            cells = f"{100 * row.before:.1f}", f"{100 * row.after:.1f}", f"[{colour}]{delta:+.1f}[/{colour}]"
+            table.add_row(row.name, *cells, end_section=stage == "eval" and row.name == _last_subtask(rows))
         console.print(table)
     for what, records in bad_rows(run_dir).items():
         console.print(f"{len(records)} row(s): {what}, such as {records[0]['row']}", markup=False, highlight=False)
@@ -86,16 +89,18 @@ def print_report(run_dir: Path) -> None:
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html``, one file with everything in it."""
     sections = [f"<h1>{html.escape(run_dir.parent.name)} <small>{html.escape(run_dir.name)}</small></h1>"]
-    rows = changes(run_dir)
-    if rows:
+    for stage, title in _STAGES.items():
+        rows = changes(run_dir, stage)
+        if not rows:
+            continue
         cells = "".join(
             f"<tr><td>{html.escape(row.name)}</td><td>{100 * row.before:.1f}</td><td>{100 * row.after:.1f}</td>"
             f"<td class={'up' if row.after >= row.before else 'down'}>{100 * (row.after - row.before):+.1f}</td></tr>"
             for row in rows
         )
-        sections.append("<h2>Before and after, percent</h2><table><tr><th>validation<th>before<th>after<th>change</tr>")
-        sections.append(f"{cells}</table><p>caption_choice: share of captions that score higher than every one of ")
-        sections.append("their own negatives; a tie is lost.</p>")
+        sections.append(f"<h2>{title}, percent</h2>{_bars(rows) if stage == 'eval' else ''}<table>")
+        sections.append(f"<tr><th>{stage}<th>before<th>after<th>change</tr>{cells}</table>")
+        sections.append(f"<p>{_EXPLAINED[stage]}</p>")
     sections.append("<h2>Curves</h2>" + _curves(run_dir))
     sections.append("<h2>Rows</h2>" + (_bad_row_tables(run_dir) or "<p>Every row was used as it is.</p>"))
     config = run_dir / "config.yaml"
@@ -109,15 +114,49 @@ def write_report(run_dir: Path) -> Path:
     return page
 
 
+_SCORES = (
+    *("val/caption_choice", "val/image_to_text_r@1", "val/text_to_image_r@1"),
+    *("eval/compositional", "eval/general"),
+)
+_STAGES = {"eval": "Benchmark before and after", "val": "Validation rows before and after"}
+_EXPLAINED = {
+    "eval": "Each sub-task: share of pictures that score higher with their caption than with any false one, or with "
+    "their class than with any other; a tie is lost. Below them, means of sub-tasks.",
+    "val": "caption_choice: share of captions that score higher than every one of their own negatives; a tie is lost.",
+}
+
+
+def _last_subtask(rows: list[Change]) -> str:
+    """Where the sub-tasks end and their means begin."""
+    return [row.name for row in rows if "/" in row.name][-1]
+
+
+def _bars(rows: list[Change]) -> str:
+    """Every sub-task before and after."""
+    subtasks = [row for row in rows if "/" in row.name]
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots()
+    for offset, label, colour in ((0.0, "before", "0.7"), (0.4, "after", "C0")):
+        values = [100 * getattr(row, label) for row in subtasks]
+        axes.bar([place + offset for place in range(len(subtasks))], values, 0.4, label=label, color=colour)
+    axes.set_xticks([place + 0.2 for place in range(len(subtasks))], [row.name.replace("/", "\n") for row in subtasks])
+    axes.tick_params(axis="x", labelsize=7, rotation=45)
+    axes.set(ylabel="accuracy, percent", ylim=(0, 100))
+    axes.legend(fontsize=8, ncols=2)
+    return _embedded(figure, "before and after on every sub-task")
+
+
+def _embedded(figure: Figure, what: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return f'<img alt="{what}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
 def _curves(run_dir: Path) -> str:
     path = run_dir / "metrics.csv"
     metrics = read_metrics(path) if path.exists() else {}
     losses = {name: values for name, values in metrics.items() if name.startswith("train/loss")}
-    scores = {
-        name: values
-        for name, values in metrics.items()
-        if name in ("val/caption_choice", "val/image_to_text_r@1", "val/text_to_image_r@1")
-    }
+    scores = {name: values for name, values in metrics.items() if name in _SCORES}
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, curves, title in zip(panels, (losses, scores), ("training losses", "validation"), strict=True):
@@ -128,9 +167,7 @@ def _curves(run_dir: Path) -> str:
         if curves:
             axes.legend(fontsize=8)
     panels[0].set_yscale("symlog", linthresh=0.1)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f'<img alt="curves" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return _embedded(figure, "curves")
 
 
 def _bad_row_tables(run_dir: Path) -> str:

@@ -9,6 +9,7 @@ from degla.data.scenes.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene, Thi
 RELATIONS = ("left of", "right of", "above", "below", "inside")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 VALUES = {"size": tuple(SIZES), "texture": TEXTURES, "colour": COLOURS}  # adjectives in their order in a phrase
+_SAID = 0.25  # chance that a size or a texture is spoken of
 _CLEARLY = 0.2  # how much further left is "left of", as a share of the picture's width
 
 
@@ -136,16 +137,16 @@ def changed(noun: Noun, slots: tuple[str, ...] = ("colour", "shape"), avoid: tup
 
 def _noun(thing: Thing, rng: random.Random, colour: bool = True) -> Noun:
     """A phrase for ``thing`` with some of its adjectives."""
-    texture = thing.texture if rng.random() < 0.3 else ""
-    size = thing.size if rng.random() < 0.3 else ""
+    texture = thing.texture if rng.random() < _SAID else ""
+    size = thing.size if rng.random() < _SAID else ""
     return Noun(thing.shape, thing.colour if colour else "", texture, size)
 
 
 def _missing(scene: Scene, rng: random.Random, unlike: Noun) -> Noun:
     """A thing that is not there, of another shape and colour than ``unlike``."""
     while True:
-        texture = rng.choice(TEXTURES) if rng.random() < 0.3 else ""
-        size = rng.choice(list(SIZES)) if rng.random() < 0.3 else ""
+        texture = rng.choice(TEXTURES) if rng.random() < _SAID else ""
+        size = rng.choice(list(SIZES)) if rng.random() < _SAID else ""
         noun = Noun(rng.choice(SHAPES), rng.choice(COLOURS), texture, size)
         if noun.shape != unlike.shape and noun.colour != unlike.colour and not any(map(noun.fits, scene.things)):
             return noun

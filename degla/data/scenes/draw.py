@@ -17,7 +17,7 @@ RGB = {
     "white": (240, 240, 240),
 }
 _OVERSAMPLING = 3  # drawn larger and scaled down, for smooth edges
-_JITTER = 0.03  # how far a thing may be from its place, as a share of the picture's width
+_JITTER = 0.02  # how far a thing may be from its place, as a share of the picture's width
 _STRIPE = 4  # pixels of a stripe and its gap, in a picture of 48
 
 Point = tuple[float, float]
@@ -36,7 +36,9 @@ def png_bytes(scene: Scene, rng: random.Random, size: int = 48) -> bytes:
         x, y = (width * (place + rng.uniform(-_JITTER, _JITTER)) for place in (thing.x, thing.y))
         colour = tuple(max(0, min(255, part + rng.randrange(-12, 13))) for part in RGB[thing.colour])
         points = [(x + width * thing.radius * dx, y + width * thing.radius * dy) for dx, dy in OUTLINES[thing.shape]]
-        fill_shape(image, [points], colour, ground if thing.texture == "striped" else None)
+        fill_shape(image, [points], colour)
+        if thing.texture == "striped":  # in a darker shade: gaps would hide the shape
+            fill_shape(image, [points], tuple(part * 4 // 10 for part in colour), striped=True)
     return encode_png(image, size)
 
 
@@ -44,7 +46,7 @@ def fill_shape(
     image: Image.Image,
     outlines: list[list[Point]],
     colour: tuple[int, ...],
-    stripes: tuple[int, ...] | None = None,
+    striped: bool = False,
 ) -> None:
     """Fill the first outline with ``colour``; the further ones are holes in it.
 
@@ -52,13 +54,13 @@ def fill_shape(
         image: is drawn on.
         outlines: polygons in pixels of ``image``.
         colour: RGB.
-        stripes: RGB of horizontal stripes over the colour; None for none.
+        striped: leave gaps between horizontal stripes.
     """
     mask = Image.new("L", image.size)
     draw = ImageDraw.Draw(mask)
     for number, points in enumerate(outlines):
         draw.polygon(points, fill=0 if number else 255)
-    if stripes:
+    if striped:
         gap = _STRIPE * image.width // 96
         for top in range(0, image.height, 2 * gap):
             draw.rectangle((0, top, image.width, top + gap - 1), fill=0)

@@ -84,7 +84,8 @@ def _swapped(claim: Claim, slots: tuple[str, ...]) -> list[Claim]:
         return []
     first, second = claim.nouns
     nouns = tuple(
-        one._replace(**{slot: getattr(other, slot) for slot in slots}) for one, other in ((first, second), (second, first))
+        one._replace(**{slot: getattr(other, slot) for slot in slots})
+        for one, other in ((first, second), (second, first))
     )
     return [claim._replace(nouns=nouns)] if nouns != claim.nouns else []
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
-SIZES = {"small": 0.13, "large": 0.21}  # radius as a share of the picture's width
+SIZES = {"small": 0.17, "large": 0.24}  # radius as a share of the picture's width
 TEXTURES = ("plain", "striped")
 LAYOUTS = ("pair", "inside", "three", "group", "alone")
 SPLITS = ("train", "validation", "test")
@@ -14,7 +14,7 @@ SPLITS = ("train", "validation", "test")
 _NEAR, _FAR = 0.26, 0.74
 _CORNERS = ((_NEAR, _NEAR), (_FAR, _NEAR), (_NEAR, _FAR), (_FAR, _FAR))
 _CENTRE = (0.5, 0.5)
-_CONTAINER, _CONTENT = 0.40, 0.15  # radii in the layout `inside`, where sizes are not spoken of
+_CONTAINER, _CONTENT = 0.42, 0.18  # radii in the layout `inside`, where sizes are not spoken of
 
 
 class Thing(NamedTuple):

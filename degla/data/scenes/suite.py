@@ -28,7 +28,6 @@ class Subset(NamedTuple):
     foils: Callable[[Scene, Claim, random.Random], list[Claim]]
 
 
-
 def suite_items(benchmark: str, subset: str, split: str, num_items: int, size: int = 48) -> Iterator[SuiteItem]:
     """The items of one sub-task; the same for the same arguments.
 
@@ -49,7 +48,7 @@ def suite_items(benchmark: str, subset: str, split: str, num_items: int, size: i
             claim = sample_claim(scene, rng, kind)
         except ValueError:  # such as several of a group of one
             continue
-        if subset == "plurality" and claim.count > 1 or subset == "counting" and claim.count < 2:
+        if (subset == "plurality" and claim.count > 1) or (subset == "counting" and claim.count < 2):
             continue
         template = rng.randrange(NUM_TEMPLATES)
         caption = caption_of(claim, template)
@@ -73,9 +72,7 @@ def _one_more_thing(scene: Scene, claim: Claim, rng: random.Random) -> list[Clai
     shapes = [shape for shape in SHAPES if shape not in {noun.shape for noun in claim.nouns}]
     colours = [colour for colour in COLOURS if colour not in {noun.colour for noun in claim.nouns}]
     more = [Noun(shape, colour) for shape in shapes for colour in colours]
-    return [
-        claim._replace(nouns=(*claim.nouns, noun)) for noun in more if not holds(Claim("exists", (noun,)), scene)
-    ]
+    return [claim._replace(nouns=(*claim.nouns, noun)) for noun in more if not holds(Claim("exists", (noun,)), scene)]
 
 
 def _one_more_adjective(scene: Scene, claim: Claim, rng: random.Random) -> list[Claim]:

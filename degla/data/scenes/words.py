@@ -4,6 +4,7 @@
 """
 
 import gzip
+import itertools
 import sys
 from collections import Counter
 from pathlib import Path
@@ -31,7 +32,7 @@ def byte_pair_merges(words: list[str]) -> list[tuple[str, str]]:
     """
     parts = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges = []
-    while pairs := Counter(pair for word in parts for pair in zip(word, word[1:], strict=False)):
+    while pairs := Counter(pair for word in parts for pair in itertools.pairwise(word)):
         best = max(sorted(pairs), key=pairs.__getitem__)
         merges.append(best)
         parts = [_merged(word, best) for word in parts]

@@ -34,7 +34,7 @@ def scenes(
 
 
 def scenes_and_general(
-    num_rows: int = 48000,
+    num_rows: int = 51200,
     general_fraction: float = 0.5,
     seed: int = 0,
     image_size: int = 48,

@@ -1,0 +1,126 @@
+"""What a study is made of: its runs, the learning rates chosen, the scores on the test split. Plain data."""
+
+import math
+import platform
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+import torch
+from omegaconf import OmegaConf
+
+from degla.callbacks import read_metrics
+from degla.evaluation import Encoder
+from degla.models import ClipModel, interpolated
+from degla.models.checkpoints import read_weights
+from degla.models.export import WEIGHTS_NAME
+
+# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+_T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+
+
+class StudyRun(NamedTuple):
+    """A finished run of one method."""
+
+    method: str
+    lr: float
+    seed: int
+    folder: Path
+    validation: dict[str, float]  # means on the validation split at the end of the run
+    seconds: float  # of training, evaluation included
+
+
+def find_runs(folder: Path) -> list[StudyRun]:
+    """The finished runs below ``<folder>/<method>/``, in the order of their names."""
+    runs = []
+    for record in sorted(folder.glob("*/*/finished.json")):
+        config = OmegaConf.load(record.parent / "config.yaml")
+        metrics = read_metrics(record.parent / "metrics.csv")
+        last = {name: values[max(values)] for name, values in metrics.items() if name.startswith("eval/")}
+        means = {name.removeprefix("eval/"): value for name, value in last.items() if name.count("/") == 1}
+        seconds = record.stat().st_mtime - (record.parent / "config.yaml").stat().st_mtime
+        runs.append(StudyRun(config.name, config.optimizer.lr, config.seed, record.parent, means, seconds))
+    return runs
+
+
+def chosen_runs(runs: list[StudyRun]) -> list[StudyRun]:
+    """For each method the runs, one a seed, at the rate with the best mean ``overall`` on the validation split."""
+    by_rate: dict[str, dict[float, list[StudyRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        by_rate[run.method][run.lr].append(run)
+    chosen = []
+    for rates in by_rate.values():
+        chosen += max(rates.values(), key=lambda same: fmean(run.validation["overall"] for run in same))
+    return chosen
+
+
+def measure(model: ClipModel, benchmark, folder: Path | None, share: float) -> dict[str, float]:
+    """Sub-task or mean -> accuracy of ``share`` of the weights in ``folder`` and the rest of ``model``'s own.
+
+    Args:
+        model: as it was before fine-tuning; its weights are replaced.
+        benchmark: what to measure.
+        folder: of the fine-tuned model; None measures ``model``.
+        share: see ``degla.models.interpolated``.
+    """
+    if folder is not None:
+        base = model.clip.state_dict()
+        tuned = {
+            name: value.reshape(base[name].shape) for name, value in read_weights(folder / WEIGHTS_NAME).state.items()
+        }
+        model.clip.load_state_dict(interpolated(base, tuned, share))
+    scores = benchmark.evaluate(Encoder(model))
+    return {name: score.accuracy for name, score in scores.items()} | benchmark.summary(scores)
+
+
+def study_record(
+    runs: list[StudyRun],
+    points: list[tuple[StudyRun | None, float]],
+    scores: list[dict[str, float]],
+) -> dict:
+    """Everything that table and plots need, as JSON can hold it.
+
+    Args:
+        runs: all of them, for the choice of the rates.
+        points: what was measured on the test split: the first is the common start, then chosen run and share.
+        scores: of each point.
+    """
+    methods: dict[str, dict] = {}
+    for run in runs:
+        method = methods.setdefault(run.method, {"validation": [], "test": []})
+        rounded = {name: round(value, 4) for name, value in run.validation.items()}
+        method["validation"].append({"lr": run.lr, "seed": run.seed, "seconds": round(run.seconds), **rounded})
+    for (run, share), score in zip(points[1:], scores[1:], strict=True):
+        methods[run.method]["lr"] = run.lr
+        methods[run.method]["test"].append(
+            {"seed": run.seed, "share": share, "scores": {name: round(value, 4) for name, value in score.items()}}
+        )
+    return {"start": {name: round(value, 4) for name, value in scores[0].items()}, "methods": methods}
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval by Student's t; nan for one value."""
+    if len(values) < 2:
+        return fmean(values), math.nan
+    return fmean(values), _T95.get(len(values) - 1, 1.96) * stdev(values) / math.sqrt(len(values))
+
+
+def provenance(settings: dict) -> dict:
+    """Settings, versions, machine and commit."""
+    import lightning
+    import open_clip
+
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    return {
+        "settings": settings,
+        "commit": commit.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "open_clip": open_clip.__version__,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }

@@ -1,0 +1,149 @@
+"""Table and plots of a study, from its record alone."""
+
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from degla.report.study_record import mean_and_interval
+
+_MEANS = ("sugarcrepe", "aro", "valse", "compositional", "compositional_without_order", "general")
+_HEADS = ("SugarCrepe", "ARO", "VALSE", "compositional", "... without order", "general")
+_ABLATIONS = "degla_"  # methods named so are drawn dashed
+
+
+def write_study(record: dict, out: Path) -> None:
+    """Write ``study.md``, ``front.png`` and ``subtasks.png`` into ``out``."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "study.md").write_text(_markdown(record), encoding="utf-8")
+    for name, figure in (("front", _front(record)), ("subtasks", _subtasks(record))):
+        (out / f"{name}.png").write_bytes(png(figure))
+
+
+def print_study(record: dict, out: Path) -> None:
+    """The table of means on the console."""
+    table = Table("method", "rate", *_HEADS, title="Test split, percent, mean and 95 % interval over seeds")
+    for line in _rows(record):
+        table.add_row(*line)
+    console = Console()
+    console.print(table)
+    for name in ("study.json", "study.md", "front.png", "subtasks.png"):
+        console.print(str(out / name), soft_wrap=True, highlight=False, markup=False)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG; the same bytes for the same figure and version of Matplotlib."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _rows(record: dict) -> list[list[str]]:
+    lines = [["before fine-tuning", "", *(f"{100 * record['start'][name]:.1f}" for name in _MEANS)]]
+    for name, method in record["methods"].items():
+        lines.append([name, f"{method['lr']:g}", *(_cell(_tuned(method, mean)) for mean in _MEANS)])
+    return lines
+
+
+def _tuned(method: dict, name: str, share: float = 1.0) -> list[float]:
+    """One value a seed."""
+    return [point["scores"][name] for point in method["test"] if point["share"] == share]
+
+
+def _cell(values: list[float]) -> str:
+    mean, half = mean_and_interval(values)
+    return f"{100 * mean:.1f} ± {100 * half:.1f}"
+
+
+def _markdown(record: dict) -> str:
+    """The tables of docs/study.md."""
+    subtasks = [name for name in record["start"] if "/" in name]
+    parts = [
+        "Test split, percent; mean and 95 % interval over seeds, at each method's own rate.\n",
+        _table(["method", "rate", *_HEADS], _rows(record)),
+        "\nValidation split, percent, compositional / general: how the rate was chosen (the larger sum).\n",
+        _validation(record),
+        "\nTest split by sub-task, percent, mean over seeds.\n",
+        _table(
+            ["sub-task", "before", *record["methods"]],
+            [
+                [
+                    name,
+                    f"{100 * record['start'][name]:.0f}",
+                    *(f"{100 * mean_and_interval(_tuned(m, name))[0]:.0f}" for m in record["methods"].values()),
+                ]
+                for name in subtasks
+            ],
+        ),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _validation(record: dict) -> str:
+    rates = sorted({run["lr"] for method in record["methods"].values() for run in method["validation"]})
+    lines = []
+    for name, method in record["methods"].items():
+        line = [name]
+        for rate in rates:
+            runs = [run for run in method["validation"] if run["lr"] == rate]
+            both = (mean_and_interval([run[mean] for run in runs])[0] for mean in ("compositional", "general"))
+            text = " / ".join(f"{100 * value:.1f}" for value in both)
+            line.append(f"**{text}**" if rate == method["lr"] else text)
+        lines.append(line)
+    return _table(["method", *(f"{rate:g}" for rate in rates)], lines)
+
+
+def _table(heads: list[str], lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *lines])
+
+
+def _front(record: dict) -> Figure:
+    """Compositional against general accuracy: a curve a method, from before to after fine-tuning."""
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    titles = {"compositional": "compositional", "compositional_without_order": "compositional, without ARO's order"}
+    for axes, (mean, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        start = (100 * record["start"]["general"], 100 * record["start"][mean])
+        for number, (name, method) in enumerate(record["methods"].items()):
+            shares = sorted({point["share"] for point in method["test"]})
+            xs = [start[0], *(100 * mean_and_interval(_tuned(method, "general", share))[0] for share in shares)]
+            ys = [start[1], *(100 * mean_and_interval(_tuned(method, mean, share))[0] for share in shares)]
+            style = "--" if name.startswith(_ABLATIONS) else "-"
+            (line,) = axes.plot(xs, ys, style, color=f"C{number}", marker=".", label=name, alpha=0.8)
+            axes.errorbar(
+                xs[-1],
+                ys[-1],
+                xerr=100 * mean_and_interval(_tuned(method, "general"))[1],
+                yerr=100 * mean_and_interval(_tuned(method, mean))[1],
+                color=line.get_color(),
+                marker="o",
+                alpha=0.8,
+                elinewidth=0.8,
+            )
+        axes.plot(*start, "k*", markersize=14, label="before fine-tuning")
+        axes.set(title=title, xlabel="general accuracy, percent", ylabel="compositional accuracy, percent")
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.suptitle("Test split. Line: weights between before and after (WiSE-FT). Bars: 95 % over seeds.", fontsize=10)
+    return figure
+
+
+def _subtasks(record: dict) -> Figure:
+    """Every sub-task before and after, the main methods side by side."""
+    names = [name for name in record["start"] if "/" in name]
+    methods = {name: m for name, m in record["methods"].items() if not name.startswith(_ABLATIONS)}
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / (len(methods) + 1)
+    bars = {"before fine-tuning": [record["start"][name] for name in names]}
+    bars |= {key: [mean_and_interval(_tuned(method, name))[0] for name in names] for key, method in methods.items()}
+    for number, (label, values) in enumerate(bars.items()):
+        places = [place + number * width for place in range(len(names))]
+        colour = "0.7" if number == 0 else f"C{list(record['methods']).index(label)}"
+        axes.bar(places, [100 * value for value in values], width, label=label, color=colour)
+    axes.set_xticks([place + 0.4 for place in range(len(names))], [name.replace("/", "\n") for name in names])
+    axes.tick_params(axis="x", labelsize=7, rotation=45)
+    axes.set(ylabel="accuracy, percent", ylim=(0, 100))
+    axes.legend(fontsize=8, ncols=len(bars))
+    return figure
