@@ -1,14 +1,26 @@
-# make demo: install, then fine-tune a tiny CLIP on built-in scenes.   make test: install, then every test.
+# make demo: install ## fine-tune a tiny CLIP offline; prints before and after
+	$(BIN)/python -m degla.train experiment=demo
+
+study: install ## compare the methods on built-in scenes: an hour on 2 cores, can be stopped and taken up again
+	OMP_NUM_THREADS=1 $(BIN)/python -m degla.train +sweep=study
+	$(BIN)/python -m degla.study
+
+study-full: install ## the same with more learning rates and seeds, and runs three times as long
+	OMP_NUM_THREADS=1 $(BIN)/python -m degla.train +sweep=study_full
+	$(BIN)/python -m degla.study runs_dir=runs/study_full out=runs/study_full
+
+test: install, then every test.
+# make study: rival methods on the same scenes, compared; goes on where it was stopped.
 # A machine without a GPU saves 5 GB: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint lock clean
+.PHONY: help install demo study study-full test lint lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 install: $(VENV)/.installed ## create .venv and install degla with what its tests need
 

@@ -1,14 +1,15 @@
 """What a study is made of: its runs, the learning rates chosen, the scores on the test split. Plain data."""
 
 import math
+import os
 import platform
 import subprocess
 from collections import defaultdict
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-import torch
 from omegaconf import OmegaConf
 
 from degla.callbacks import read_metrics
@@ -109,9 +110,6 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
 
 def provenance(settings: dict) -> dict:
     """Settings, versions, machine and commit."""
-    import lightning
-    import open_clip
-
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
     )
@@ -119,8 +117,6 @@ def provenance(settings: dict) -> dict:
         "settings": settings,
         "commit": commit.stdout.strip() or "unknown",
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
-        "open_clip": open_clip.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        **{name: version(name) for name in ("torch", "lightning", "open_clip_torch")},
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
     }

@@ -44,8 +44,8 @@ def tiny(photos, run_dir, *overrides):
 
 def test_no_file_is_forgotten():
     """A new group or option needs a line here, and so a test below."""
-    known = {"callbacks", "data", "experiment", "loader", "logger", "model", "objective", "optimizer", "scheduler",
-             "strategy", "sweep", "teacher", "trainer", "train.yaml"}  # fmt: skip
+    known = {"benchmark", "callbacks", "data", "experiment", "loader", "logger", "model", "objective", "optimizer",
+             "scheduler", "strategy", "study.yaml", "sweep", "teacher", "trainer", "train.yaml"}  # fmt: skip
     assert {Path(file).parts[0] for file in FILES} == known
 
 
@@ -56,7 +56,7 @@ def test_models_take_their_keys(file):
     assert target.__name__ == "load_clip" and "quick_gelu" in settings
 
 
-@pytest.mark.parametrize("option", ["vit_b_32", "vit_b_16", "rn50", "tiny"])
+@pytest.mark.parametrize("option", ["vit_b_32", "vit_b_16", "rn50", "tiny", "scenes"])
 def test_models_build_and_encode(option):
     from degla.build import call
 
@@ -84,13 +84,15 @@ def test_models_build_and_encode(option):
         ["model.unlocked_image_groups=0"],
         ["objective.local_loss=false"],
         ["data=scenes", "data.num_scenes=40", "~data.path"],
+        ["data=scenes_and_general", "data.num_rows=40", "objective=clip"],
+        ["benchmark=scenes", "benchmark.num_items=4"],
         ["data@val_data=scenes", "val_data.num_scenes=9", "loader.val_fraction=0"],
     ],
     ids=" ".join,
 )
 def test_two_steps_with(photos, tmp_path, overrides):
     overrides = [o for o in overrides if not o.startswith("~")]
-    if "data=scenes" in overrides:
+    if any(override.startswith("data=scenes") for override in overrides):
         cfg = composed("model=tiny", *overrides, "loader.num_workers=0", "loader.global_batch_size=4",
                        "trainer.accelerator=cpu", "callbacks.progress_bar=null", "trainer.max_steps=2",
                        "trainer.log_every_n_steps=1", run_dir=str(tmp_path))  # fmt: skip
@@ -150,12 +152,41 @@ def test_schedule_and_groups_are_the_released_ones():
     assert torch.is_tensor(model.clip.logit_scale)
 
 
-def test_sweep_file_composes():
-    cfg = composed("+sweep=learning_rate")
-    assert cfg.optimizer.lr == 1e-6
+def test_sweep_files_compose():
+    assert composed("+sweep=learning_rate").optimizer.lr == 1e-6
+    assert composed("+sweep=study").ckpt_path == "last"
 
 
-@pytest.mark.parametrize("name", ["demo", "demo_base", "vitb32"])
+STUDY = sorted(Path(file).stem for file in FILES if file.startswith("experiment/study/"))
+
+
+def test_the_study_sweeps_over_every_method():
+    from omegaconf import OmegaConf
+
+    params = OmegaConf.load(CONFIGS / "sweep" / "study.yaml").hydra.sweeper.params
+    assert sorted(name.strip() for name in params.experiment.split(",")) == [f"study/{name}" for name in STUDY]
+    assert len(params["optimizer.lr"].split(",")) >= 3 and len(params.seed.split(",")) >= 3
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_methods_of_the_study_run_and_differ_in_the_objective_alone(name, tmp_path):
+    short = ["data.num_scenes=64", "loader.global_batch_size=8", "loader.num_workers=0", "trainer.max_steps=2",
+             "trainer.log_every_n_steps=1", "benchmark.num_items=4", "callbacks.progress_bar=null"]  # fmt: skip
+    cfg = composed(f"experiment=study/{name}", *short, run_dir=str(tmp_path))
+    assert cfg.name == name
+    base = composed("experiment=scenes_finetune", *short, run_dir=str(tmp_path))
+    for group in ("model", "data", "loader", "optimizer", "scheduler", "trainer", "benchmark"):
+        assert cfg[group] == base[group]
+    run = build(cfg)
+    run.trainer.fit(run.module, run.datamodule)
+    assert math.isfinite(run.trainer.callback_metrics["train/loss"])
+    expected = {"contrastive"} if name in ("clip", "negclip") else {"contrastive", "imc", "cmr"}
+    if name.startswith("degla"):
+        expected = {"contrastive", "igc", "tgc", "distill"} - {name.removeprefix("degla_no_")}
+    assert set(run.module.objective.weights) == expected
+
+
+@pytest.mark.parametrize("name", ["demo", "scenes_pretrain", "scenes_finetune", "vitb32"])
 def test_experiments_say_how_they_are_run(name):
     text = (CONFIGS / "experiment" / f"{name}.yaml").read_text()
     assert "command" in text and "hardware" in text

@@ -16,8 +16,9 @@ ALLOWED = {
     "losses": {"losses"},
     "models": {"models", "errors"},
     "data": {"data", "errors"},
-    "callbacks": {"callbacks", "data", "models"},
-    "report": {"report", "callbacks"},
+    "evaluation": {"evaluation", "data"},
+    "callbacks": {"callbacks", "data", "evaluation", "models"},
+    "report": {"report", "callbacks", "evaluation", "models"},
     "module": {"data", "errors", "losses", "models", "optim", "validation"},
     "validation": {"data", "losses"},
     "optim": set(),
@@ -71,6 +72,8 @@ def test_wheel_finds_its_configs_from_anywhere(tmp_path):
     source = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml") if "local" not in path.parts}
     assert {name.removeprefix("degla/") for name in names if name.endswith(".yaml")} == source
     assert "degla/models/architectures/degla-tiny.json" in names
+    assert "degla/models/architectures/degla-scenes.bpe.gz" in names
+    assert "degla/models/pretrained/degla-scenes/plain_clip.safetensors" in names
     assert not any(name.startswith(("tests", "configs")) for name in names)
     (tmp_path / "elsewhere").mkdir()
     code = "import sys, degla.config as c, degla.train as t; print(c.config_dir()); del sys.argv[1]; t.main()"

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from degla.data.schema import Negative, parse_negatives
-from degla.data.sources import RowStream, coco, folder, huggingface, negclip_tsv, scenes
+from degla.data.sources import RowStream, coco, folder, huggingface, negclip_tsv, scenes, scenes_and_general
 from degla.errors import ConfigError
 from tests.conftest import KINDS
+from tests.helpers.scene_reader import FORMS
 
 
 def write_table(root, records, suffix):
@@ -185,6 +186,7 @@ def test_missing_column(photo_folder):
 def test_scenes_are_the_same_bytes_for_a_seed(tmp_path):
     one, two = (scenes(20, seed=3, cache_dir=str(tmp_path / name)).rows(list(range(20))) for name in "ab")
     assert one == two
+    assert one != scenes(20, split="test", seed=3, cache_dir=str(tmp_path)).rows(list(range(20)))
     assert one != scenes(20, seed=4, cache_dir=str(tmp_path)).rows(list(range(20)))
 
 
@@ -192,3 +194,9 @@ def test_scenes_are_the_same_bytes_for_a_seed(tmp_path):
 def test_parse_negatives_refuses(value):
     with pytest.raises(ValueError):
         parse_negatives(value)
+
+
+def test_scenes_and_general_side_are_mixed(tmp_path):
+    rows = scenes_and_general(300, general_fraction=0.5, cache_dir=str(tmp_path)).rows(list(range(300)))
+    general = [row for row in rows if not any(form.match(row.caption) for form in FORMS.values())]
+    assert 110 < len(general) < 190 and not any(row.negatives for row in rows)

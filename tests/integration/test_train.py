@@ -197,11 +197,18 @@ def test_streaming(photo_folder, hub_dataset, tmp_path):
     assert len(metrics["train/loss"]) == 9 and list(metrics["val/caption_choice"]) == [0, 9]
 
 
-def test_demo_experiments(tmp_path):
-    """The two commands of `make demo`, cut short."""
-    short = ["loader.num_workers=0", "data.num_scenes=400", "val_data.num_scenes=40", "trainer.log_every_n_steps=1"]
-    degla("experiment=demo_base", *short, cwd=tmp_path)
-    base = only_run(tmp_path, "demo_base") / "model"
-    output = degla("experiment=demo", f"model.pretrained={base}", *short, cwd=tmp_path).stdout
-    assert "caption_choice/swap_adjectives" in output and "before" in output
-    assert "train/loss_tgc" in read_metrics(only_run(tmp_path, "demo") / "metrics.csv")
+def test_demo_experiment(tmp_path):
+    """The command of `make demo`, cut short; the same command again with ckpt_path=last does nothing."""
+    short = ["loader.num_workers=0", "data.num_scenes=200", "benchmark.num_items=10", "trainer.log_every_n_steps=1"]
+    output = degla("experiment=demo", *short, "trainer.max_steps=4", cwd=tmp_path).stdout
+    assert "sugarcrepe/swap_obj" in output and "general/digits" in output and "before" in output
+    run = only_run(tmp_path, "demo")
+    metrics = read_metrics(run / "metrics.csv")
+    assert "train/loss_tgc" in metrics and list(metrics["eval/general"]) == [0, 4]
+    assert "before and after on every sub-task" in (run / "report.html").read_text()
+    before = (run / "metrics.csv").read_bytes()
+    again = degla("experiment=demo", *short, "trainer.max_steps=4", "ckpt_path=last", cwd=tmp_path)
+    assert "has finished already" in again.stdout + again.stderr and "sugarcrepe/swap_obj" in again.stdout
+    assert (run / "metrics.csv").read_bytes() == before
+    degla("experiment=demo", *short, "trainer.max_steps=6", "ckpt_path=last", cwd=tmp_path)  # other settings: goes on
+    assert list(read_metrics(run / "metrics.csv")["eval/general"]) == [0, 4, 6]

@@ -204,3 +204,43 @@ def test_config_is_json(tiny, tmp_path):
     folder = save_open_clip(tiny, tmp_path / "model")
     config = json.loads((folder / "open_clip_config.json").read_text())
     assert config["model_cfg"]["quick_gelu"] is False and "mean" in config["preprocess_cfg"]
+
+
+def test_a_vocabulary_of_its_own_travels_with_the_model(tmp_path):
+    """degla-scenes -> folder -> degla again, and plain open_clip with the file named."""
+    from degla.data.scenes.words import byte_pair_merges, vocabulary
+
+    model = load_clip("degla-scenes", "plain_clip").eval()
+    texts = ["a small striped red circle is inside the blue square", "the digit seven", "quite another text!"]
+    assert all(len(model.tokenizer.tokenize.encode(word)) == 1 for word in vocabulary())
+    assert model.clip.vocab_size == 512 + len(byte_pair_merges(vocabulary())) + 2
+    assert model.tokenizer(texts).max() == model.clip.vocab_size - 1  # the end of a text, where its feature is read
+    folder = save_open_clip(model, tmp_path / "model")
+    again = load_clip(pretrained=str(folder)).eval()
+    with torch.no_grad():
+        expected = model.encode_text(model.tokenizer(texts))
+        assert torch.equal(again.encode_text(again.tokenizer(texts)), expected)
+        plain = open_clip.create_model(f"local-dir:{folder}").eval()
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "degla-scenes.bpe.gz"))
+        features = torch.nn.functional.normalize(plain.encode_text(tokenizer(texts)), dim=-1)
+        torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
+    (folder / "degla-scenes.bpe.gz").unlink()
+    with pytest.raises(ConfigError, match=r"degla-scenes\.bpe\.gz, which is not in"):
+        load_clip(pretrained=str(folder))
+
+
+def test_the_merges_file_is_what_the_world_gives(tmp_path):
+    from degla.data.scenes.words import write_merges
+    from degla.models.load import _ARCHITECTURES
+
+    write_merges(tmp_path / "x.gz")
+    assert (tmp_path / "x.gz").read_bytes() == (_ARCHITECTURES / "degla-scenes.bpe.gz").read_bytes()
+
+
+def test_bundled_weights_are_small_and_named_in_messages():
+    from degla.models.load import _BUNDLED
+
+    file = _BUNDLED / "degla-scenes" / "plain_clip.safetensors"
+    assert file.stat().st_size < 2_000_000
+    with pytest.raises(ConfigError, match="its tags: plain_clip"):
+        load_clip("degla-scenes", "plain_klip")

@@ -52,9 +52,7 @@ def _sugarcrepe(subset: str, items: dict[str, SuiteItem], size: int) -> dict:
 
 def _aro(subset: str, items: dict[str, SuiteItem], size: int) -> list[dict]:
     if subset == "order":
-        return [
-            {"image_path": name, "caption_options": [item.caption, *item.foils]} for name, item in items.items()
-        ]
+        return [{"image_path": name, "caption_options": [item.caption, *item.foils]} for name, item in items.items()]
     records = []
     for name, item in items.items():
         box = {"bbox_x": 0, "bbox_y": 0, "bbox_w": size, "bbox_h": size}  # ARO crops to the box: here, the whole

@@ -34,8 +34,8 @@ def scenes(
 
 
 def scenes_and_general(
-    num_rows: int = 51200,
-    general_fraction: float = 0.5,
+    num_rows: int = 64000,
+    general_fraction: float = 0.55,
     seed: int = 0,
     image_size: int = 48,
     cache_dir: str | None = None,

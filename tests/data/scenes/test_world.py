@@ -130,7 +130,9 @@ def test_same_seed_same_bytes():
     first = drawn()
     assert first == drawn()
     texts = repr([(caption, [tuple(negative) for negative in negatives]) for caption, negatives, _ in first])
-    assert hashlib.sha256(texts.encode()).hexdigest() == "f7eae46379ea074a3a057e18bacfd5da9f42164d97b5cb20f3b747c1194feab5"
+    assert (
+        hashlib.sha256(texts.encode()).hexdigest() == "f7eae46379ea074a3a057e18bacfd5da9f42164d97b5cb20f3b747c1194feab5"
+    )
 
 
 @pytest.mark.parametrize(("benchmark", "subset"), ALL_SUBSETS)
