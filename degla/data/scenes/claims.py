@@ -9,7 +9,7 @@ from degla.data.scenes.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene, Thi
 RELATIONS = ("left of", "right of", "above", "below", "inside")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 VALUES = {"size": tuple(SIZES), "texture": TEXTURES, "colour": COLOURS}  # adjectives in their order in a phrase
-_SAID = 0.25  # chance that a size or a texture is spoken of
+DETAIL = 0.05  # chance that a size, or a texture, is spoken of
 _CLEARLY = 0.2  # how much further left is "left of", as a share of the picture's width
 
 
@@ -66,7 +66,7 @@ def holds(claim: Claim, scene: Scene) -> bool:
     raise ValueError(f"no such kind of claim: {claim.kind}")
 
 
-def sample_claim(scene: Scene, rng: random.Random, kind: str | None = None) -> Claim:
+def sample_claim(scene: Scene, rng: random.Random, kind: str | None = None, detail: float = DETAIL) -> Claim:
     """A true claim about ``scene``.
 
     What is said and its opposite (``listed`` and ``without``, "one" and "several") come up equally often: a text
@@ -76,6 +76,7 @@ def sample_claim(scene: Scene, rng: random.Random, kind: str | None = None) -> C
         scene: of which the claim shall be true.
         rng: chooses what is said and how much of it.
         kind: one of those that suit the scene's layout; None draws one.
+        detail: chance that a noun's size is spoken of, and the same for its texture.
 
     Raises:
         ValueError: nothing of this kind is said of such a scene.
@@ -91,12 +92,12 @@ def sample_claim(scene: Scene, rng: random.Random, kind: str | None = None) -> C
         if relation is None:  # the container came first: it is the content that is inside
             first, second, relation = second, first, "inside"
         colours = rng.random() < 0.85
-        return Claim(kind, (_noun(first, rng, colours), _noun(second, rng, colours)), relation)
-    noun = _noun(things[0], rng)
+        return Claim(kind, (_noun(first, rng, detail, colours), _noun(second, rng, detail, colours)), relation)
+    noun = _noun(things[0], rng, detail)
     if kind == "listed":
-        return Claim(kind, (noun, _noun(things[1], rng)))
+        return Claim(kind, (noun, _noun(things[1], rng, detail)))
     if kind == "without":
-        return Claim(kind, (noun, _missing(scene, rng, unlike=noun)))
+        return Claim(kind, (noun, _missing(scene, rng, detail, unlike=noun)))
     if kind == "absent":  # close to what is there, so that one word decides
         missing = [other for other in changed(noun) if not holds(Claim("exists", (other,)), scene)]
         return Claim(kind, (rng.choice(missing),))
@@ -135,18 +136,18 @@ def changed(noun: Noun, slots: tuple[str, ...] = ("colour", "shape"), avoid: tup
     return results
 
 
-def _noun(thing: Thing, rng: random.Random, colour: bool = True) -> Noun:
+def _noun(thing: Thing, rng: random.Random, detail: float, colour: bool = True) -> Noun:
     """A phrase for ``thing`` with some of its adjectives."""
-    texture = thing.texture if rng.random() < _SAID else ""
-    size = thing.size if rng.random() < _SAID else ""
+    texture = thing.texture if rng.random() < detail else ""
+    size = thing.size if rng.random() < detail else ""
     return Noun(thing.shape, thing.colour if colour else "", texture, size)
 
 
-def _missing(scene: Scene, rng: random.Random, unlike: Noun) -> Noun:
+def _missing(scene: Scene, rng: random.Random, detail: float, unlike: Noun) -> Noun:
     """A thing that is not there, of another shape and colour than ``unlike``."""
     while True:
-        texture = rng.choice(TEXTURES) if rng.random() < _SAID else ""
-        size = rng.choice(list(SIZES)) if rng.random() < _SAID else ""
+        texture = rng.choice(TEXTURES) if rng.random() < detail else ""
+        size = rng.choice(list(SIZES)) if rng.random() < detail else ""
         noun = Noun(rng.choice(SHAPES), rng.choice(COLOURS), texture, size)
         if noun.shape != unlike.shape and noun.colour != unlike.colour and not any(map(noun.fits, scene.things)):
             return noun
