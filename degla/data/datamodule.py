@@ -1,6 +1,7 @@
 """The LightningDataModule: which rows train, which validate, and from where a resumed run goes on."""
 
 import hashlib
+import multiprocessing
 from pathlib import Path
 
 import lightning as L
@@ -180,10 +181,13 @@ class DataModule(L.LightningDataModule):
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
 
     def _loader(self, dataset, **arguments) -> DataLoader:
+        # Inside a job of hydra/launcher=joblib the default is joblib's own way, which cannot start these workers.
+        inside_joblib = multiprocessing.get_start_method() == "loky"
         return DataLoader(
             dataset,
             collate_fn=as_is,
             num_workers=self.num_workers,
+            multiprocessing_context="fork" if self.num_workers and inside_joblib else None,
             pin_memory=torch.cuda.is_available(),
             **arguments,
         )
