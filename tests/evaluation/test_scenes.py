@@ -26,7 +26,7 @@ def test_texts_alone_are_at_chance_where_they_should_be(benchmark, subset):
     )
     accuracy = text_only_accuracy(train, test)
     if subset in NEEDS_NO_PICTURE:
-        assert accuracy > 0.6
+        assert accuracy > (0.4 if subset == "order" else 0.9)  # chance: 0.2, 0.5
     else:
         assert abs(accuracy - 0.5) < 0.08  # three and a half standard errors
 
@@ -36,10 +36,10 @@ def test_the_shipped_model_knows_things_and_not_their_order(shipped):
     benchmark = ScenesBenchmark("validation", num_items=100)
     scores = benchmark.evaluate(Encoder(shipped))
     means = benchmark.summary(scores)
-    assert means["general"] > 0.93
+    assert means["general"] > 0.95
     for name in ("sugarcrepe/swap_obj", "sugarcrepe/swap_att", "aro/relation", "aro/attribution", "valse/spatial"):
-        assert scores[name].accuracy < 0.66, name
-    assert scores["aro/order"].accuracy < 0.4
+        assert scores[name].accuracy < 0.72, name
+    assert scores["aro/order"].accuracy < 0.35
     assert means["overall"] == (means["compositional"] + means["general"]) / 2
     assert all(score.num_items == 100 for score in scores.values())
 
