@@ -27,7 +27,7 @@ def print_study(record: dict, out: Path) -> None:
     table = Table("method", "rate", *_HEADS, title="Test split, percent, mean and 95 % interval over seeds")
     for line in _rows(record):
         table.add_row(*line)
-    console = Console()
+    console = Console(width=max(Console().width, 118))  # a folded number cannot be read
     console.print(table)
     for name in ("study.json", "study.md", "front.png", "subtasks.png"):
         console.print(str(out / name), soft_wrap=True, highlight=False, markup=False)

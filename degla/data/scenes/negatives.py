@@ -15,8 +15,8 @@ _AT_LEAST = 4  # negatives of every caption: the K of the paper
 def hard_negatives(scene: Scene, claim: Claim, template: int, rng: random.Random) -> list[Negative]:
     """One negative of each kind that the claim allows, the paper's kinds first.
 
-    Each but the shuffle is checked to be false of the scene; a shuffle is only another text. Where fewer than
-    four kinds fit, further shuffles fill up.
+    Each but the shuffle is checked to be false of the scene; a shuffle is only another text, which may happen to
+    be that of a swap. Where fewer than four kinds fit, further shuffles fill up.
 
     Args:
         scene: what is drawn.

@@ -21,11 +21,11 @@ class SuiteItem(NamedTuple):
 
 
 class Subset(NamedTuple):
-    """How the items of a sub-task are made."""
+    """How the items of a sub-task are made: a true claim of a kind, and false ones to choose from."""
 
     layouts: tuple[str, ...]
     kinds: tuple[str, ...]  # of claims, drawn with equal chance
-    foils: Callable[[Scene, Claim, random.Random], list[Claim]]
+    foils: Callable[[Scene, Claim], list[Claim]]
 
 
 def suite_items(benchmark: str, subset: str, split: str, num_items: int, size: int = 48) -> Iterator[SuiteItem]:
@@ -55,7 +55,7 @@ def suite_items(benchmark: str, subset: str, split: str, num_items: int, size: i
         if subset == "order":
             foils = _perturbed(caption, rng)
         else:
-            candidates = [foil for foil in recipe.foils(scene, claim, rng) if not holds(foil, scene)]
+            candidates = [foil for foil in recipe.foils(scene, claim) if not holds(foil, scene)]
             foils = [caption_of(rng.choice(candidates), template)] if candidates else []
         if foils:
             group = claim.relation if subset == "relation" else "_".join(noun.colour for noun in claim.nouns)
@@ -63,11 +63,11 @@ def suite_items(benchmark: str, subset: str, split: str, num_items: int, size: i
             made += 1
 
 
-def _of_kind(kind: str) -> Callable[[Scene, Claim, random.Random], list[Claim]]:
-    return lambda scene, claim, rng: false_claims(scene, claim)[kind]
+def _of_kind(kind: str) -> Callable[[Scene, Claim], list[Claim]]:
+    return lambda scene, claim: false_claims(scene, claim)[kind]
 
 
-def _one_more_thing(scene: Scene, claim: Claim, rng: random.Random) -> list[Claim]:
+def _one_more_thing(scene: Scene, claim: Claim) -> list[Claim]:
     """The list, and something else that is not there."""
     shapes = [shape for shape in SHAPES if shape not in {noun.shape for noun in claim.nouns}]
     colours = [colour for colour in COLOURS if colour not in {noun.colour for noun in claim.nouns}]
@@ -75,7 +75,7 @@ def _one_more_thing(scene: Scene, claim: Claim, rng: random.Random) -> list[Clai
     return [claim._replace(nouns=(*claim.nouns, noun)) for noun in more if not holds(Claim("exists", (noun,)), scene)]
 
 
-def _one_more_adjective(scene: Scene, claim: Claim, rng: random.Random) -> list[Claim]:
+def _one_more_adjective(scene: Scene, claim: Claim) -> list[Claim]:
     return [
         claim._replace(nouns=(*claim.nouns[:i], noun._replace(**{slot: value}), *claim.nouns[i + 1 :]))
         for i, noun in enumerate(claim.nouns)
@@ -98,15 +98,15 @@ SUBSETS: dict[str, dict[str, Subset]] = {
         "add_att": Subset(("pair",), ("related",), _one_more_adjective),
     },
     "aro": {
-        "relation": Subset(_RELATED, ("related",), lambda scene, claim, rng: exchanged(claim)),
+        "relation": Subset(_RELATED, ("related",), lambda scene, claim: exchanged(claim)),
         "attribution": Subset(("pair", "three"), ("listed",), _of_kind("swap_adjectives")),
-        "order": Subset(_RELATED, ("related",), lambda scene, claim, rng: []),
+        "order": Subset(_RELATED, ("related",), lambda scene, claim: []),
     },
     "valse": {
         "existence": Subset(("alone",), ("exists", "absent"), _of_kind("change_existence")),
         "plurality": Subset(("group",), ("counted", "several"), _of_kind("change_count")),
         "counting": Subset(("group",), ("counted",), _of_kind("change_count")),
-        "spatial": Subset(("pair",), ("related",), lambda scene, claim, rng: opposite_relation(claim)),
+        "spatial": Subset(("pair",), ("related",), lambda scene, claim: opposite_relation(claim)),
     },
 }
 

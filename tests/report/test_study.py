@@ -1,0 +1,58 @@
+"""The choice of rates, the intervals, and the committed study drawn again."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from degla.report.study_record import StudyRun, chosen_runs, mean_and_interval, study_record
+from degla.report.study_report import print_study, write_study
+
+COMMITTED = Path(__file__).parents[2] / "docs" / "study"
+
+
+def run(method, lr, seed, overall):
+    return StudyRun(method, lr, seed, Path("x"), {"overall": overall, "compositional": overall, "general": overall}, 60)
+
+
+def test_the_rate_is_chosen_by_the_mean_over_seeds_on_validation():
+    runs = [run("a", 1e-3, 0, 0.9), run("a", 1e-3, 1, 0.1), run("a", 1e-4, 0, 0.6), run("a", 1e-4, 1, 0.6),
+            run("b", 1e-3, 0, 0.3), run("b", 1e-4, 0, 0.2)]  # fmt: skip
+    assert [(r.method, r.lr, r.seed) for r in chosen_runs(runs)] == [("a", 1e-4, 0), ("a", 1e-4, 1), ("b", 1e-3, 0)]
+
+
+def test_interval_by_hand():
+    """1, 2, 3: mean 2, s 1, t 4.30 with two degrees of freedom, so 4.30 / sqrt(3)."""
+    mean, half = mean_and_interval([1.0, 2.0, 3.0])
+    assert mean == 2 and half == pytest.approx(4.30 / math.sqrt(3))
+    assert math.isnan(mean_and_interval([1.0])[1])
+
+
+def test_tables_say_what_the_record_says(tmp_path, capsys):
+    names = ["sugarcrepe/swap_obj", "aro/order", "general/digits", "sugarcrepe", "aro", "valse", "compositional",
+             "compositional_without_order", "general"]  # fmt: skip
+    runs = [run("degla", 1e-3, seed, 0.5 + seed / 10) for seed in (0, 1)] + [run("degla", 1e-4, 0, 0.2)]
+    points = [(None, 0.0), *((runs[seed], share) for seed in (0, 1) for share in (0.5, 1.0))]
+    scores = [dict.fromkeys(names, value) for value in (0.1, 0.3, 0.6, 0.4, 0.8)]
+    record = json.loads(json.dumps(study_record(runs, points, scores)))
+    write_study(record, tmp_path)
+    print_study(record, tmp_path)
+    text = (tmp_path / "study.md").read_text()
+    assert "| before fine-tuning |  | 10.0 |" in text
+    assert "| degla | 0.001 | 70.0 ± 127.1 |" in text and "70.0 ± 127.1" in capsys.readouterr().out
+    assert "| degla | 20.0 / 20.0 | **55.0 / 55.0** |" in text
+    assert "| sugarcrepe/swap_obj | 10 | 70 |" in text
+    assert Image.open(tmp_path / "front.png").size[0] > 1000
+
+
+def test_the_committed_study_is_drawn_from_its_record(tmp_path):
+    record = json.loads((COMMITTED / "study.json").read_text())
+    write_study(record, tmp_path)
+    assert (tmp_path / "study.md").read_text() == (COMMITTED / "study.md").read_text()
+    for name in ("front.png", "subtasks.png"):
+        mine, committed = (np.asarray(Image.open(f / name).convert("L"), float) for f in (tmp_path, COMMITTED))
+        assert mine.shape == committed.shape
+        assert (abs(mine - committed) > 64).mean() < 0.01  # fonts differ a little between versions of Matplotlib
