@@ -8,7 +8,7 @@ from degla.data.scenes.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene, Thi
 
 RELATIONS = ("left of", "right of", "above", "below", "inside")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-VALUES = {"size": tuple(SIZES), "texture": TEXTURES, "colour": COLOURS}  # adjectives in their order in a phrase
+VALUES = {"size": tuple(SIZES), "texture": TEXTURES, "colour": COLOURS}  # of adjectives
 DETAIL = 0.05  # chance that a size, or a texture, is spoken of
 _CLEARLY = 0.2  # how much further left is "left of", as a share of the picture's width
 

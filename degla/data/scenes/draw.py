@@ -18,7 +18,7 @@ RGB = {
 }
 _OVERSAMPLING = 3  # drawn larger and scaled down, for smooth edges
 _JITTER = 0.02  # how far a thing may be from its place, as a share of the picture's width
-_STRIPE = 4  # pixels of a stripe and its gap, in a picture of 48
+_STRIPE = 2  # pixels of a stripe, and of its gap, in a picture of 48
 
 Point = tuple[float, float]
 
@@ -61,7 +61,7 @@ def fill_shape(
     for number, points in enumerate(outlines):
         draw.polygon(points, fill=0 if number else 255)
     if striped:
-        gap = _STRIPE * image.width // 96
+        gap = _STRIPE * image.width // 48
         for top in range(0, image.height, 2 * gap):
             draw.rectangle((0, top, image.width, top + gap - 1), fill=0)
     image.paste(colour, mask=mask)
