@@ -40,14 +40,14 @@ def _measured(cfg: DictConfig) -> dict:
     if not runs:
         raise ConfigError(f"runs_dir={cfg.runs_dir} holds no finished run: first python -m degla.train +sweep=study")
     settings = OmegaConf.to_container(cfg, resolve=True)
-    points = [(None, 0.0), *((run, share) for run in chosen_runs(runs) for share in cfg.shares)]
-    scores = Parallel(n_jobs=cfg.n_jobs, verbose=5)(
-        delayed(_measure)(settings, run and run.folder / "model", share) for run, share in points
+    tuned = [(run, list(cfg.shares)) for run in chosen_runs(runs)]
+    scores = Parallel(n_jobs=cfg.n_jobs, verbose=10)(
+        delayed(_measure)(settings, run and run.folder / "model", shares) for run, shares in [(None, [0.0]), *tuned]
     )
-    return {"provenance": provenance(settings), **study_record(runs, points, scores)}
+    return {"provenance": provenance(settings), **study_record(runs, tuned, scores[0][0], scores[1:])}
 
 
-def _measure(settings: dict, folder: Path | None, share: float) -> dict[str, float]:
+def _measure(settings: dict, folder: Path | None, shares: list[float]) -> list[dict[str, float]]:
     """In a process of its own: the test scores of a run's weights mixed with those it began with."""
     import torch
 
@@ -56,7 +56,8 @@ def _measure(settings: dict, folder: Path | None, share: float) -> dict[str, flo
 
     torch.set_num_threads(1)  # the model is too small for more
     cfg = OmegaConf.create(settings)
-    return measure(call(cfg.model, "model"), call(cfg.benchmark, "benchmark"), folder, share)
+    benchmark = call(cfg.benchmark, "benchmark")
+    return [measure(call(cfg.model, "model"), benchmark, folder, share) for share in shares]
 
 
 if __name__ == "__main__":

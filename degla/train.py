@@ -39,8 +39,7 @@ def train(cfg: DictConfig) -> float:
     _quiet_lightning()
     run_dir = Path(cfg.run_dir)
     if cfg.ckpt_path == "last" and (value := _finished(cfg, run_dir)) is not None:
-        log.warning(f"ckpt_path=last: {run_dir} has finished already, with these settings; nothing is done")
-        print_report(run_dir)
+        log.warning(f"ckpt_path=last: it has finished already, with these settings: {run_dir / 'report.html'}")
         return value
     checkpoint = _checkpoint(cfg.ckpt_path, run_dir)
     L.seed_everything(cfg.seed, workers=True)

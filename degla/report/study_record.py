@@ -78,27 +78,35 @@ def measure(model: ClipModel, benchmark, folder: Path | None, share: float) -> d
 
 def study_record(
     runs: list[StudyRun],
-    points: list[tuple[StudyRun | None, float]],
-    scores: list[dict[str, float]],
+    tuned: list[tuple[StudyRun, list[float]]],
+    start: dict[str, float],
+    scores: list[list[dict[str, float]]],
 ) -> dict:
     """Everything that table and plots need, as JSON can hold it.
 
     Args:
         runs: all of them, for the choice of the rates.
-        points: what was measured on the test split: the first is the common start, then chosen run and share.
-        scores: of each point.
+        tuned: what was measured on the test split: each chosen run with its shares.
+        start: scores of the model that all runs began with.
+        scores: of each chosen run at each share.
     """
     methods: dict[str, dict] = {}
     for run in runs:
         method = methods.setdefault(run.method, {"validation": [], "test": []})
-        rounded = {name: round(value, 4) for name, value in run.validation.items()}
-        method["validation"].append({"lr": run.lr, "seed": run.seed, "seconds": round(run.seconds), **rounded})
-    for (run, share), score in zip(points[1:], scores[1:], strict=True):
-        methods[run.method]["lr"] = run.lr
-        methods[run.method]["test"].append(
-            {"seed": run.seed, "share": share, "scores": {name: round(value, 4) for name, value in score.items()}}
+        method["validation"].append(
+            {"lr": run.lr, "seed": run.seed, "seconds": round(run.seconds), **_rounded(run.validation)}
         )
-    return {"start": {name: round(value, 4) for name, value in scores[0].items()}, "methods": methods}
+    for (run, shares), points in zip(tuned, scores, strict=True):
+        methods[run.method]["lr"] = run.lr
+        methods[run.method]["test"] += [
+            {"seed": run.seed, "share": share, "scores": _rounded(point)}
+            for share, point in zip(shares, points, strict=True)
+        ]
+    return {"start": _rounded(start), "methods": methods}
+
+
+def _rounded(scores: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in scores.items()}
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float]:

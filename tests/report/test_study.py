@@ -35,9 +35,9 @@ def test_tables_say_what_the_record_says(tmp_path, capsys):
     names = ["sugarcrepe/swap_obj", "aro/order", "general/digits", "sugarcrepe", "aro", "valse", "compositional",
              "compositional_without_order", "general"]  # fmt: skip
     runs = [run("degla", 1e-3, seed, 0.5 + seed / 10) for seed in (0, 1)] + [run("degla", 1e-4, 0, 0.2)]
-    points = [(None, 0.0), *((runs[seed], share) for seed in (0, 1) for share in (0.5, 1.0))]
-    scores = [dict.fromkeys(names, value) for value in (0.1, 0.3, 0.6, 0.4, 0.8)]
-    record = json.loads(json.dumps(study_record(runs, points, scores)))
+    scores = [[dict.fromkeys(names, value) for value in values] for values in ((0.3, 0.6), (0.4, 0.8))]
+    tuned = [(runs[seed], [0.5, 1.0]) for seed in (0, 1)]
+    record = json.loads(json.dumps(study_record(runs, tuned, dict.fromkeys(names, 0.1), scores)))
     write_study(record, tmp_path)
     print_study(record, tmp_path)
     text = (tmp_path / "study.md").read_text()
