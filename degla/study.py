@@ -40,7 +40,8 @@ def _measured(cfg: DictConfig) -> dict:
     if not runs:
         raise ConfigError(f"runs_dir={cfg.runs_dir} holds no finished run: first python -m degla.train +sweep=study")
     settings = OmegaConf.to_container(cfg, resolve=True)
-    tuned = [(run, list(cfg.shares)) for run in chosen_runs(runs)]
+    chosen = chosen_runs(runs)
+    tuned = [(run, list(cfg.shares) if run in chosen else [1.0]) for run in runs]
     scores = Parallel(n_jobs=cfg.n_jobs, verbose=10)(
         delayed(_measure)(settings, run and run.folder / "model", shares) for run, shares in [(None, [0.0]), *tuned]
     )

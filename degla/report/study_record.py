@@ -86,9 +86,9 @@ def study_record(
 
     Args:
         runs: all of them, for the choice of the rates.
-        tuned: what was measured on the test split: each chosen run with its shares.
+        tuned: what was measured on the test split: each run with its shares of fine-tuned weights.
         start: scores of the model that all runs began with.
-        scores: of each chosen run at each share.
+        scores: of each run at each share.
     """
     methods: dict[str, dict] = {}
     for run in runs:
@@ -96,10 +96,11 @@ def study_record(
         method["validation"].append(
             {"lr": run.lr, "seed": run.seed, "seconds": round(run.seconds), **_rounded(run.validation)}
         )
-    for (run, shares), points in zip(tuned, scores, strict=True):
+    for run in chosen_runs(runs):
         methods[run.method]["lr"] = run.lr
+    for (run, shares), points in zip(tuned, scores, strict=True):
         methods[run.method]["test"] += [
-            {"seed": run.seed, "share": share, "scores": _rounded(point)}
+            {"lr": run.lr, "seed": run.seed, "share": share, "scores": _rounded(point)}
             for share, point in zip(shares, points, strict=True)
         ]
     return {"start": _rounded(start), "methods": methods}

@@ -1,8 +1,11 @@
 """Table and plots of a study, from its record alone."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +14,7 @@ from degla.report.study_record import mean_and_interval
 
 _MEANS = ("sugarcrepe", "aro", "valse", "compositional", "compositional_without_order", "general")
 _HEADS = ("SugarCrepe", "ARO", "VALSE", "compositional", "... without order", "general")
+_BOTH = ("compositional", "general")
 _ABLATIONS = "degla_"  # methods named so are drawn dashed
 
 
@@ -47,9 +51,10 @@ def _rows(record: dict) -> list[list[str]]:
     return lines
 
 
-def _tuned(method: dict, name: str, share: float = 1.0) -> list[float]:
-    """One value a seed."""
-    return [point["scores"][name] for point in method["test"] if point["share"] == share]
+def _tuned(method: dict, name: str, share: float = 1.0, lr: float | None = None) -> list[float]:
+    """One value a seed, at the method's own rate or at ``lr``."""
+    wanted = (lr or method["lr"], share)
+    return [point["scores"][name] for point in method["test"] if (point["lr"], point["share"]) == wanted]
 
 
 def _cell(values: list[float]) -> str:
@@ -63,8 +68,10 @@ def _markdown(record: dict) -> str:
     parts = [
         "Test split, percent; mean and 95 % interval over seeds, at each method's own rate.\n",
         _table(["method", "rate", *_HEADS], _rows(record)),
-        "\nValidation split, percent, compositional / general: how the rate was chosen (the larger sum).\n",
-        _validation(record),
+        "\nValidation split, percent, compositional / general, mean over seeds: how the rate was chosen (the larger sum).\n",
+        _by_rate(record, _validated),
+        "\nTest split at every rate, compositional / general, mean over seeds.\n",
+        _by_rate(record, _tested),
         "\nTest split by sub-task, percent, mean over seeds.\n",
         _table(
             ["sub-task", "before", *record["methods"]],
@@ -81,18 +88,28 @@ def _markdown(record: dict) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _validation(record: dict) -> str:
-    rates = sorted({run["lr"] for method in record["methods"].values() for run in method["validation"]})
+def _by_rate(record: dict, values: Callable[[dict, float, str], list[float]]) -> str:
+    """Compositional and general accuracy of each method at each rate, the chosen one in bold."""
     lines = []
     for name, method in record["methods"].items():
         line = [name]
-        for rate in rates:
-            runs = [run for run in method["validation"] if run["lr"] == rate]
-            both = (mean_and_interval([run[mean] for run in runs])[0] for mean in ("compositional", "general"))
-            text = " / ".join(f"{100 * value:.1f}" for value in both)
+        for rate in _rates_of(record):
+            text = " / ".join(f"{100 * fmean(values(method, rate, mean)):.1f}" for mean in _BOTH)
             line.append(f"**{text}**" if rate == method["lr"] else text)
         lines.append(line)
-    return _table(["method", *(f"{rate:g}" for rate in rates)], lines)
+    return _table(["method", *(f"{rate:g}" for rate in _rates_of(record))], lines)
+
+
+def _validated(method: dict, rate: float, mean: str) -> list[float]:
+    return [run[mean] for run in method["validation"] if run["lr"] == rate]
+
+
+def _tested(method: dict, rate: float, mean: str) -> list[float]:
+    return _tuned(method, mean, lr=rate)
+
+
+def _rates_of(record: dict) -> list[float]:
+    return sorted({run["lr"] for method in record["methods"].values() for run in method["validation"]})
 
 
 def _table(heads: list[str], lines: list[list[str]]) -> str:
@@ -100,33 +117,40 @@ def _table(heads: list[str], lines: list[list[str]]) -> str:
 
 
 def _front(record: dict) -> Figure:
-    """Compositional against general accuracy: a curve a method, from before to after fine-tuning."""
-    figure = Figure(figsize=(13, 5.5), layout="constrained")
-    titles = {"compositional": "compositional", "compositional_without_order": "compositional, without ARO's order"}
-    for axes, (mean, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        start = (100 * record["start"]["general"], 100 * record["start"][mean])
-        for number, (name, method) in enumerate(record["methods"].items()):
-            shares = sorted({point["share"] for point in method["test"]})
-            xs = [start[0], *(100 * mean_and_interval(_tuned(method, "general", share))[0] for share in shares)]
-            ys = [start[1], *(100 * mean_and_interval(_tuned(method, mean, share))[0] for share in shares)]
-            style = "--" if name.startswith(_ABLATIONS) else "-"
-            (line,) = axes.plot(xs, ys, style, color=f"C{number}", marker=".", label=name, alpha=0.8)
-            axes.errorbar(
-                xs[-1],
-                ys[-1],
-                xerr=100 * mean_and_interval(_tuned(method, "general"))[1],
-                yerr=100 * mean_and_interval(_tuned(method, mean))[1],
-                color=line.get_color(),
-                marker="o",
-                alpha=0.8,
-                elinewidth=0.8,
-            )
-        axes.plot(*start, "k*", markersize=14, label="before fine-tuning")
-        axes.set(title=title, xlabel="general accuracy, percent", ylabel="compositional accuracy, percent")
+    """Compositional against general accuracy: between before and after, and at every rate."""
+    figure = Figure(figsize=(16, 5.5), layout="constrained")
+    whole, without_order, rates = figure.subplots(1, 3)
+    _interpolations(whole, record, "compositional")
+    _interpolations(without_order, record, "compositional_without_order")
+    _rates(rates, record)
+    whole.set_title("test: from before to after at the chosen rate (WiSE-FT)", fontsize=10)
+    without_order.set_title("the same without ARO's order", fontsize=10)
+    rates.set_title("test: after fine-tuning at every rate", fontsize=10)
+    for axes in (whole, without_order, rates):
+        axes.set(xlabel="general accuracy, percent", ylabel="compositional accuracy, percent")
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.suptitle("Test split. Line: weights between before and after (WiSE-FT). Bars: 95 % over seeds.", fontsize=10)
+    whole.legend(fontsize=7)
     return figure
+
+
+def _interpolations(axes: Axes, record: dict, mean: str) -> None:
+    """A curve a method, ending in its 95 % interval over seeds."""
+    start = (100 * record["start"]["general"], 100 * record["start"][mean])
+    for number, (name, method) in enumerate(record["methods"].items()):
+        shares = sorted({point["share"] for point in method["test"]})
+        points = [[mean_and_interval(_tuned(method, key, share)) for share in shares] for key in ("general", mean)]
+        xs, ys = ([before, *(100 * value for value, _ in values)] for before, values in zip(start, points, strict=True))
+        style = "--" if name.startswith(_ABLATIONS) else "-"
+        axes.plot(xs, ys, style, color=f"C{number}", marker=".", label=name, alpha=0.8)
+        bars = {"xerr": 100 * points[0][-1][1], "yerr": 100 * points[1][-1][1]}
+        axes.errorbar(xs[-1], ys[-1], **bars, color=f"C{number}", marker="o", alpha=0.8, elinewidth=0.8)
+    axes.plot(*start, "k*", markersize=14, label="before fine-tuning")
+
+
+def _rates(axes: Axes, record: dict) -> None:
+    for number, (name, method) in enumerate(record["methods"].items()):
+        ys, xs = ([100 * fmean(_tested(method, rate, mean)) for rate in _rates_of(record)] for mean in _BOTH)
+        axes.plot(xs, ys, "--" if name.startswith(_ABLATIONS) else "-", color=f"C{number}", marker=".", alpha=0.8)
 
 
 def _subtasks(record: dict) -> Figure:

@@ -35,15 +35,16 @@ def test_tables_say_what_the_record_says(tmp_path, capsys):
     names = ["sugarcrepe/swap_obj", "aro/order", "general/digits", "sugarcrepe", "aro", "valse", "compositional",
              "compositional_without_order", "general"]  # fmt: skip
     runs = [run("degla", 1e-3, seed, 0.5 + seed / 10) for seed in (0, 1)] + [run("degla", 1e-4, 0, 0.2)]
-    scores = [[dict.fromkeys(names, value) for value in values] for values in ((0.3, 0.6), (0.4, 0.8))]
-    tuned = [(runs[seed], [0.5, 1.0]) for seed in (0, 1)]
+    scores = [[dict.fromkeys(names, value) for value in values] for values in ((0.3, 0.6), (0.4, 0.8), (0.7,))]
+    tuned = [(runs[0], [0.5, 1.0]), (runs[1], [0.5, 1.0]), (runs[2], [1.0])]
     record = json.loads(json.dumps(study_record(runs, tuned, dict.fromkeys(names, 0.1), scores)))
     write_study(record, tmp_path)
     print_study(record, tmp_path)
     text = (tmp_path / "study.md").read_text()
     assert "| before fine-tuning |  | 10.0 |" in text
     assert "| degla | 0.001 | 70.0 ± 127.1 |" in text and "70.0 ± 127.1" in capsys.readouterr().out
-    assert "| degla | 20.0 / 20.0 | **55.0 / 55.0** |" in text
+    assert "| degla | 20.0 / 20.0 | **55.0 / 55.0** |" in text  # validation
+    assert "| degla | 70.0 / 70.0 | **70.0 / 70.0** |" in text  # test at every rate
     assert "| sugarcrepe/swap_obj | 10 | 70 |" in text
     assert Image.open(tmp_path / "front.png").size[0] > 1000
 
