@@ -68,7 +68,7 @@ def _markdown(record: dict) -> str:
     parts = [
         "Test split, percent; mean and 95 % interval over seeds, at each method's own rate.\n",
         _table(["method", "rate", *_HEADS], _rows(record)),
-        "\nValidation split, percent, compositional / general, mean over seeds: how the rate was chosen (the larger sum).\n",
+        "\nValidation split, percent, compositional / general, mean over seeds; the larger sum decided the rate.\n",
         _by_rate(record, _validated),
         "\nTest split at every rate, compositional / general, mean over seeds.\n",
         _by_rate(record, _tested),
