@@ -1,16 +1,5 @@
-# make demo: install ## fine-tune a tiny CLIP offline; prints before and after
-	$(BIN)/python -m degla.train experiment=demo
-
-study: install ## compare the methods on built-in scenes: an hour on 2 cores, can be stopped and taken up again
-	OMP_NUM_THREADS=1 $(BIN)/python -m degla.train +sweep=study
-	$(BIN)/python -m degla.study
-
-study-full: install ## the same with more learning rates and seeds, and runs three times as long
-	OMP_NUM_THREADS=1 $(BIN)/python -m degla.train +sweep=study_full
-	$(BIN)/python -m degla.study runs_dir=runs/study_full out=runs/study_full
-
-test: install, then every test.
-# make study: rival methods on the same scenes, compared; goes on where it was stopped.
+# make demo: install, then fine-tune a tiny CLIP on built-in scenes.   make test: install, then every test.
+# make study: the methods compared on built-in scenes; stopped and repeated, it goes on.
 # A machine without a GPU saves 5 GB: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,10 +21,15 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 demo: install ## fine-tune a tiny CLIP offline; prints before and after
-	@echo "1/2  a tiny CLIP learns which words go with which picture, and nothing of their order"
-	@$(BIN)/python -m degla.train experiment=demo_base
-	@echo "2/2  DeGLA teaches it their order"
-	@$(BIN)/python -m degla.train experiment=demo model.pretrained=$$(ls -td runs/demo_base/*/model | head -1)
+	@$(BIN)/python -m degla.train experiment=demo
+
+study: install ## compare the methods on built-in scenes, about an hour on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m degla.train +sweep=study
+	$(BIN)/python -m degla.study
+
+study-full: install ## the same with more rates and seeds and longer runs, about ten hours
+	OMP_NUM_THREADS=1 $(BIN)/python -m degla.train +sweep=study_full
+	$(BIN)/python -m degla.study runs_dir=runs/study_full out=runs/study_full
 
 test: install ## run every test on as many cores as there are
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -103,7 +103,8 @@ def study_record(
             {"lr": run.lr, "seed": run.seed, "share": share, "scores": _rounded(point)}
             for share, point in zip(shares, points, strict=True)
         ]
-    return {"start": _rounded(start), "methods": methods}
+    ablations_last = dict(sorted(methods.items(), key=lambda item: (item[0].startswith("degla_"), item[0])))
+    return {"start": _rounded(start), "methods": ablations_last}
 
 
 def _rounded(scores: dict[str, float]) -> dict[str, float]:

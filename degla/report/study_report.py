@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -72,6 +73,9 @@ def _markdown(record: dict) -> str:
         _by_rate(record, _validated),
         "\nTest split at every rate, compositional / general, mean over seeds.\n",
         _by_rate(record, _tested),
+        "\nDeGLA less each other method on the test split, points: mean and 95 % interval over runs of the same\n"
+        "rate and seed.\n",
+        _paired(record, "degla"),
         "\nTest split by sub-task, percent, mean over seeds.\n",
         _table(
             ["sub-task", "before", *record["methods"]],
@@ -100,6 +104,27 @@ def _by_rate(record: dict, values: Callable[[dict, float, str], list[float]]) ->
     return _table(["method", *(f"{rate:g}" for rate in _rates_of(record))], lines)
 
 
+def _paired(record: dict, name: str) -> str:
+    """The difference of ``name`` to each other method, run by run."""
+    means = ("compositional", "compositional_without_order", "general")
+    lines = []
+    for other, method in record["methods"].items():
+        if other != name and name in record["methods"]:
+            mine, theirs = _by_run(record["methods"][name]), _by_run(method)
+            gaps = (
+                [mine[run][mean] - theirs[run][mean] for run in sorted(mine.keys() & theirs.keys())] for mean in means
+            )
+            lines.append(
+                [other, *(f"{100 * mean:+.1f} ± {100 * half:.1f}" for mean, half in map(mean_and_interval, gaps))]
+            )
+    return _table(["DeGLA less", "compositional", "... without order", "general"], lines)
+
+
+def _by_run(method: dict) -> dict[tuple, dict[str, float]]:
+    """Rate and seed -> scores of the fine-tuned weights."""
+    return {(point["lr"], point["seed"]): point["scores"] for point in method["test"] if point["share"] == 1.0}
+
+
 def _validated(method: dict, rate: float, mean: str) -> list[float]:
     return [run[mean] for run in method["validation"] if run["lr"] == rate]
 
@@ -118,7 +143,7 @@ def _table(heads: list[str], lines: list[list[str]]) -> str:
 
 def _front(record: dict) -> Figure:
     """Compositional against general accuracy: between before and after, and at every rate."""
-    figure = Figure(figsize=(16, 5.5), layout="constrained")
+    figure = Figure(figsize=(18, 5.5), layout="constrained")
     whole, without_order, rates = figure.subplots(1, 3)
     _interpolations(whole, record, "compositional")
     _interpolations(without_order, record, "compositional_without_order")
@@ -129,8 +154,13 @@ def _front(record: dict) -> Figure:
     for axes in (whole, without_order, rates):
         axes.set(xlabel="general accuracy, percent", ylabel="compositional accuracy, percent")
         axes.grid(alpha=0.3)
-    whole.legend(fontsize=7)
+    figure.legend(*whole.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
+
+
+def _colour(number: int) -> tuple:
+    """One for each method, the strong ones of the palette before the pale."""
+    return colormaps["tab20"]((2 * number + number // 10) % 20)
 
 
 def _interpolations(axes: Axes, record: dict, mean: str) -> None:
@@ -141,16 +171,16 @@ def _interpolations(axes: Axes, record: dict, mean: str) -> None:
         points = [[mean_and_interval(_tuned(method, key, share)) for share in shares] for key in ("general", mean)]
         xs, ys = ([before, *(100 * value for value, _ in values)] for before, values in zip(start, points, strict=True))
         style = "--" if name.startswith(_ABLATIONS) else "-"
-        axes.plot(xs, ys, style, color=f"C{number}", marker=".", label=name, alpha=0.8)
+        axes.plot(xs, ys, style, color=_colour(number), marker=".", label=name, alpha=0.8)
         bars = {"xerr": 100 * points[0][-1][1], "yerr": 100 * points[1][-1][1]}
-        axes.errorbar(xs[-1], ys[-1], **bars, color=f"C{number}", marker="o", alpha=0.8, elinewidth=0.8)
+        axes.errorbar(xs[-1], ys[-1], **bars, color=_colour(number), marker="o", alpha=0.8, elinewidth=0.8)
     axes.plot(*start, "k*", markersize=14, label="before fine-tuning")
 
 
 def _rates(axes: Axes, record: dict) -> None:
     for number, (name, method) in enumerate(record["methods"].items()):
         ys, xs = ([100 * fmean(_tested(method, rate, mean)) for rate in _rates_of(record)] for mean in _BOTH)
-        axes.plot(xs, ys, "--" if name.startswith(_ABLATIONS) else "-", color=f"C{number}", marker=".", alpha=0.8)
+        axes.plot(xs, ys, "--" if name.startswith(_ABLATIONS) else "-", color=_colour(number), marker=".", alpha=0.8)
 
 
 def _subtasks(record: dict) -> Figure:
@@ -164,7 +194,7 @@ def _subtasks(record: dict) -> Figure:
     bars |= {key: [mean_and_interval(_tuned(method, name))[0] for name in names] for key, method in methods.items()}
     for number, (label, values) in enumerate(bars.items()):
         places = [place + number * width for place in range(len(names))]
-        colour = "0.7" if number == 0 else f"C{list(record['methods']).index(label)}"
+        colour = "0.7" if number == 0 else _colour(list(record["methods"]).index(label))
         axes.bar(places, [100 * value for value in values], width, label=label, color=colour)
     axes.set_xticks([place + 0.4 for place in range(len(names))], [name.replace("/", "\n") for name in names])
     axes.tick_params(axis="x", labelsize=7, rotation=45)
