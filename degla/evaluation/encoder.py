@@ -24,7 +24,7 @@ class DualEncoder(Protocol):
 
 
 class Encoder:
-    """Encodes in float32, in evaluation mode, without gradient, a batch at a time.
+    """Encodes in float32 (FSDP2: in the dtype it computes in), in evaluation mode, without gradient.
 
     Args:
         model: is put back into the mode it was in.

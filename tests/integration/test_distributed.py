@@ -30,9 +30,6 @@ def arguments(photos, *more):
         "scheduler.warmup_steps=3",
         "teacher.decay=0.9",
         "trainer.gradient_clip_val=1.0",
-        "benchmark=scenes",
-        "benchmark.num_items=4",
-        "callbacks.evaluate.every_n_steps=5",
         *more,
     ]
 
@@ -45,8 +42,9 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(photos, tmp_path_factory):
     cwd = tmp_path_factory.mktemp("runs")
+    measured = ["benchmark=scenes", "benchmark.num_items=4", "callbacks.evaluate.every_n_steps=5"]
     for name in ("one", "ddp", "fsdp2"):
-        degla(*arguments(photos, *LAYOUTS[name], f"name={name}"), cwd=cwd)
+        degla(*arguments(photos, *LAYOUTS[name], *measured, f"name={name}"), cwd=cwd)
     return {name: only_run(cwd, name) for name in ("one", "ddp", "fsdp2")}
 
 
