@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import degla
 
 SHORT = [
+    "-m",
     "+sweep=study",
     "experiment=study/clip,study/degla",
     "optimizer.lr=1e-3,2e-3",
