@@ -95,7 +95,11 @@ def _sentence(error: Exception) -> str:
     if unknown:
         full = re.search(r"Could not override '([^']+)'", message)
         key = full.group(1) if full else unknown.group(1)
-        close = [_ELSEWHERE[key]] if key in _ELSEWHERE else difflib.get_close_matches(key, _known_keys(), n=3)
+        known = _known_keys()
+        if key in known:
+            group = key.partition(".")[0]
+            return f"there is no config key '{key}' with this {group}: choose the {group}=... that has it"
+        close = [_ELSEWHERE[key]] if key in _ELSEWHERE else difflib.get_close_matches(key, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see --help or --cfg job for the keys there are"
         return f"there is no config key '{key}': {hint}"
     group = re.search(r"Could not find '([^']+)'", message)

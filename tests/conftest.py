@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import datasets
@@ -81,40 +80,6 @@ def degla(*arguments: str, cwd: Path, check: bool = True, **environment: str) ->
     )
     assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
     return result
-
-
-def degla_forked(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    """The same in a copy of this process, which has torch imported already: for the many refusals."""
-    with (cwd / "stdout").open("w+") as out, (cwd / "stderr").open("w+") as err:
-        sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            _become_degla(arguments, cwd, out.fileno(), err.fileno())
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return subprocess.CompletedProcess(arguments, code, (cwd / "stdout").read_text(), (cwd / "stderr").read_text())
-
-
-def _become_degla(arguments: tuple[str, ...], cwd: Path, out: int, err: int) -> None:
-    """In the child: never returns, whatever happens."""
-    code = 1
-    try:
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        os.chdir(cwd)
-        sys.argv = ["degla-train", *arguments]
-        from degla.train import main
-
-        main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def pytest_collection_modifyitems(items):

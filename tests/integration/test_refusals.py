@@ -6,7 +6,8 @@ import sys
 import pytest
 
 import degla.build
-from tests.conftest import TINY, degla, degla_forked
+from tests.conftest import TINY, degla
+from tests.helpers.forked import degla_forked
 
 CASES = {
     # wrong keys
@@ -14,6 +15,7 @@ CASES = {
     "key of another project": (["trainer.max_epochs=3"], "did you mean loader.epochs"),
     "top-level key": (["sed=1"], "did you mean seed"),
     "added key": (["+optimizer.momentum=1"], "there is no config key 'optimizer.momentum'"),
+    "key of another choice": (["data.num_scenes=3"], "choose the data=... that has it"),
     # wrong groups and options
     "option": (["model=vit_b32"], "there is no model=vit_b32: did you mean model=vit_b_32?"),
     "experiment": (["experiment=vit32"], "did you mean experiment=vitb32"),

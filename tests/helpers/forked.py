@@ -1,0 +1,51 @@
+"""``degla.train`` in a copy of a process that has imported it already: hundreds of refusals cost seconds, not an hour.
+
+The copies come from Python's fork server, a process that imports and does nothing else. A copy of the test process
+itself would inherit the locks and thread pools of every test before, and crash now and then.
+"""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["degla.train", "degla.build", "torch", "datasets"])
+
+
+def degla_forked(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run ``python -m degla.train`` with these arguments in a prepared process."""
+    job = _server.Process(target=_become_degla, args=(arguments, str(cwd), dict(os.environ)))
+    job.start()
+    job.join(timeout=300)
+    assert job.exitcode is not None, f"still running: {arguments}"
+    return subprocess.CompletedProcess(
+        arguments, job.exitcode, (cwd / "stdout").read_text(), (cwd / "stderr").read_text()
+    )
+
+
+def _become_degla(arguments: tuple[str, ...], cwd: str, environment: dict[str, str]) -> None:
+    """In the child: never returns, whatever happens."""
+    code = 1
+    os.environ.clear()
+    os.environ |= environment
+    os.chdir(cwd)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    try:
+        sys.argv = ["degla-train", *arguments]
+        from degla.train import main
+
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
