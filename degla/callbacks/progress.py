@@ -13,6 +13,14 @@ class ProgressBar(TQDMProgressBar):
     def __init__(self, refresh_rate: int = 10):
         super().__init__(refresh_rate=refresh_rate)
 
+    @property
+    def total_train_batches(self) -> int | float:
+        """Batches of the whole run: the epoch's, or fewer where ``max_steps`` ends it before."""
+        batches = super().total_train_batches
+        if self.trainer.max_steps < 0:
+            return batches
+        return min(batches, self.trainer.max_steps * self.trainer.accumulate_grad_batches)
+
     def on_train_epoch_start(self, trainer, *_) -> None:
         """Name the bar."""
         super().on_train_epoch_start(trainer, *_)
