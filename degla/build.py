@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from degla.data import DataModule
 from degla.data.sources import RowStream
 from degla.errors import ConfigError
+from degla.evaluation import Task
 from degla.losses import Objective
 from degla.models import ClipModel
 from degla.module import DeGLAModule
@@ -44,9 +45,10 @@ def build(cfg: DictConfig) -> Run:
     Raises:
         ConfigError: a setting is unknown, of the wrong type, or impossible together with another.
     """
-    for group in ("model", "data", "loader", "optimizer", "scheduler", "trainer", "benchmark"):
-        if cfg[group] is not None:
-            _checked(cfg[group], group)  # a slip of the keyboard should not wait for data and weights to load
+    for group in ("model", "data", "loader", "optimizer", "scheduler", "trainer"):
+        _checked(cfg[group], group)  # a slip of the keyboard should not wait for data and weights to load
+    for name, node in (cfg.benchmark or {}).items():
+        _checked(node, f"benchmark.{name}")
     _refuse_precision(cfg)
     objective: Objective = call(cfg.objective, "objective")
     _refuse_objective(cfg, objective)
@@ -88,14 +90,19 @@ def build(cfg: DictConfig) -> Run:
 def _callbacks(cfg: DictConfig) -> list:
     """Those of ``callbacks/``; ``evaluate`` needs something to measure."""
     nodes = {name: node for name, node in cfg.callbacks.items() if node}
-    if cfg.benchmark is None:
+    if not cfg.benchmark:
         nodes.pop("evaluate", None)
         return [call(node, f"callbacks.{name}") for name, node in nodes.items()]
-    benchmark = call(cfg.benchmark, "benchmark")
+    tasks = build_tasks(cfg.benchmark)
     return [
-        call(node, f"callbacks.{name}", **({"benchmark": benchmark} if name == "evaluate" else {}))
+        call(node, f"callbacks.{name}", **({"benchmarks": tasks} if name == "evaluate" else {}))
         for name, node in nodes.items()
     ]
+
+
+def build_tasks(node: DictConfig) -> dict[str, Task]:
+    """The benchmarks of ``benchmark/``, by the names they have there."""
+    return {name: call(task, f"benchmark.{name}", name=name) for name, task in node.items()}
 
 
 def call(node: DictConfig, key: str, **arguments: Any) -> Any:

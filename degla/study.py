@@ -57,7 +57,7 @@ def _measure(settings: dict, folder: Path | None, shares: list[float]) -> list[d
 
     torch.set_num_threads(1)  # the model is too small for more
     cfg = OmegaConf.create(settings)
-    benchmark = call(cfg.benchmark, "benchmark")
+    benchmark = call(cfg.benchmark.scenes, "benchmark.scenes")
     return [measure(call(cfg.model, "model"), benchmark, folder, share) for share in shares]
 
 

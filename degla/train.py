@@ -26,7 +26,7 @@ def train(cfg: DictConfig) -> float:
     """Train as ``cfg`` says.
 
     Returns:
-        What a sweep should maximise: ``overall`` of the benchmark where one is set, else the final
+        What a sweep should maximise: ``eval_mean/overall`` where a benchmark is set, else the final
         ``val/caption_choice``; nan without validation rows.
     """
     # torch and Lightning take seconds to import: --help and shell completion must not wait for them.
@@ -79,7 +79,7 @@ def _value(run_dir: Path) -> float:
     from degla.callbacks import read_metrics
 
     metrics = read_metrics(run_dir / "metrics.csv") if (run_dir / "metrics.csv").exists() else {}
-    values = metrics.get("eval/overall") or metrics.get("val/caption_choice")
+    values = metrics.get("eval_mean/overall") or metrics.get("val/caption_choice")
     return values[max(values)] if values else math.nan
 
 

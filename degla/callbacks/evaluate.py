@@ -1,39 +1,29 @@
-"""A benchmark before the first step, every so many steps, and at the end."""
+"""Benchmarks before the first step, every so many steps, and at the end."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from statistics import fmean
 
 from lightning.pytorch.callbacks import Callback
 
-from degla.evaluation import Encoder
-
-
-class Benchmark(Protocol):
-    """What can be measured during a run; ``degla.evaluation.ScenesBenchmark`` is one."""
-
-    def evaluate(self, encoder: Encoder) -> dict:
-        """Name of a sub-task -> score."""
-
-    def summary(self, scores: dict) -> dict[str, float]:
-        """Means over sub-tasks."""
+from degla.evaluation import Encoder, FeatureStore, Task, evaluate, point_estimates
 
 
 class Evaluate(Callback):
-    """Logs ``eval/<benchmark>/<sub-task>`` and ``eval/<mean>`` against the number of optimizer steps.
+    """Logs ``eval/<benchmark>/<subset>`` and ``eval_mean/<benchmark>/<mean>`` against optimizer steps.
 
-    Every process evaluates all of it, which FSDP2 needs; rank 0 logs.
+    ``eval_mean/overall`` is the mean of the benchmarks' averages. Ranks share the work, but for FSDP2, where
+    every rank must take part in every forward.
 
     Args:
-        benchmark: what is measured.
+        benchmarks: what is measured, by name.
         every_n_steps: optimizer steps between evaluations.
-
-    Attributes:
-        means: of the newest evaluation.
+        num_workers: processes that decode pictures.
     """
 
-    def __init__(self, benchmark: Benchmark, every_n_steps: int = 500):
-        self.benchmark = benchmark
+    def __init__(self, benchmarks: Mapping[str, Task], every_n_steps: int = 500, num_workers: int = 0):
+        self.benchmarks = benchmarks
         self.every_n_steps = every_n_steps
-        self.means: dict[str, float] = {}
+        self.num_workers = num_workers
         self._evaluated: int | None = None
 
     def on_train_start(self, trainer, pl_module) -> None:
@@ -53,8 +43,21 @@ class Evaluate(Callback):
 
     def _evaluate(self, trainer, pl_module) -> None:
         self._evaluated = trainer.global_step
-        scores = self.benchmark.evaluate(Encoder(pl_module.student))
-        self.means = self.benchmark.summary(scores)
-        metrics = {name: score.accuracy for name, score in scores.items()} | self.means
+        sharded = "ModelParallel" in type(trainer.strategy).__name__
+        features = FeatureStore(
+            Encoder(pl_module.student),
+            num_workers=self.num_workers,
+            rank=0 if sharded else trainer.global_rank,
+            world_size=1 if sharded else trainer.world_size,
+            progress=False,
+        )
+        results = evaluate(self.benchmarks, features)
+        metrics, averages = {}, []
+        for name, result in results.items():
+            subsets, means = point_estimates(self.benchmarks[name], result.outcomes)
+            metrics |= {f"eval/{name}/{subset}": value for subset, value in subsets.items()}
+            metrics |= {f"eval_mean/{name}/{mean}": value for mean, value in means.items()}
+            averages.append(means.get("average", fmean(subsets.values()) if subsets else float("nan")))
+        metrics["eval_mean/overall"] = fmean(averages)
         for logger in trainer.loggers:
-            logger.log_metrics({f"eval/{name}": value for name, value in metrics.items()}, step=trainer.global_step)
+            logger.log_metrics(metrics, step=trainer.global_step)

@@ -1,17 +1,22 @@
-"""Pictures and texts to features, the same way for every benchmark."""
+"""A model as benchmarks use it: evaluation mode, no gradient, float32 out."""
 
+import hashlib
+import json
 from collections.abc import Sequence
-from typing import Protocol
+from contextlib import contextmanager
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from degla.data.transforms import EvalTransform, decode
+from degla.data.transforms import EvalTransform
 
 
 class DualEncoder(Protocol):
     """What a benchmark needs of a model; ``degla.models.ClipModel`` is one."""
 
+    clip: torch.nn.Module
+    config: dict
     tokenizer: object
     preprocess: dict
     image_size: tuple[int, int]
@@ -24,40 +29,61 @@ class DualEncoder(Protocol):
 
 
 class Encoder:
-    """Encodes in float32 (FSDP2: in the dtype it computes in), in evaluation mode, without gradient.
+    """Encodes batches and says what it is.
 
     Args:
         model: is put back into the mode it was in.
         batch_size: pictures or texts encoded at once.
+        precision: in which the towers compute; under FSDP2 always the one of the run. Features are float32.
     """
 
-    def __init__(self, model: DualEncoder, batch_size: int = 256):
+    def __init__(
+        self, model: DualEncoder, batch_size: int = 256, precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    ):
         self.model = model
         self.batch_size = batch_size
+        self.precision = precision
         self.transform = EvalTransform(
             model.image_size, model.preprocess["interpolation"], model.preprocess["resize_mode"]
         )
 
-    def images(self, files: Sequence[bytes]) -> Tensor:
-        """``(N, D)`` float32 on the CPU, of encoded image files."""
-        return self._encode([self.transform(decode(file, None)) for file in files], torch.stack, "encode_image")
+    def images(self, pixels: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` uint8, already transformed, -> ``(B, D)`` float32 on the CPU."""
+        with self._evaluating() as device:
+            return self.model.encode_image(pixels.to(device)).float().cpu()
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """``(N, D)`` float32 on the CPU; each different text is encoded once, texts of like length together."""
-        different = sorted(set(texts), key=lambda text: (len(text.split()), text))
-        features = self._encode(different, self.model.tokenizer, "encode_text")
-        place = {text: i for i, text in enumerate(different)}
-        return features[[place[text] for text in texts]]
+        """Texts -> ``(B, D)`` float32 on the CPU."""
+        with self._evaluating() as device:
+            return self.model.encode_text(self.model.tokenizer(texts).to(device)).float().cpu()
 
-    @torch.inference_mode()
-    def _encode(self, items: list, to_tensor, method: str) -> Tensor:
+    def protocol(self) -> dict[str, str]:
+        """What in the model's use can change a score."""
+        size = "x".join(map(str, self.model.image_size))
+        return {
+            "activation": "quick_gelu" if self.model.config.get("quick_gelu") else "gelu",
+            "precision": self.precision,
+            "image": f"{size} {self.model.preprocess['interpolation']} {self.model.preprocess['resize_mode']}",
+        }
+
+    def fingerprint(self) -> str:
+        """Hash of the weights and of everything else that the features depend on."""
+        digest = hashlib.sha256()
+        known = [self.protocol(), self.model.config, self.model.preprocess]
+        digest.update(json.dumps(known, sort_keys=True, default=str).encode())
+        for name, value in sorted(self.model.clip.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @contextmanager
+    def _evaluating(self):
         training = self.model.training
         self.model.eval()
         device = next(self.model.parameters()).device
-        with torch.autocast(device.type, enabled=False):
-            features = [
-                getattr(self.model, method)(to_tensor(items[i : i + self.batch_size]).to(device)).float().cpu()
-                for i in range(0, len(items), self.batch_size)
-            ]
-        self.model.train(training)
-        return torch.cat(features)
+        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+        try:
+            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+                yield device
+        finally:
+            self.model.train(training)

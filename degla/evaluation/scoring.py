@@ -1,46 +1,92 @@
-"""Features to accuracies; a tie is lost."""
+"""Features to margins: how much closer the right answer is than the best wrong one. A tie is lost."""
 
-from typing import NamedTuple
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+# Equal texts give equal features, but their products differ in the last bit when summed in another order.
+TIE = 1e-6
 
-class Score(NamedTuple):
-    """Accuracy in [0, 1] over ``num_items`` items, of which ``ties`` were lost by an equal score."""
-
-    accuracy: float
-    num_items: int
-    ties: int
+Ties = Literal["lost", "original"]
 
 
-def choice_score(image_features: Tensor, caption_features: Tensor, foil_features: Tensor) -> Score:
-    """How often a picture is closer to its caption than to every one of its foils.
+def choice_margins(image_features: Tensor, caption_features: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine of a picture with its caption, less that with the best of its false captions.
 
     Args:
-        image_features: ``(N, D)``, unit norm.
-        caption_features: ``(N, D)``, unit norm.
-        foil_features: ``(N, F, D)``, unit norm.
+        image_features: ``(N, D)``, float32, unit norm.
+        caption_features: ``(N, C, D)``, unit norm, the right one first.
+
+    Returns:
+        ``(N,)`` margins, and ``(N,)`` which false caption was best, from 1 on.
     """
-    true = torch.einsum("nd,nd->n", image_features, caption_features)
-    best_foil = torch.einsum("nd,nfd->nf", image_features, foil_features).amax(1)
-    # Equal texts give equal features, but not to the last bit when summed in another order.
-    ties = (true - best_foil).abs() <= 1e-6
-    right = (true > best_foil) & ~ties
-    return Score(right.double().mean().item(), len(true), int(ties.sum()))
+    scores = torch.einsum("nd,ncd->nc", image_features.float(), caption_features.float())
+    best = scores[:, 1:].max(1)
+    return scores[:, 0] - best.values, best.indices + 1
 
 
-def zero_shot_score(image_features: Tensor, labels: Tensor, prompt_features: Tensor) -> Score:
-    """Top-1 accuracy of classification by prompts (Radford et al. 2021, section 3.1.4).
+def class_margins(image_features: Tensor, labels: Tensor, classifier: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine of a picture with its class, less that with the best other class.
 
     Args:
         image_features: ``(N, D)``, unit norm.
         labels: ``(N,)`` class numbers.
-        prompt_features: ``(C, P, D)``, unit norm: P prompts a class, averaged and normalised again.
+        classifier: ``(C, D)``, unit norm, from ``prompt_classifier``.
+
+    Returns:
+        ``(N,)`` margins, and ``(N,)`` which other class was best.
     """
-    classifier = torch.nn.functional.normalize(prompt_features.mean(1), dim=-1)
-    scores = image_features @ classifier.T
+    scores = image_features.float() @ classifier.T.float()
     own = scores.gather(1, labels[:, None]).squeeze(1)
-    best_other = scores.scatter(1, labels[:, None], float("-inf")).amax(1)
-    ties = (own - best_other).abs() <= 1e-6
-    return Score(((own > best_other) & ~ties).double().mean().item(), len(labels), int(ties.sum()))
+    best = scores.scatter(1, labels[:, None], float("-inf")).max(1)
+    return own - best.values, best.indices
+
+
+def prompt_classifier(prompt_features: Tensor) -> Tensor:
+    """One vector a class: the mean of its prompts, normalised again (Radford et al. 2021, section 3.1.4).
+
+    Args:
+        prompt_features: ``(C, P, D)``, unit norm.
+
+    Returns:
+        ``(C, D)``, unit norm.
+    """
+    return F.normalize(prompt_features.mean(1), dim=-1)
+
+
+def judged(margins: Tensor, ties_win: bool = False) -> tuple[Tensor, Tensor]:
+    """``(N,)`` which are right, and ``(N,)`` which are ties.
+
+    Args:
+        margins: ``(N,)``.
+        ties_win: count a tie as right, as a plain argmax with the right answer first does.
+    """
+    ties = margins.abs() <= TIE
+    return ((margins > 0) & ~ties) | (ties & ties_win), ties
+
+
+def retrieval_ranks(queries: Tensor, gallery: Tensor, owners: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """How many wrong entries score as high as the best right one or higher.
+
+    A wrong entry that ties with the right one counts as ranked before it, so a constant encoder finds nothing.
+
+    Args:
+        queries: ``(Q, D)``, unit norm.
+        gallery: ``(G, D)``, unit norm.
+        owners: ``(Q,)`` id of what each query looks for.
+        targets: ``(G,)`` id of each entry; an entry is right where the ids are equal.
+
+    Returns:
+        ``(Q,)`` int64 ranks from 0, and ``(Q,)`` margins against the best wrong entry.
+    """
+    ranks, margins = [], []
+    for start in range(0, len(queries), 1024):
+        scores = queries[start : start + 1024].float() @ gallery.T.float()
+        right = owners[start : start + 1024, None] == targets[None]
+        best_right = scores.masked_fill(~right, float("-inf")).amax(1)
+        wrong = scores.masked_fill(right, float("-inf"))
+        ranks.append((wrong >= best_right[:, None] - TIE).sum(1))
+        margins.append(best_right - wrong.amax(1))
+    return torch.cat(ranks), torch.cat(margins)

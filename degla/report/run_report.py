@@ -30,7 +30,7 @@ def changes(run_dir: Path, stage: str = "val") -> list[Change]:
 
     Args:
         run_dir: folder of the run.
-        stage: ``val``, the validation rows, or ``eval``, the benchmark.
+        stage: ``val``, the validation rows; ``eval``, the subsets of benchmarks; ``eval_mean``, their means.
     """
     path = run_dir / "metrics.csv"
     metrics = read_metrics(path) if path.exists() else {}
@@ -65,15 +65,16 @@ def print_report(run_dir: Path) -> None:
     """The table on the console, and where everything else is."""
     console = Console()
     for stage, title in _STAGES.items():
-        rows = changes(run_dir, stage)
+        rows = _rows(run_dir, stage)
         if not rows:
             continue
+        last_subset = len(changes(run_dir, "eval")) - 1 if stage == "eval" else None
         table = Table(stage, "before", "after", "change", title=f"{title}, percent")
-        for row in rows:
+        for place, row in enumerate(rows):
             delta = 100 * (row.after - row.before)
             colour = "green" if delta > 0 else "red" if delta < 0 else "white"
             cells = f"{100 * row.before:.1f}", f"{100 * row.after:.1f}", f"[{colour}]{delta:+.1f}[/{colour}]"
-            table.add_row(row.name, *cells, end_section=stage == "eval" and row.name == _last_subtask(rows))
+            table.add_row(row.name, *cells, end_section=place == last_subset)
         console.print(table)
     for what, records in bad_rows(run_dir).items():
         console.print(f"{len(records)} row(s): {what}, such as {records[0]['row']}", markup=False, highlight=False)
@@ -90,7 +91,7 @@ def write_report(run_dir: Path) -> Path:
     """Write ``report.html``, one file with everything in it."""
     sections = [f"<h1>{html.escape(run_dir.parent.name)} <small>{html.escape(run_dir.name)}</small></h1>"]
     for stage, title in _STAGES.items():
-        rows = changes(run_dir, stage)
+        rows = _rows(run_dir, stage)
         if not rows:
             continue
         cells = "".join(
@@ -98,7 +99,7 @@ def write_report(run_dir: Path) -> Path:
             f"<td class={'up' if row.after >= row.before else 'down'}>{100 * (row.after - row.before):+.1f}</td></tr>"
             for row in rows
         )
-        sections.append(f"<h2>{title}, percent</h2>{_bars(rows) if stage == 'eval' else ''}<table>")
+        sections.append(f"<h2>{title}, percent</h2>{_bars(changes(run_dir, stage)) if stage == 'eval' else ''}<table>")
         sections.append(f"<tr><th>{stage}<th>before<th>after<th>change</tr>{cells}</table>")
         sections.append(f"<p>{_EXPLAINED[stage]}</p>")
     sections.append("<h2>Curves</h2>" + _curves(run_dir))
@@ -108,7 +109,7 @@ def write_report(run_dir: Path) -> Path:
         sections.append(f"<h2>Config</h2><pre>{html.escape(config.read_text(encoding='utf-8'))}</pre>")
     page = run_dir / "report.html"
     page.write_text(
-        f"<!doctype html><meta charset=utf-8><title>degla run</title>{_STYLE}{''.join(sections)}",
+        f"<!doctype html><meta charset=utf-8><title>degla run</title>{PAGE_STYLE}{''.join(sections)}",
         encoding="utf-8",
     )
     return page
@@ -116,7 +117,7 @@ def write_report(run_dir: Path) -> Path:
 
 _SCORES = (
     *("val/caption_choice", "val/image_to_text_r@1", "val/text_to_image_r@1"),
-    *("eval/compositional", "eval/general"),
+    *("eval_mean/scenes/compositional", "eval_mean/scenes/general", "eval_mean/overall"),
 )
 _STAGES = {"eval": "Benchmark before and after", "val": "Validation rows before and after"}
 _EXPLAINED = {
@@ -126,20 +127,19 @@ _EXPLAINED = {
 }
 
 
-def _last_subtask(rows: list[Change]) -> str:
-    """Where the sub-tasks end and their means begin."""
-    return [row.name for row in rows if "/" in row.name][-1]
+def _rows(run_dir: Path, stage: str) -> list[Change]:
+    """What the table of a stage shows: below the subsets of benchmarks their means."""
+    return changes(run_dir, stage) + (changes(run_dir, "eval_mean") if stage == "eval" else [])
 
 
 def _bars(rows: list[Change]) -> str:
     """Every sub-task before and after."""
-    subtasks = [row for row in rows if "/" in row.name]
     figure = Figure(figsize=(11, 4), layout="constrained")
     axes = figure.subplots()
     for offset, label, colour in ((0.0, "before", "0.7"), (0.4, "after", "C0")):
-        values = [100 * getattr(row, label) for row in subtasks]
-        axes.bar([place + offset for place in range(len(subtasks))], values, 0.4, label=label, color=colour)
-    axes.set_xticks([place + 0.2 for place in range(len(subtasks))], [row.name.replace("/", "\n") for row in subtasks])
+        values = [100 * getattr(row, label) for row in rows]
+        axes.bar([place + offset for place in range(len(rows))], values, 0.4, label=label, color=colour)
+    axes.set_xticks([place + 0.2 for place in range(len(rows))], [row.name.replace("/", "\n") for row in rows])
     axes.tick_params(axis="x", labelsize=7, rotation=45)
     axes.set(ylabel="accuracy, percent", ylim=(0, 100))
     axes.legend(fontsize=8, ncols=2)
@@ -182,9 +182,9 @@ def _bad_row_tables(run_dir: Path) -> str:
     return "".join(parts)
 
 
-_STYLE = """<style>
+PAGE_STYLE = """<style>
 body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}.up{color:#18794e}.down{color:#c62828}
+.aside{color:#777}td:first-child,th:first-child{text-align:left}.up{color:#18794e}.down{color:#c62828}
 img{max-width:100%}pre{background:#f6f6f6;padding:1rem;overflow:auto}small{color:#777;font-weight:400}
 </style>"""

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from omegaconf import OmegaConf
 
 from degla.callbacks import read_metrics
-from degla.evaluation import Encoder
+from degla.evaluation import Encoder, FeatureStore, evaluate, point_estimates
+from degla.evaluation.tasks.scenes import Scenes
 from degla.models import ClipModel, interpolated
 from degla.models.checkpoints import read_weights
 from degla.models.export import WEIGHTS_NAME
@@ -39,8 +40,12 @@ def find_runs(folder: Path) -> list[StudyRun]:
     for record in sorted(folder.glob("*/*/finished.json")):
         config = OmegaConf.load(record.parent / "config.yaml")
         metrics = read_metrics(record.parent / "metrics.csv")
-        last = {name: values[max(values)] for name, values in metrics.items() if name.startswith("eval/")}
-        means = {name.removeprefix("eval/"): value for name, value in last.items() if name.count("/") == 1}
+        start = "eval_mean/scenes/"
+        means = {
+            name.removeprefix(start).replace("average", "overall"): values[max(values)]
+            for name, values in metrics.items()
+            if name.startswith(start)
+        }
         seconds = record.stat().st_mtime - (record.parent / "config.yaml").stat().st_mtime
         runs.append(StudyRun(config.name, config.optimizer.lr, config.seed, record.parent, means, seconds))
     return runs
@@ -57,7 +62,7 @@ def chosen_runs(runs: list[StudyRun]) -> list[StudyRun]:
     return chosen
 
 
-def measure(model: ClipModel, benchmark, folder: Path | None, share: float) -> dict[str, float]:
+def measure(model: ClipModel, benchmark: Scenes, folder: Path | None, share: float) -> dict[str, float]:
     """Sub-task or mean -> accuracy of ``share`` of the weights in ``folder`` and the rest of ``model``'s own.
 
     Args:
@@ -72,8 +77,9 @@ def measure(model: ClipModel, benchmark, folder: Path | None, share: float) -> d
             name: value.reshape(base[name].shape) for name, value in read_weights(folder / WEIGHTS_NAME).state.items()
         }
         model.clip.load_state_dict(interpolated(base, tuned, share))
-    scores = benchmark.evaluate(Encoder(model))
-    return {name: score.accuracy for name, score in scores.items()} | benchmark.summary(scores)
+    results = evaluate({"scenes": benchmark}, FeatureStore(Encoder(model), progress=False))
+    subsets, means = point_estimates(benchmark, results["scenes"].outcomes)
+    return subsets | {name.replace("average", "overall"): value for name, value in means.items()}
 
 
 def study_record(

@@ -85,7 +85,7 @@ def test_models_build_and_encode(option):
         ["objective.local_loss=false"],
         ["data=scenes", "data.num_scenes=40", "~data.path"],
         ["data=scenes_and_general", "data.num_rows=40", "objective=clip"],
-        ["benchmark=scenes", "benchmark.num_items=4"],
+        ["benchmark=scenes", "benchmark.scenes.num_items=4"],
         ["data@val_data=scenes", "val_data.num_scenes=9", "loader.val_fraction=0"],
     ],
     ids=" ".join,
@@ -171,7 +171,7 @@ def test_the_study_sweeps_over_every_method():
 @pytest.mark.parametrize("name", STUDY)
 def test_methods_of_the_study_run_and_differ_in_the_objective_alone(name, tmp_path):
     short = ["data.num_scenes=64", "loader.global_batch_size=8", "loader.num_workers=0", "trainer.max_steps=2",
-             "trainer.log_every_n_steps=1", "benchmark.num_items=4", "callbacks.progress_bar=null"]  # fmt: skip
+             "trainer.log_every_n_steps=1", "benchmark.scenes.num_items=4", "callbacks.progress_bar=null"]  # fmt: skip
     cfg = composed(f"experiment=study/{name}", *short, run_dir=str(tmp_path))
     assert cfg.name == name
     base = composed("experiment=scenes_finetune", *short, run_dir=str(tmp_path))

@@ -42,7 +42,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(photos, tmp_path_factory):
     cwd = tmp_path_factory.mktemp("runs")
-    measured = ["benchmark=scenes", "benchmark.num_items=4", "callbacks.evaluate.every_n_steps=5"]
+    measured = ["benchmark=scenes", "benchmark.scenes.num_items=4", "callbacks.evaluate.every_n_steps=5"]
     for name in ("one", "ddp", "fsdp2"):
         degla(*arguments(photos, *LAYOUTS[name], *measured, f"name={name}"), cwd=cwd)
     return {name: only_run(cwd, name) for name in ("one", "ddp", "fsdp2")}
@@ -65,7 +65,7 @@ def test_same_curves_and_weights(runs, layout):
     for name in mine:
         torch.testing.assert_close(theirs[name], mine[name], rtol=1e-4, atol=2e-5)
     assert (runs[layout] / "model" / "open_clip_model.safetensors").is_file()
-    assert list(one["eval/overall"])[:2] == [0, 5]
+    assert list(one["eval_mean/overall"])[:2] == [0, 5]
 
 
 @pytest.mark.parametrize(("first", "then"), [("fsdp2", "one"), ("one", "fsdp2"), ("ddp", "one")])

@@ -23,7 +23,7 @@ SHORT = [
     "trainer.max_steps=12",
     "callbacks.checkpoint.every_n_steps=4",
     "callbacks.progress_bar=null",
-    "benchmark.num_items=4",
+    "benchmark.scenes.num_items=4",
 ]
 
 
@@ -49,10 +49,10 @@ def test_study_killed_resumed_measured_and_drawn_again(tmp_path):
     after = finished(tmp_path)
     assert len(after) == 8 and after.items() >= done.items()  # no run done twice
     assert (output.stdout + output.stderr).count("has finished already") <= len(done)
-    logs = [(path.parent / "metrics.csv").read_text().count("eval/overall") for path in after]
+    logs = [(path.parent / "metrics.csv").read_text().count("eval_mean/overall") for path in after]
     assert set(logs) == {2}  # before and after, once each
 
-    measure = [sys.executable, "-m", "degla.study", "benchmark.num_items=4", "shares=[0.5,1.0]"]
+    measure = [sys.executable, "-m", "degla.study", "benchmark.scenes.num_items=4", "shares=[0.5,1.0]"]
     result = subprocess.run(measure, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     out = tmp_path / "runs" / "study"

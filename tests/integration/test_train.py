@@ -199,7 +199,12 @@ def test_streaming(photo_folder, hub_dataset, tmp_path):
 
 def test_demo_experiment(tmp_path):
     """The command of `make demo`, cut short; the same command again with ckpt_path=last does nothing."""
-    short = ["loader.num_workers=0", "data.num_scenes=200", "benchmark.num_items=10", "trainer.log_every_n_steps=1"]
+    short = [
+        "loader.num_workers=0",
+        "data.num_scenes=200",
+        "benchmark.scenes.num_items=10",
+        "trainer.log_every_n_steps=1",
+    ]
     output = degla("experiment=demo", *short, "trainer.max_steps=4", cwd=tmp_path).stdout
     assert "sugarcrepe/swap_obj" in output and "general/digits" in output and "before" in output
     run = only_run(tmp_path, "demo")

@@ -1,81 +1,115 @@
 """The built-in world: compositional sub-tasks, and what fine-tuning on scenes may make a model forget."""
 
-from functools import cached_property
-from statistics import fmean
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import torch
+from degla.data.scenes import GENERAL_TASKS, SPLITS, SUBSETS, general_examples, suite_items
+from degla.evaluation.items import Choice, Outcome, Picture
+from degla.evaluation.scoring import Ties
+from degla.evaluation.task import ChoiceTask, Features, mean
+from degla.evaluation.tasks.zeroshot import Labelled, class_outcomes
 
-from degla.data.scenes import GENERAL_TASKS, SPLITS, SUBSETS, SuiteItem, general_examples, suite_items
-from degla.evaluation.encoder import Encoder
-from degla.evaluation.scoring import Score, choice_score, zero_shot_score
 
-
-class ScenesBenchmark:
+class Scenes(ChoiceTask):
     """Fourteen sub-tasks in the manner of SugarCrepe, ARO and VALSE, and five of zero-shot classification.
 
     Args:
         split: ``validation`` or ``test``.
         num_items: pictures of each sub-task.
         image_size: pixels of a side.
+        name: what it is called in results.
+        subsets: such as ``sugarcrepe/swap_obj`` or ``general/digits``; None measures all.
+        ties: ``lost``; there is no other rule.
 
     Raises:
         ValueError: no such split.
     """
 
-    def __init__(self, split: str = "validation", num_items: int = 200, image_size: int = 48):
+    official = {
+        **{f"{benchmark}/{subset}": None for benchmark, subsets in SUBSETS.items() for subset in subsets},
+        **{f"general/{name}": None for name in GENERAL_TASKS},
+    }
+    get_it = "it is drawn when it is needed"
+
+    def __init__(
+        self,
+        split: str = "validation",
+        num_items: int = 200,
+        image_size: int = 48,
+        name: str = "scenes",
+        subsets: Sequence[str] | None = None,
+        ties: Ties = "lost",
+    ):
+        super().__init__(name, subsets, ties)
         if split not in SPLITS[1:]:
-            raise ValueError(f"benchmark.split={split} must be one of {', '.join(SPLITS[1:])}")
+            raise ValueError(f"split={split} must be one of {', '.join(SPLITS[1:])}")
         self.split = split
         self.num_items = num_items
         self.image_size = image_size
+        self._labelled: dict[str, Labelled] = {}
 
-    def evaluate(self, encoder: Encoder) -> dict[str, Score]:
-        """``benchmark/subset`` -> score, such as ``sugarcrepe/swap_obj`` and ``general/digits``."""
-        scores = {name: self._choose(encoder, items) for name, items in self._suite.items()}
-        for name, task in GENERAL_TASKS.items():
-            files, labels = zip(*self._general[name], strict=True)
-            prompts = [template.format(label) for label in task.classes for template in task.templates]
-            prompt_features = encoder.texts(prompts).unflatten(0, (len(task.classes), len(task.templates)))
-            scores[f"general/{name}"] = zero_shot_score(encoder.images(files), torch.tensor(labels), prompt_features)
-        return scores
+    def read(self, subset: str) -> list[Choice]:
+        """The items of a compositional sub-task; none of the general ones."""
+        benchmark, name = subset.split("/")
+        if benchmark == "general":
+            return []
+        items = suite_items(benchmark, name, self.split, self.num_items, self.image_size)
+        return [
+            Choice(subset, str(i), Picture.embedded(item.image_bytes), (item.caption, *item.foils))
+            for i, item in enumerate(items)
+        ]
 
-    @staticmethod
-    def summary(scores: dict[str, Score]) -> dict[str, float]:
+    @property
+    def general(self) -> dict[str, Labelled]:
+        """The sub-tasks of classification, drawn once."""
+        for subset in self.subsets:
+            name = subset.removeprefix("general/")
+            if name in GENERAL_TASKS and subset not in self._labelled:
+                examples = list(general_examples(name, self.split, self.num_items, self.image_size))
+                self._labelled[subset] = Labelled(
+                    [Picture.embedded(file) for file, _ in examples],
+                    [label for _, label in examples],
+                    list(GENERAL_TASKS[name].classes),
+                    list(GENERAL_TASKS[name].templates),
+                )
+        return self._labelled
+
+    def pictures(self) -> Iterable[Picture]:
+        """Of all sub-tasks."""
+        return [*super().pictures(), *(picture for data in self.general.values() for picture in data.pictures)]
+
+    def texts(self) -> Iterable[str]:
+        """Of all sub-tasks."""
+        return [*super().texts(), *(text for data in self.general.values() for text in data.prompts())]
+
+    def outcomes(self, features: Features) -> list[Outcome]:
+        """Choices, then classifications."""
+        found = super().outcomes(features)
+        for subset, data in self.general.items():
+            prompts = features.texts(data.prompts()).unflatten(0, (len(data.classes), -1))
+            found += class_outcomes(subset, data, prompts, features)
+        return found
+
+    def means(self, accuracy: Mapping[str, Any]) -> dict[str, Any]:
         """Means of sub-tasks by benchmark, and of benchmarks.
 
         Returns:
             ``sugarcrepe``, ``aro``, ``valse``, ``general``; ``compositional``, the mean of the first three;
             ``compositional_without_order``, the same without ARO's order, which can be solved without the
-            picture; and ``overall``, the mean of ``compositional`` and ``general``.
+            picture; and ``average``, the mean of ``compositional`` and ``general``.
         """
-        parts: dict[str, list[float]] = {}
-        for name, score in scores.items():
-            parts.setdefault(name.split("/")[0], []).append(score.accuracy)
-        means = {name: fmean(values) for name, values in parts.items()}
-        aro = [score.accuracy for name, score in scores.items() if name.startswith("aro/") and name != "aro/order"]
-        means["compositional"] = fmean(means[name] for name in SUBSETS)
-        means["compositional_without_order"] = fmean([means["sugarcrepe"], fmean(aro), means["valse"]])
-        means["overall"] = (means["compositional"] + means["general"]) / 2
+        parts: dict[str, list] = {}
+        for subset in self.subsets:
+            parts.setdefault(subset.split("/")[0], []).append(accuracy[subset])
+        means = {name: mean(values) for name, values in parts.items()}
+        if set(self.subsets) != set(self.official):
+            return means | super().means(accuracy)
+        aro = mean(accuracy[subset] for subset in self.subsets if subset.startswith("aro/") and "order" not in subset)
+        means["compositional"] = mean(means[name] for name in SUBSETS)
+        means["compositional_without_order"] = mean([means["sugarcrepe"], aro, means["valse"]])
+        means["average"] = mean([means["compositional"], means["general"]])
         return means
 
-    @cached_property
-    def _suite(self) -> dict[str, list[SuiteItem]]:
-        return {
-            f"{benchmark}/{subset}": list(suite_items(benchmark, subset, self.split, self.num_items, self.image_size))
-            for benchmark, subsets in SUBSETS.items()
-            for subset in subsets
-        }
-
-    @cached_property
-    def _general(self) -> dict[str, list[tuple[bytes, int]]]:
-        return {
-            name: list(general_examples(name, self.split, self.num_items, self.image_size)) for name in GENERAL_TASKS
-        }
-
-    def _choose(self, encoder: Encoder, items: list[SuiteItem]) -> Score:
-        foils = encoder.texts([foil for item in items for foil in item.foils])
-        return choice_score(
-            encoder.images([item.image_bytes for item in items]),
-            encoder.texts([item.caption for item in items]),
-            foils.unflatten(0, (len(items), -1)),
-        )
+    def protocol(self) -> dict[str, Any]:
+        """What is drawn."""
+        return super().protocol() | {"split": self.split, "image_size": self.image_size}

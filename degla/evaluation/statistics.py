@@ -1,0 +1,194 @@
+"""Accuracies with their intervals, and whether two models differ."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.stats import binomtest
+
+from degla.evaluation.items import Outcome
+from degla.evaluation.task import Task
+
+_RESAMPLES = 1000
+
+
+class Counts(NamedTuple):
+    """Right answers and answers, ``(P, G)`` each: P pictures, G groups of subsets."""
+
+    right: sparse.csr_matrix
+    total: sparse.csr_matrix
+    groups: list[tuple[str, str]]  # (subset, group) of each column
+
+
+class Difference(NamedTuple):
+    """What the second of two models does better, in a subset that both have answered."""
+
+    subset: str
+    num_items: int  # answered by both
+    gained: int  # wrong with the first, right with the second
+    lost: int
+    change: float  # of the accuracy over these items
+    low: float  # 95 % interval of the change
+    high: float
+    p_value: float  # McNemar's exact test
+    adjusted: float  # by Holm's method over the subsets of the comparison
+
+
+def counted(outcomes: Sequence[Outcome]) -> Counts:
+    """Sort answers by picture and by group."""
+    pictures = {name: i for i, name in enumerate(dict.fromkeys(outcome.picture for outcome in outcomes))}
+    groups = {key: i for i, key in enumerate(dict.fromkeys((outcome.subset, outcome.group) for outcome in outcomes))}
+    rows = [pictures[outcome.picture] for outcome in outcomes]
+    columns = [groups[outcome.subset, outcome.group] for outcome in outcomes]
+    shape = (len(pictures), len(groups))
+    right = sparse.csr_matrix(([float(outcome.right) for outcome in outcomes], (rows, columns)), shape)
+    total = sparse.csr_matrix((np.ones(len(outcomes)), (rows, columns)), shape)
+    return Counts(right, total, list(groups))
+
+
+def accuracies(right: np.ndarray, total: np.ndarray, groups: list[tuple[str, str]], macro: Sequence[str]) -> dict:
+    """Subset -> headline accuracy, ``<subset>:micro`` and, where there are groups, ``<subset>:macro``.
+
+    Args:
+        right: ``(..., G)`` right answers.
+        total: ``(..., G)`` answers; a group without any is left out of the macro mean.
+        groups: subset and group of each column; the group "" counts for the micro average only.
+        macro: subsets whose headline is the macro average.
+    """
+    found: dict[str, Any] = {}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for subset in dict.fromkeys(subset for subset, _ in groups):
+            own = [i for i, (name, _) in enumerate(groups) if name == subset]
+            named = [i for i in own if groups[i][1]]
+            found[f"{subset}:micro"] = right[..., own].sum(-1) / total[..., own].sum(-1)
+            if named:
+                rates = right[..., named] / total[..., named]
+                found[f"{subset}:macro"] = np.nansum(rates, -1) / (~np.isnan(rates)).sum(-1)
+            found[subset] = found[f"{subset}:{'macro' if named and subset in macro else 'micro'}"]
+    return found
+
+
+def scores(task: Task, outcomes: Sequence[Outcome], blind: Sequence[Outcome] = ()) -> dict[str, dict]:
+    """Everything a table needs, as JSON can hold it.
+
+    Args:
+        task: whose means and macro averages are taken.
+        outcomes: of one model.
+        blind: of the same model without pictures.
+
+    Returns:
+        ``subsets``: name -> ``accuracy``, ``interval`` (95 %, bootstrap over pictures), ``micro``, ``macro``,
+        ``num_items``, ``ties``, ``chance``, ``blind``; ``means``: name -> ``accuracy``, ``interval``, ``blind``.
+    """
+    counts = counted(outcomes)
+    point = _point(counts, task.macro)
+    means = {name: float(value) for name, value in _means(task, point).items()}
+    resampled = _resampled(counts, task.macro)
+    spread = {**resampled, **{f"mean {name}": value for name, value in _means(task, resampled).items()}}
+    unseen = _point(counted(blind), task.macro) if blind else {}
+    unseen |= {f"mean {name}": value for name, value in _means(task, unseen).items()} if blind else {}
+    by_subset: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_subset.setdefault(outcome.subset, []).append(outcome)
+    return {
+        "subsets": {
+            subset: {
+                "accuracy": _rounded(point[subset]),
+                "interval": _interval(spread[subset]),
+                "micro": _rounded(point[f"{subset}:micro"]),
+                "macro": _rounded(point.get(f"{subset}:macro")),
+                "num_items": len(members),
+                "ties": sum(member.tie for member in members),
+                "chance": _rounded(np.mean([member.chance for member in members])),
+                "blind": _rounded(unseen.get(subset)),
+            }
+            for subset, members in by_subset.items()
+        },
+        "means": {
+            name: {
+                "accuracy": _rounded(value),
+                "interval": _interval(spread[f"mean {name}"]),
+                "blind": _rounded(unseen.get(f"mean {name}")),
+            }
+            for name, value in means.items()
+        },
+    }
+
+
+def point_estimates(task: Task, outcomes: Sequence[Outcome]) -> tuple[dict[str, float], dict[str, float]]:
+    """Headline accuracies by subset, and means over subsets, without intervals: what is logged during a run."""
+    point = _point(counted(outcomes), task.macro)
+    subsets = {name: float(value) for name, value in point.items() if ":" not in name}
+    return subsets, {name: float(value) for name, value in _means(task, point).items()}
+
+
+def differences(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[Difference]:
+    """Compare two models item by item, over the items that both have answered.
+
+    Args:
+        first: the one that is compared with.
+        second: the one that may be better.
+    """
+    before = {(outcome.subset, outcome.item): outcome for outcome in first}
+    pairs: dict[str, list[tuple[Outcome, Outcome]]] = {}
+    for outcome in second:
+        if (outcome.subset, outcome.item) in before:
+            pairs.setdefault(outcome.subset, []).append((before[outcome.subset, outcome.item], outcome))
+    rows = []
+    for subset, both in pairs.items():
+        gained = sum(new.right and not old.right for old, new in both)
+        lost = sum(old.right and not new.right for old, new in both)
+        spread = np.subtract(*(_resampled(counted(side), ())[subset] for side in (_seconds(both), _firsts(both))))
+        p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+        change = (gained - lost) / len(both)
+        rows.append(Difference(subset, len(both), gained, lost, change, *_interval(spread), p_value, 1.0))
+    return _adjusted(rows)
+
+
+def _firsts(pairs):
+    return [old._replace(group="") for old, _ in pairs]
+
+
+def _seconds(pairs):  # under the first one's picture, so that both are resampled alike
+    return [new._replace(group="", picture=old.picture) for old, new in pairs]
+
+
+def _adjusted(rows: list[Difference]) -> list[Difference]:
+    """Holm's step-down method."""
+    order = sorted(range(len(rows)), key=lambda i: rows[i].p_value)
+    largest = 0.0
+    for place, i in enumerate(order):
+        largest = max(largest, min(1.0, rows[i].p_value * (len(rows) - place)))
+        rows[i] = rows[i]._replace(adjusted=largest)
+    return rows
+
+
+def _point(counts: Counts, macro: Sequence[str]) -> dict:
+    right, total = (np.asarray(matrix.sum(0)).ravel() for matrix in (counts.right, counts.total))
+    return accuracies(right, total, counts.groups, macro)
+
+
+def _resampled(counts: Counts, macro: Sequence[str]) -> dict[str, np.ndarray]:
+    """The same over bootstrap samples of pictures: items that share a picture are not independent."""
+    rng = np.random.default_rng(0)
+    num_pictures = counts.right.shape[0]
+    sums = []
+    for _ in range(_RESAMPLES):
+        weights = np.bincount(rng.integers(num_pictures, size=num_pictures), minlength=num_pictures)
+        sums.append((counts.right.T @ weights, counts.total.T @ weights))
+    right, total = (np.stack(part) for part in zip(*sums, strict=True))
+    return accuracies(right, total, counts.groups, macro)
+
+
+def _means(task: Task, accuracy: dict) -> dict:
+    """Of the subsets that have answers at all."""
+    return task.means(accuracy) if all(subset in accuracy for subset in task.subsets) else {}
+
+
+def _interval(values: np.ndarray) -> list[float]:
+    return [_rounded(value) for value in np.nanquantile(values, (0.025, 0.975))]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 6)

@@ -1,0 +1,117 @@
+"""Retrieval in both directions, by the id of the image, as CLIP reports it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from degla.errors import ConfigError
+from degla.evaluation.captioned import Captioned, read_captioned
+from degla.evaluation.items import Outcome, Picture
+from degla.evaluation.scoring import Ties, retrieval_ranks
+from degla.evaluation.task import Features, Survey, Task, mean, surveyed
+
+_DIRECTIONS = ("image_to_text", "text_to_image")
+
+
+class Retrieval(Task):
+    """Recall at k: a picture finds one of its captions, a caption its picture, among the first k.
+
+    Args:
+        captions: BLIP's or Karpathy's JSON, or a CSV of ``image, caption``.
+        images: folder of the images.
+        num_images: that the published split has; None where there is none.
+        split: of Karpathy's JSON.
+        ks: the k.
+        name: what it is called in results.
+        subsets: such as ``image_to_text_r@1``; None measures all.
+        ties: ``lost``: a wrong entry that scores as high is ranked before the right one.
+    """
+
+    get_it = "captions: Karpathy's split; images: COCO val2014 (cocodataset.org), Flickr30k, Flickr8k (by form)"
+
+    def __init__(
+        self,
+        captions: str,
+        images: str,
+        num_images: int | None = None,
+        split: str = "test",
+        ks: Sequence[int] = (1, 5, 10),
+        name: str = "retrieval",
+        subsets: Sequence[str] | None = None,
+        ties: Ties = "lost",
+    ):
+        self.official = dict.fromkeys(f"{direction}_r@{k}" for direction in _DIRECTIONS for k in ks)
+        super().__init__(name, subsets, ties)
+        self.captions = Path(captions)
+        self.images = Path(images)
+        self.num_images = num_images
+        self.split = split
+        self.ks = tuple(ks)
+
+    @property
+    def captioned(self) -> Captioned:
+        """All images with their captions, read once."""
+        if not hasattr(self, "_captioned"):
+            self._captioned = read_captioned(self, self.captions, self.images, self.split)
+        return self._captioned
+
+    def pictures(self) -> Iterable[Picture]:
+        """Every image once."""
+        return [picture for _, picture, _ in self.captioned]
+
+    def texts(self) -> Iterable[str]:
+        """Every caption."""
+        return dict.fromkeys(caption for _, _, captions in self.captioned for caption in captions)
+
+    def outcomes(self, features: Features) -> list[Outcome]:
+        """One a query and k; images that cannot be shown leave with their captions."""
+        shown = [entry for entry in self.captioned if features.shows(entry[1])]
+        if not shown:
+            return []
+        images = features.images([picture for _, picture, _ in shown])
+        captions = [(text, i) for i, (_, _, texts) in enumerate(shown) for text in texts]
+        texts = features.texts([text for text, _ in captions])
+        owners, ids = torch.tensor([i for _, i in captions]), torch.arange(len(shown))
+        found = []
+        for direction in _DIRECTIONS:
+            if direction == "image_to_text":
+                ranks, margins = retrieval_ranks(images, texts, ids, owners)
+                queries = [(name, name, "") for name, _, _ in shown]
+                rights, size = len(captions) / len(shown), len(captions)
+            else:
+                ranks, margins = retrieval_ranks(texts, images, owners, ids)
+                queries = [(f"{shown[i][0]} {n}", shown[i][0], text) for n, (text, i) in enumerate(captions)]
+                rights, size = 1, len(shown)
+            for k in self.ks:
+                subset = f"{direction}_r@{k}"
+                if subset in self.subsets:
+                    chance = min(1.0, k * rights / size)
+                    found += [
+                        Outcome(subset, item, rank < k, abs(margin) <= 1e-6, margin, chance, picture, text)
+                        for (item, picture, text), rank, margin in zip(
+                            queries, ranks.tolist(), margins.tolist(), strict=True
+                        )
+                    ]
+        return found
+
+    def means(self, accuracy: Mapping[str, Any]) -> dict[str, Any]:
+        """Each direction over k, and ``average``."""
+        directions = {
+            direction: [accuracy[subset] for subset in self.subsets if subset.startswith(direction)]
+            for direction in _DIRECTIONS
+        }
+        return {name: mean(values) for name, values in directions.items() if values} | super().means(accuracy)
+
+    def protocol(self) -> dict[str, Any]:
+        """How many images and captions there are to choose from."""
+        texts = sum(len(captions) for _, _, captions in self.captioned)
+        return super().protocol() | {"num_images": len(self.captioned), "num_captions": texts}
+
+    def survey(self) -> list[Survey]:
+        """What is here and what is missing."""
+        try:
+            return [surveyed("images", len(self.captioned), self.num_images, self.pictures(), self.get_it)]
+        except ConfigError as error:
+            return [Survey("images", 0, self.num_images, 0, 0, str(error), self.get_it)]
