@@ -36,7 +36,7 @@ class FeatureStore:
 
     Attributes:
         num_encoded: pictures and texts that this process has encoded, not found.
-        problems: pictures that cannot be shown, by name.
+        problems: of pictures that cannot be shown, by their keys.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FeatureStore:
         self.rank, self.world_size = rank, world_size
         self.progress = progress and rank == 0
         self.num_encoded = {"pictures": 0, "texts": 0}
-        self.problems: dict[Picture, Problem] = {}
+        self.problems: dict[str, Problem] = {}
         folder = cache_dir / encoder.fingerprint() if cache_dir else None
         self._pictures = _Table(folder, "pictures")
         self._texts = _Table(folder, "texts")
@@ -79,7 +79,7 @@ class FeatureStore:
 
     def shows(self, picture: Picture) -> bool:
         """Whether the picture could be decoded."""
-        return picture not in self.problems
+        return picture.key() not in self.problems
 
     def _encode(self, what: str, table: "_Table", missing: dict, batches: Callable) -> None:
         mine = list(missing.items())[self.rank :: self.world_size]
@@ -114,8 +114,8 @@ class FeatureStore:
             start += len(batch)
             good = [(key, pixels) for (key, _), pixels in zip(known, batch, strict=True) if isinstance(pixels, Tensor)]
             bad = [
-                (picture, Problem(picture.name, str(pixels).removesuffix(f": {picture.name}"), True))
-                for (_, picture), pixels in zip(known, batch, strict=True)
+                (key, Problem(picture.name, str(pixels).removesuffix(f": {picture.name}"), True))
+                for (key, picture), pixels in zip(known, batch, strict=True)
                 if not isinstance(pixels, Tensor)
             ]
             keys = [key for key, _ in good]

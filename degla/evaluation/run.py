@@ -36,7 +36,8 @@ def evaluate(tasks: Mapping[str, Task], features: FeatureStore, blind: bool = Fa
     unseeing = Blind(features) if blind else None
     results = {}
     for name, task in tasks.items():
-        bad = [features.problems[picture] for picture in dict.fromkeys(task.pictures()) if not features.shows(picture)]
+        keys = dict.fromkeys(picture.key() for picture in task.pictures())
+        bad = [features.problems[key] for key in keys if key in features.problems]
         results[name] = Result(
             task.outcomes(features), task.outcomes(unseeing) if unseeing else [], [*task.problems, *bad]
         )

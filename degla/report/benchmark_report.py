@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from degla.evaluation.items import Picture
 from degla.report.benchmark_results import Evaluation
@@ -61,7 +61,7 @@ def print_tables(tables: Sequence[BenchmarkTable], folder: Path) -> None:
         width = sum(3 + max(map(len, column)) for column in zip(*lines, strict=True))
         if width > console.width:  # too wide for the screen: a line a column
             lines = [list(column) for column in zip(*lines, strict=True)]
-        shown = Table(*lines[0], title=f"{table.benchmark}, percent")
+        shown = Table(Column(lines[0][0], no_wrap=True), *lines[0][1:], title=f"{table.benchmark}, percent")
         for place, row in enumerate(lines[1:]):
             aside = width <= console.width and (place < table.published or row[0].startswith("  "))
             shown.add_row(*row, style="dim" if aside else None)

@@ -1,10 +1,10 @@
-"""Scores on small cases made by hand; a model that says nothing must not win."""
+"""Margins on small cases made by hand, and against slow loops; a model that says nothing must not win."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from degla.evaluation import choice_score, zero_shot_score
+from degla.evaluation.scoring import choice_margins, class_margins, judged, prompt_classifier, retrieval_ranks
 from degla.evaluation.text_only import text_only_accuracy
 
 
@@ -14,33 +14,61 @@ def unit(*rows):
 
 def test_choice_by_hand():
     images = unit([1, 0], [1, 0], [1, 0], [0, 1])
-    captions = unit([1, 0], [1, 1], [1, 1], [1, 1])
-    foils = torch.stack([unit([0, 1], [0, 1]), unit([0, 1], [1, 0]), unit([1, 1], [0, 1]), unit([1, 0], [1, 0])])
-    score = choice_score(images, captions, foils)  # right, wrong, tie, right
-    assert score == (0.5, 4, 1)
+    captions = torch.stack(
+        [
+            unit([1, 0], [0, 1], [0, 1]),
+            unit([1, 1], [0, 1], [1, 0]),
+            unit([1, 1], [1, 1], [0, 1]),
+            unit([1, 1], [1, 0], [1, 0]),
+        ]
+    )
+    margins, rivals = choice_margins(images, captions)
+    assert margins.tolist() == pytest.approx([1, 0.5**0.5 - 1, 0, 0.5**0.5], abs=1e-6)
+    assert rivals.tolist()[1:3] == [2, 1]
+    rights, ties = judged(margins)
+    assert rights.tolist() == [True, False, False, True] and ties.tolist() == [False, False, True, False]
+    assert judged(margins, ties_win=True)[0].tolist() == [True, False, True, True]
 
 
 def test_a_constant_encoder_scores_nothing():
     same = unit([1, 2, 3]).expand(7, 3)
-    assert choice_score(same, same, same[:, None].expand(7, 2, 3)) == (0.0, 7, 7)
-    assert zero_shot_score(same, torch.arange(7), same[:, None]) == (0.0, 7, 7)
+    assert not judged(choice_margins(same, same[:, None].expand(7, 3, 3))[0])[0].any()
+    assert not judged(class_margins(same, torch.arange(7), same)[0])[0].any()
+    ranks, _ = retrieval_ranks(same, same, torch.arange(7), torch.arange(7))
+    assert ranks.tolist() == [6] * 7  # last, not first
 
 
 def test_a_tie_but_for_rounding_is_a_tie():
     image = F.normalize(torch.rand(50, 64), dim=-1)
     text = F.normalize(torch.rand(50, 64), dim=-1)
-    score = choice_score(image, text, (text + 1e-8 * torch.randn(50, 64))[:, None])
-    assert score.accuracy == 0 and score.ties == 50
+    margins, _ = choice_margins(image, torch.stack([text, text + 1e-8 * torch.randn(50, 64)], 1))
+    rights, ties = judged(margins)
+    assert not rights.any() and ties.all()
 
 
-def test_zero_shot_averages_the_prompts_of_a_class():
+def test_classes_by_the_mean_of_their_prompts():
     prompts = torch.stack([unit([1, 0, 0], [1, 1, 0]), unit([0, 0, 1], [0, 1, 1])])
-    classifier = F.normalize(prompts.mean(1), dim=-1)
+    classifier = prompt_classifier(prompts)
+    torch.testing.assert_close(classifier, F.normalize(prompts.mean(1), dim=-1))
     images = unit([1, 0.2, 0], [0, 0.1, 1], [0, 1, 0.9], [1, 0, 1.5])
     labels = torch.tensor([0, 1, 0, 1])
+    margins, rivals = class_margins(images, labels, classifier)
     expected = [int((classifier @ image).argmax() == label) for image, label in zip(images, labels, strict=True)]
-    assert expected == [1, 1, 0, 1]
-    assert zero_shot_score(images, labels, prompts) == (0.75, 4, 0)
+    assert expected == [1, 1, 0, 1] == judged(margins)[0].int().tolist()
+    assert rivals.tolist() == [1, 0, 1, 0]
+
+
+def test_retrieval_against_a_slow_loop():
+    generator = torch.Generator().manual_seed(0)
+    queries = F.normalize(torch.randn(30, 4, generator=generator), dim=-1)
+    gallery = F.normalize(torch.randn(50, 4, generator=generator), dim=-1)
+    owners, targets = torch.arange(30) % 10, torch.randint(0, 10, (50,), generator=generator)
+    ranks, margins = retrieval_ranks(queries, gallery, owners, targets)
+    for q in range(30):
+        right = max(float(queries[q] @ gallery[g]) for g in range(50) if targets[g] == owners[q])
+        wrong = [float(queries[q] @ gallery[g]) for g in range(50) if targets[g] != owners[q]]
+        assert ranks[q] == sum(score > right for score in wrong)
+        assert margins[q] == pytest.approx(right - max(wrong), abs=1e-5)
 
 
 def test_text_only_finds_what_gives_the_answer_away_and_nothing_else():

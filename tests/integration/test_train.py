@@ -209,7 +209,7 @@ def test_demo_experiment(tmp_path):
     assert "sugarcrepe/swap_obj" in output and "general/digits" in output and "before" in output
     run = only_run(tmp_path, "demo")
     metrics = read_metrics(run / "metrics.csv")
-    assert "train/loss_tgc" in metrics and list(metrics["eval/general"]) == [0, 4]
+    assert "train/loss_tgc" in metrics and list(metrics["eval_mean/scenes/general"]) == [0, 4]
     assert "before and after on every sub-task" in (run / "report.html").read_text()
     before = (run / "metrics.csv").read_bytes()
     again = degla("experiment=demo", *short, "trainer.max_steps=4", "ckpt_path=last", cwd=tmp_path)

@@ -7,12 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from degla.evaluation.captioned import read_captioned
 from degla.evaluation.hub import hub_rows
 from degla.evaluation.items import Choice, Picture
-from degla.evaluation.order import frozen_order
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import ChoiceTask
+from degla.evaluation.tasks.word_order import order_choices
 
 _HUB = {
     "relation": "ARO-Visual-Relation",
@@ -101,17 +100,12 @@ class Aro(ChoiceTask):
         return super().protocol() | {"tagger": self.taggers}
 
     def _order(self, subset: str) -> list[Choice]:
+        folder = self.folders[subset]
         file = "coco_karpathy_test.json" if subset == "coco_order" else "flickr30k_test.json"
-        path = self.folders[subset] / file
-        captioned = read_captioned(self, path, self.folders[subset])
-        frozen = frozen_order(self.annotations / f"{subset}.json", captioned)
-        self.read_file(self.annotations / f"{subset}.json", "spoilt captions")
-        self.taggers[subset] = frozen["tagger"]
-        pictures = {name: picture for name, picture, _ in captioned}
-        return [
-            Choice(subset, str(i), pictures[item["image"]], tuple(item["captions"]))
-            for i, item in enumerate(frozen["items"])
-        ]
+        choices, self.taggers[subset] = order_choices(
+            self, subset, folder / file, folder, self.annotations / f"{subset}.json"
+        )
+        return choices
 
     def _hub_order(self, subset: str) -> list[Choice]:
         columns = ("images", "correct_caption", *(f"hard_text_{i}" for i in range(1, 5)))

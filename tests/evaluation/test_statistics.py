@@ -1,0 +1,110 @@
+"""Averages, intervals and comparisons against slow loops and textbook values."""
+
+import random
+from math import comb
+
+import numpy as np
+import pytest
+
+from degla.evaluation.items import Outcome
+from degla.evaluation.statistics import differences, point_estimates, scores
+from degla.evaluation.task import Task, mean
+
+
+class Plain(Task):
+    official = {"a": None, "b": None}
+    macro = ("b",)
+
+    def __init__(self):
+        super().__init__("plain")
+
+    def pictures(self):
+        return []
+
+    def texts(self):
+        return []
+
+    def outcomes(self, features):
+        return []
+
+    def survey(self):
+        return []
+
+
+def outcome(subset, item, right, group="", picture=None, tie=False):
+    return Outcome(subset, str(item), right, tie, 0.1, 0.5, picture or f"{item}.jpg", group=group)
+
+
+def answers(seed, share, count=400, pictures=80):
+    rng = random.Random(seed)
+    return [
+        outcome(subset, i, rng.random() < share, rng.choice(["x", "y", "z", ""]), f"{i % pictures}.jpg")
+        for subset in "ab"
+        for i in range(count)
+    ]
+
+
+def test_micro_macro_and_means_against_loops():
+    found = answers(0, 0.7)
+    subsets, means = point_estimates(Plain(), found)
+    for subset in "ab":
+        own = [o for o in found if o.subset == subset]
+        micro = sum(o.right for o in own) / len(own)
+        groups = {o.group for o in own if o.group}
+        macro = sum(sum(o.right for o in own if o.group == g) / sum(o.group == g for o in own) for g in groups) / len(
+            groups
+        )
+        scored = scores(Plain(), found)["subsets"][subset]
+        assert scored["micro"] == pytest.approx(micro, abs=1e-6)
+        assert scored["macro"] == pytest.approx(macro, abs=1e-6)
+        assert scored["accuracy"] == pytest.approx(macro if subset == "b" else micro, abs=1e-6)
+        assert subsets[subset] == pytest.approx(scored["accuracy"], abs=1e-6)
+        assert scored["num_items"] == 400 and scored["chance"] == 0.5 and scored["ties"] == 0
+    assert means["average"] == pytest.approx((subsets["a"] + subsets["b"]) / 2)
+
+
+def test_interval_is_the_binomial_one_where_every_item_has_its_picture():
+    found = [outcome("a", i, i % 10 < 8) for i in range(1000)] + [outcome("b", 0, True)]
+    low, high = scores(Plain(), found)["subsets"]["a"]["interval"]
+    half = 1.96 * (0.8 * 0.2 / 1000) ** 0.5
+    assert low == pytest.approx(0.8 - half, abs=0.006) and high == pytest.approx(0.8 + half, abs=0.006)
+
+
+def test_items_of_one_picture_are_not_independent():
+    """Fifty pictures, answered all right or all wrong: as uncertain as fifty items, not as a thousand."""
+    found = [outcome("a", i, i % 50 < 40, picture=f"{i % 50}.jpg") for i in range(1000)] + [outcome("b", 0, True)]
+    low, high = scores(Plain(), found)["subsets"]["a"]["interval"]
+    assert high - low == pytest.approx(2 * 1.96 * (0.8 * 0.2 / 50) ** 0.5, rel=0.15)
+
+
+def test_no_mean_where_a_subset_has_no_answer():
+    assert scores(Plain(), [outcome("a", 0, True)])["means"] == {}
+    assert scores(Plain(), [])["subsets"] == {}
+
+
+def test_difference_by_hand():
+    first = [outcome("a", i, i < 10) for i in range(30)]
+    second = [outcome("a", i, i < 4 or 10 <= i < 27) for i in range(30)] + [outcome("a", 99, True)]
+    (row,) = differences(first, second)
+    assert (row.num_items, row.gained, row.lost) == (30, 17, 6)
+    tail = sum(comb(23, k) for k in range(7)) / 2**23
+    assert row.p_value == pytest.approx(2 * tail) == row.adjusted
+    assert row.change == pytest.approx(11 / 30) and row.low < row.change < row.high
+    (same,) = differences(first, first)
+    assert (same.change, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
+def test_holm_over_subsets():
+    first = [outcome(s, i, False) for s in "abc" for i in range(20)]
+    wins = {"a": 6, "b": 8, "c": 1}
+    second = [outcome(s, i, i < wins[s]) for s in "abc" for i in range(20)]
+    rows = {row.subset: row for row in differences(first, second)}
+    p = {s: 2 * 0.5**n for s, n in wins.items()}
+    assert rows["b"].adjusted == pytest.approx(3 * p["b"])
+    assert rows["a"].adjusted == pytest.approx(2 * p["a"])
+    assert rows["c"].adjusted == pytest.approx(1.0)
+
+
+def test_mean_of_arrays_and_numbers():
+    assert mean([1.0, 2.0]) == 1.5
+    assert np.array_equal(mean(np.array([[1.0, 2.0], [3.0, 4.0]])), [2.0, 3.0])

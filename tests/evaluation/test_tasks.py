@@ -1,0 +1,420 @@
+"""Every benchmark on made-up files in its official layout, against slow loops over its own definition."""
+
+import io
+import json
+import random
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from degla.errors import ConfigError
+from degla.evaluation.labelled import DATASETS
+from degla.evaluation.order import cleaned, perturbed
+from degla.evaluation.statistics import point_estimates
+from degla.evaluation.tasks.aro import Aro
+from degla.evaluation.tasks.half_truths import HalfTruths
+from degla.evaluation.tasks.own import Own
+from degla.evaluation.tasks.retrieval import Retrieval
+from degla.evaluation.tasks.sugarcrepe import SugarCrepe
+from degla.evaluation.tasks.sugarcrepe_pp import SugarCrepePP
+from degla.evaluation.tasks.valse import Valse
+from degla.evaluation.tasks.whatsup import WhatsUp
+from degla.evaluation.tasks.winoground import Winoground
+from degla.evaluation.tasks.zeroshot import ZeroShot
+from tests.helpers.benchmarks import RandomFeatures, sentence, sugarcrepe, write_image, write_json, write_parquet
+
+FEATURES = RandomFeatures()
+
+
+def by_loop(task):
+    """Right answers of a task of choices, one pair at a time."""
+    return [
+        all(FEATURES.score(c.picture, c.captions[0]) > FEATURES.score(c.picture, wrong) for wrong in c.captions[1:])
+        for c in task.choices
+    ]
+
+
+def test_sugarcrepe_and_what_is_missing(tmp_path):
+    sugarcrepe(tmp_path, ["swap_obj", "swap_att"])
+    task = SugarCrepe(
+        annotations=str(tmp_path / "sugarcrepe"),
+        images=str(tmp_path / "coco/val2017"),
+        subsets=["swap_obj", "swap_att"],
+    )
+    found = task.outcomes(FEATURES)
+    assert [outcome.right for outcome in found] == by_loop(task) and len(found) == 10
+    assert 0 < sum(outcome.right for outcome in found) < 10
+    assert [outcome.item for outcome in found[:5]] == ["0", "1", "3", "4", "5"]
+    _, means = point_estimates(task, found)
+    assert set(means) == {"swap", "average", "micro"}
+    left = task.outcomes(RandomFeatures(missing=["000000000001.jpg"]))
+    assert len(left) == 6 and "000000000001.jpg" not in {Path(outcome.picture).name for outcome in left}
+    with pytest.raises(ConfigError, match=r"no file .*add_att\.json.*github\.com/RAIVNLab/sugar-crepe"):
+        SugarCrepe(annotations=str(tmp_path / "sugarcrepe")).pictures()
+    with pytest.raises(ValueError, match="there is no subset swap_objects of sugarcrepe: choose among add_att"):
+        SugarCrepe(subsets=["swap_objects"])
+    rows = SugarCrepe(annotations=str(tmp_path / "sugarcrepe"), images=str(tmp_path)).survey()
+    assert [row.num_items for row in rows] == [0, 0, 0, 0, 0, 5, 5] and rows[5].num_found == 0
+
+
+def test_sugarcrepe_from_the_hub(tmp_path):
+    rows = [
+        {"image": write_image(tmp_path / f"{i}.png"), "tested_labels": [f"right {i}", f"wrong {i}"]} for i in range(3)
+    ]
+    write_parquet(tmp_path / "SugarCrepe_swap_obj" / "data" / "test-00000-of-00001.parquet", rows, ["image"])
+    task = SugarCrepe(hub=str(tmp_path), subsets=["swap_obj"])
+    assert [choice.captions for choice in task.choices] == [(f"right {i}", f"wrong {i}") for i in range(3)]
+    assert task.choices[0].picture.load().shape == (3, 30, 40)
+    assert len(task.protocol()["data"]) == 1
+    with pytest.raises(ConfigError, match="SugarCrepe_swap_att cannot be read"):
+        SugarCrepe(hub=str(tmp_path), subsets=["swap_att"]).pictures()
+
+
+def test_sugarcrepe_pp_by_its_definition(tmp_path):
+    rng = random.Random(0)
+    items = [
+        {"id": i, "filename": f"{i}.jpg", **{k: sentence(rng) for k in ("caption", "caption2", "negative_caption")}}
+        for i in range(40)
+    ]
+    write_json(tmp_path / "swap_atribute.json", items)
+    task = SugarCrepePP(annotations=str(tmp_path), images="x", subsets=["swap_att/itt", "swap_att/tot"])
+    found = {(outcome.subset, outcome.item): outcome.right for outcome in task.outcomes(FEATURES)}
+    for item in items:
+        one, two, wrong = (item[k] for k in ("caption", "caption2", "negative_caption"))
+        image = next(p for p in task.pictures() if p.path.endswith(f"/{item['id']}.jpg"))
+        s = FEATURES.score
+        assert found["swap_att/itt", str(item["id"])] == (s(image, one) > s(image, wrong) < s(image, two))
+        assert found["swap_att/tot", str(item["id"])] == (s(one, two) > max(s(one, wrong), s(two, wrong)))
+    assert 0 < sum(found.values()) < 80
+    assert {row.subset: row.num_items for row in task.survey()} == {"swap_att": 40}
+
+
+def test_aro_macro_leaves_out_what_the_paper_leaves_out(tmp_path):
+    rng = random.Random(1)
+    box = {"bbox_x": 1, "bbox_y": 2, "bbox_w": 20, "bbox_h": 10, "image_path": "7.jpg"}
+
+    def item(i, **more):
+        return {**box, "true_caption": f"{sentence(rng)} {i}", "false_caption": f"{sentence(rng)} not {i}", **more}
+
+    relations = ["behind", "wearing", "next to"]  # the last holds both ways round
+    write_json(
+        tmp_path / "visual_genome_relation.json", [item(i, relation_name=relations[i % 3 % 3]) for i in range(60)]
+    )
+    pairs = [["red", "big"]] * 30 + [["big", "red"]] * 25 + [["old", "new"]] * 24
+    write_json(tmp_path / "visual_genome_attribution.json", [item(f"a{i}", attributes=p) for i, p in enumerate(pairs)])
+    write_image(tmp_path / "images" / "7.jpg")
+    task = Aro(annotations=str(tmp_path), images=str(tmp_path / "images"), subsets=["relation", "attribution"])
+    found = task.outcomes(FEATURES)
+    rights = by_loop(task)
+    assert [outcome.right for outcome in found] == rights
+    assert task.choices[0].picture.load().shape == (3, 10, 20)
+    subsets, means = point_estimates(task, found)
+
+    def rate(keep):
+        kept = [right for right, k in zip(rights, keep, strict=True) if k]
+        return sum(kept) / len(kept)
+
+    per_relation = [rate([i < 60 and i % 3 == r for i in range(139)]) for r in (0, 1)]
+    assert subsets["relation"] == pytest.approx(sum(per_relation) / 2)
+    per_pair = [rate([60 <= i < 90 for i in range(139)]), rate([90 <= i < 115 for i in range(139)])]
+    assert subsets["attribution"] == pytest.approx(sum(per_pair) / 2)
+    assert means["average"] == pytest.approx((subsets["relation"] + subsets["attribution"]) / 2)
+
+
+def test_aro_order_freezes_its_captions_and_its_own_rule_wins_ties(tmp_path):
+    captions = ["A dog.", "A small dog chases two black cats, near the red house."]
+    write_json(
+        tmp_path / "flickr30k" / "flickr30k_test.json", [{"image": "flickr30k-images/1.jpg", "caption": captions}]
+    )
+
+    def task(**arguments):
+        return Aro(
+            annotations=str(tmp_path / "aro"),
+            flickr30k=str(tmp_path / "flickr30k"),
+            subsets=["flickr30k_order"],
+            **arguments,
+        )
+
+    first, second = task(), task()
+    assert [choice.captions for choice in first.choices] == [choice.captions for choice in second.choices]
+    assert first.choices[1].captions[0] == "a small dog chases two black cats, near the red house"
+    assert first.protocol()["tagger"] and first.protocol() == second.protocol()
+    # "a dog" can hardly be shuffled: the same text is a tie.
+    ours, theirs = first.outcomes(FEATURES)[0], task(ties="original").outcomes(FEATURES)[0]
+    assert ours.tie and not ours.right
+    assert theirs.right or not theirs.tie
+    assert json.loads((tmp_path / "aro" / "flickr30k_order.json").read_text())["seed"] == 1
+
+
+def test_orders_by_hand():
+    def tag(text):
+        tokens = text.split()
+        kinds = {"cat": "noun", "dog": "noun", "red": "adjective", "big": "adjective"}
+        return tokens, [kinds.get(token, "other") for token in tokens]
+
+    caption = "the red cat sees a big dog now"
+    both, others, within, between = perturbed(caption, random.Random(3), tag, str.split)
+    for spoilt in (both, others, within, between):
+        assert sorted(spoilt.split()) == sorted(caption.split())
+    assert [word for word in both.split() if word in ("the", "sees", "a", "now")] == ["the", "sees", "a", "now"]
+    assert [word for word in others.split() if word in ("red", "cat", "big", "dog")] == ["red", "cat", "big", "dog"]
+    threes = [caption.split()[i : i + 3] for i in (0, 3, 6)]
+    assert [sorted(within.split()[i : i + 3]) for i in (0, 3, 6)] == [sorted(three) for three in threes]
+    assert all(" ".join(three) in between for three in threes)
+    assert cleaned('A "dog", (big): runs!\n') == "a dog , big runs"
+    assert len(cleaned("a " * 50).split()) == 30
+
+
+def test_valse_folders_and_votes(tmp_path):
+    names = [
+        "COCO_train2014_1.jpg",
+        "COCO_val2014_2.jpg",
+        "VisualDialog_val2018_3.jpg",
+        "v7w_4.jpg",
+        "000000000005.jpg",
+    ]
+    names += ["jumping_6.jpg", "COCO_val2014_2.jpg"]
+    items = {
+        f"id{i}": {"image_file": name, "caption": f"c{i}", "foil": f"f{i}", "mturk": {"caption": 3 - i // 6 * 2}}
+        for i, name in enumerate(names)
+    }
+    write_json(tmp_path / "coreference-standard.json", items)
+    sources = ("coco_train2014", "coco_val2014", "visdial", "visual7w", "coco_val2017", "swig")
+    task = Valse(annotations=str(tmp_path), images={s: f"/{s}" for s in sources}, subsets=["coreference-standard"])
+    assert [choice.picture.path.split("/")[1] for choice in task.choices] == list(sources)  # the last has one vote
+    found = task.outcomes(FEATURES)
+    assert [outcome.right for outcome in found[:6]] == by_loop(task)
+    assert [outcome.subset for outcome in found[6:]] == ["coreference-standard-unseen"] * 5
+
+
+def test_winoground_by_its_definition(tmp_path):
+    rng = random.Random(2)
+    rows = [
+        {
+            "id": i,
+            **{f"image_{k}": write_image(tmp_path / f"{i}_{k}.png") for k in (0, 1)},
+            **{f"caption_{k}": sentence(rng) for k in (0, 1)},
+        }
+        for i in range(30)
+    ]
+    write_parquet(tmp_path / "hub" / "test.parquet", [dict(row) for row in rows], ["image_0", "image_1"])
+    task = Winoground(hub=str(tmp_path / "hub"))
+    found = {(outcome.subset, outcome.item): outcome.right for outcome in task.outcomes(FEATURES)}
+    for row in task.rows:
+        s = {(c, i): FEATURES.score(row[f"image_{i}"], row[f"caption_{c}"]) for c in (0, 1) for i in (0, 1)}
+        text = s[0, 0] > s[1, 0] and s[1, 1] > s[0, 1]
+        image = s[0, 0] > s[0, 1] and s[1, 1] > s[1, 0]
+        item = str(row["id"])
+        assert (found["text", item], found["image", item], found["group", item]) == (text, image, text and image)
+    assert 0 < sum(found.values()) < 90
+
+
+def test_half_truths_from_parquet_and_lines(tmp_path):
+    rows = [
+        {
+            "id": f"h{i}",
+            "image": write_image(tmp_path / f"{i}.png"),
+            "anchor": f"a dog {i}",
+            "half_truth": f"a dog {i} under a tree",
+            "triplet_type": "entity" if i % 2 else "relation",
+        }
+        for i in range(6)
+    ]
+    write_parquet(tmp_path / "coco_qwen.parquet", [dict(row) for row in rows], ["image"])
+    lines = [json.dumps(row | {"image": f"{i}.png"}) for i, row in enumerate(rows)]
+    (tmp_path / "coco_mistral.jsonl").write_text("\n".join(lines))
+    task = HalfTruths(hub=str(tmp_path), images=str(tmp_path), subsets=["coco_qwen", "coco_mistral"])
+    found = task.outcomes(FEATURES)
+    assert [outcome.right for outcome in found] == by_loop(task)
+    assert [outcome.group for outcome in found[:2]] == ["relation", "entity"]
+    assert task.choices[0].picture.load().equal(task.choices[6].picture.load())
+
+
+def test_whatsup_pairs_and_sets(tmp_path):
+    items = []
+    for thing in ("mug", "cap"):
+        for relation in ("left_of", "right_of", "on", "under"):
+            words = {"left_of": "left of", "right_of": "right of"}.get(relation, relation)
+            others = [w for w in ("left of", "right of", "on", "under") if w != words]
+            items.append(
+                {
+                    "image_path": f"data/controlled_images/{thing}_{relation}_table.jpeg",
+                    "caption_options": [f"A {thing} {w} a table" for w in (words, *others)],
+                }
+            )
+    write_json(tmp_path / "controlled_images_dataset.json", items)
+    write_json(tmp_path / "coco_qa_one_obj.json", [[139, "a dog on the left", "a dog on the right"]])
+    task = WhatsUp(annotations=str(tmp_path), coco_val2017="/coco", subsets=["controlled_a", "coco_one"])
+    found = task.outcomes(FEATURES)
+    single = by_loop(task)
+    assert [outcome.right for outcome in found[:9]] == single and task.choices[
+        8
+    ].picture.path == "/coco/000000000139.jpg"
+    pairs = [outcome for outcome in found if outcome.subset == "controlled_a/pairs"]
+    sets = [outcome for outcome in found if outcome.subset == "controlled_a/sets"]
+    assert [outcome.right for outcome in pairs] == [single[i] and single[i + 1] for i in (0, 2, 4, 6)]
+    assert [outcome.right for outcome in sets] == [all(single[:4]), all(single[4:8])]
+    assert sets[0].chance == pytest.approx(0.25**4) and pairs[0].chance == pytest.approx(0.25**2)
+
+
+@pytest.mark.parametrize("form", ["blip", "karpathy", "csv"])
+def test_retrieval_by_image_id(tmp_path, form):
+    rng = random.Random(4)
+    captions = {f"{i}.jpg": [sentence(rng) for _ in range(2 + i % 2)] for i in range(12)}
+    file = tmp_path / {"blip": "t.json", "karpathy": "dataset.json", "csv": "captions.txt"}[form]
+    if form == "blip":
+        write_json(file, [{"image": name, "caption": texts} for name, texts in captions.items()])
+    elif form == "karpathy":
+        images = [
+            {"filename": n, "split": "test", "sentences": [{"raw": t} for t in texts]} for n, texts in captions.items()
+        ]
+        write_json(file, {"images": [*images, {"filename": "x.jpg", "split": "train", "sentences": []}]})
+    else:
+        file.write_text("image,caption\n" + "".join(f'{n},"{t}"\n' for n, texts in captions.items() for t in texts))
+    task = Retrieval(str(file), str(tmp_path), ks=[1, 3])
+    found = {(outcome.subset, outcome.item): outcome.right for outcome in task.outcomes(FEATURES)}
+    pictures = {name: picture for name, picture, _ in task.captioned}
+    everything = [(name, text) for name, texts in captions.items() for text in texts]
+    for name, picture in pictures.items():
+        ranked = sorted(everything, key=lambda pair: -FEATURES.score(picture, pair[1]))
+        for k in (1, 3):
+            assert found[f"image_to_text_r@{k}", name] == any(owner == name for owner, _ in ranked[:k])
+    for n, (name, text) in enumerate(everything):
+        ranked = sorted(pictures, key=lambda other: -FEATURES.score(pictures[other], text))
+        for k in (1, 3):
+            assert found[f"text_to_image_r@{k}", f"{name} {n}"] == (name in ranked[:k])
+    without = task.outcomes(RandomFeatures(missing=["3.jpg"]))
+    assert len(without) == 2 * (11 + len(everything) - len(captions["3.jpg"]))
+    assert task.protocol()["num_captions"] == len(everything)
+
+
+def test_an_image_named_twice_is_said(tmp_path):
+    write_json(tmp_path / "t.json", [{"image": "1.jpg", "caption": [c]} for c in ("a", "b")])
+    task = Retrieval(str(tmp_path / "t.json"), str(tmp_path))
+    assert [(name, captions) for name, _, captions in task.captioned] == [("1.jpg", ["a", "b"])]
+    assert task.problems[0].row == "1.jpg" and "named twice" in task.problems[0].reason
+    write_json(tmp_path / "bad.json", [{"picture": "1.jpg"}])
+    with pytest.raises(ConfigError, match=r"bad\.json is in no form"):
+        _ = Retrieval(str(tmp_path / "bad.json"), str(tmp_path)).captioned
+
+
+LAYOUTS = {
+    "dtd": (["dtd/dtd/images/banded/b1.jpg", "dtd/dtd/images/polka-dotted/p1.jpg"],
+            {"dtd/dtd/labels/test1.txt": "banded/b1.jpg\npolka-dotted/p1.jpg\n"}, ["banded", "polka-dotted"]),
+    "food101": (["food-101/images/apple_pie/1.jpg", "food-101/images/ice_cream/2.jpg"],
+                {"food-101/meta/test.json": '{"apple_pie": ["apple_pie/1"], "ice_cream": ["ice_cream/2"]}'},
+                ["apple pie", "ice cream"]),
+    "pets": (["oxford-iiit-pet/images/Abyssinian_1.jpg", "oxford-iiit-pet/images/american_bulldog_2.jpg"],
+             {"oxford-iiit-pet/annotations/test.txt": "Abyssinian_1 1 1 1\namerican_bulldog_2 2 2 1\n"},
+             ["Abyssinian", "American Bulldog"]),
+    "sun397": (["SUN397/a/abbey/sun_1.jpg", "SUN397/a/apartment_building/outdoor/sun_2.jpg"],
+               {"SUN397/ClassName.txt": "/a/abbey\n/a/apartment_building/outdoor\n"},
+               ["abbey", "apartment building outdoor"]),
+    "caltech101": (["caltech101/101_ObjectCategories/accordion/image_0001.jpg",
+                    "caltech101/101_ObjectCategories/wild_cat/image_0001.jpg"],
+                   {"caltech101/101_ObjectCategories/BACKGROUND_Google/readme": ""}, ["accordion", "wild cat"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_zeroshot_from_torchvision_layouts(tmp_path, name):
+    images, texts, classes = LAYOUTS[name]
+    for image in images:
+        write_image(tmp_path / image)
+    for path, text in texts.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    task = ZeroShot(root=str(tmp_path), subsets=[name])
+    data = task.read(name)
+    assert data.classes == classes and data.labels == [0, 1]
+    assert [Path(picture.path) for picture in data.pictures] == [tmp_path / image for image in images]
+    assert len(task.outcomes(FEATURES)) == 2
+    assert task.survey()[0].num_found == 2
+    with pytest.raises(ConfigError, match=f"{name} is not in .*torchvision.*benchmark.zeroshot.subsets"):
+        ZeroShot(root=str(tmp_path / "nowhere"), subsets=[name]).pictures()
+
+
+def test_the_published_number_of_prompts():
+    counts = {name: len(dataset.templates) for name, dataset in DATASETS.items()}
+    assert counts == {
+        "cifar10": 18,
+        "cifar100": 18,
+        "food101": 1,
+        "pets": 1,
+        "flowers102": 1,
+        "sun397": 2,
+        "cars": 8,
+        "dtd": 8,
+        "caltech101": 34,
+        "aircraft": 2,
+        "imagenet": 80,
+    }
+    assert all(template.count("{}") == 1 for dataset in DATASETS.values() for template in dataset.templates)
+    assert all(len(set(dataset.templates)) == len(dataset.templates) for dataset in DATASETS.values())
+
+
+def test_zeroshot_from_webdataset_copies(tmp_path):
+    folder = tmp_path / "wds_vtab-dtd"
+    (folder / "test").mkdir(parents=True)
+    (folder / "classnames.txt").write_text("banded\ndotted\nknitted\n")
+    (folder / "zeroshot_classification_templates.txt").write_text("a {c} texture.\nthe {c} thing.\n")
+    labels = [0, 2, 1, 0, 2, 2]
+    for shard in (0, 1):
+        with tarfile.open(folder / "test" / f"{shard}.tar", "w") as archive:
+            for i in range(3):
+                for suffix, data in (
+                    ("cls", str(labels[3 * shard + i]).encode()),
+                    ("png", write_image(tmp_path / f"{shard}{i}.png")),
+                ):
+                    info = tarfile.TarInfo(f"s{i}.{suffix}")
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+    task = ZeroShot(root=str(tmp_path), source="webdataset", metric="mean_per_class", subsets=["dtd"])
+    data = task.read("dtd")
+    assert data.labels == labels and data.pictures[4].load().shape == (3, 30, 40)
+    assert data.prompts()[:3] == ["a banded texture.", "the banded thing.", "a dotted texture."]
+    found = task.outcomes(FEATURES)
+    rights = []
+    for picture, label in zip(data.pictures, labels, strict=True):
+        classifier = [sum(FEATURES.one(p) for p in data.prompts()[2 * c : 2 * c + 2]) for c in range(3)]
+        scores = [float(FEATURES.one(picture.name) @ (w / w.norm())) for w in classifier]
+        rights.append(scores.index(max(scores)) == label)
+    assert [outcome.right for outcome in found] == rights
+    subsets, means = point_estimates(task, found)
+    per_class = [
+        sum(r for r, label in zip(rights, labels, strict=True) if label == c) / labels.count(c) for c in range(3)
+    ]
+    assert subsets["dtd"] == pytest.approx(sum(per_class) / 3) == means["average_mean_per_class"]
+    assert means["average_top1"] == pytest.approx(sum(rights) / 6)
+    single = ZeroShot(root=str(tmp_path), source="webdataset", prompts="single", subsets=["dtd"])
+    assert next(iter(single.texts())) == "a photo of a banded." and single.protocol()["prompts"] == "single"
+    assert single.protocol()["data"] != task.protocol()["data"]
+
+
+def test_ones_own_items(tmp_path):
+    rng = random.Random(6)
+    items = [
+        {"image": f"{i % 5}.jpg", "captions": [sentence(rng) for _ in range(2 + i % 3)], "label": i % 2, "id": i}
+        for i in range(20)
+    ]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, [*items, items[0]])))
+    task = Own(str(tmp_path / "my.jsonl"))
+    found = {outcome.item: outcome for outcome in task.outcomes(FEATURES)}
+    for item in items:
+        picture = next(p for p in task.pictures() if p.path.endswith(item["image"]))
+        scores = [FEATURES.score(picture, caption) for caption in item["captions"]]
+        assert found[str(item["id"])].right == (scores.index(max(scores)) == item["label"])
+        assert found[str(item["id"])].chance == pytest.approx(1 / len(scores))
+    assert len(found) == 20 and "2 items of this name" in task.problems[0].reason
+    for line, reason in (
+        ("{", "JSONDecodeError"),
+        ('{"image": "1.jpg", "captions": ["a", "b"]}', "label"),
+        ('{"image": "1.jpg", "captions": ["a", "b"], "label": 2}', "label 2 of 2"),
+        ('{"image": "1.jpg", "captions": ["a", " "], "label": 0}', "an empty caption"),
+    ):
+        (tmp_path / "bad.jsonl").write_text(json.dumps(items[0]) + "\n" + line)
+        with pytest.raises(ConfigError, match=rf"bad\.jsonl:2: .*{reason}"):
+            Own(str(tmp_path / "bad.jsonl"))
+    with pytest.raises(ConfigError, match=r"benchmark\.own\.path is not set"):
+        Own(None)

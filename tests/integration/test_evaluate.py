@@ -1,0 +1,137 @@
+"""``python -m degla.evaluate`` as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.helpers.benchmarks import sugarcrepe
+
+SUBSETS = ["swap_obj", "swap_att"]
+SMALL = ["model=scenes", "benchmark=sugarcrepe", "benchmark.sugarcrepe.subsets=[swap_obj,swap_att]", "num_workers=0"]
+
+
+def evaluate(*arguments, cwd, check=True, launcher=(sys.executable, "-m"), **environment):
+    result = subprocess.run(
+        [*launcher, "degla.evaluate", *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert not check or result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def results(cwd):
+    """The newest."""
+    path = max(cwd.glob("runs/evaluate/*/results.json"), key=lambda path: path.stat().st_mtime)
+    return path.parent, json.loads(path.read_text())
+
+
+@pytest.fixture
+def data(tmp_path):
+    sugarcrepe(tmp_path / "data", SUBSETS, count=40)
+    return tmp_path
+
+
+def test_a_model_beside_its_base(data):
+    evaluate(*SMALL, "model.pretrained=null", "label=random", cwd=data)
+    base, first = results(data)
+    output = evaluate(*SMALL, f"compare=[{base}]", cwd=data).stdout
+    folder, second = results(data)
+    assert second["label"] == "degla-scenes plain_clip" and "random" in output and "DeGLA (degla)" in output
+    scored = second["benchmarks"]["sugarcrepe"]
+    assert scored["subsets"]["swap_obj"]["num_items"] == 39 and scored["protocol"]["ties"] == "lost"
+    assert scored["fingerprint"] == first["benchmarks"]["sugarcrepe"]["fingerprint"]
+    assert set(scored["means"]) == {"swap", "average", "micro"}
+    assert 0 <= scored["subsets"]["swap_obj"]["blind"] <= 1
+    assert first["model"]["fingerprint"] != second["model"]["fingerprint"]
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "explorer.html", "items.parquet", "report.html", "report.md", "results.json"} <= names
+    again = evaluate(*SMALL, f"compare=[{base}]", cwd=data)
+    assert results(data)[1]["made"]["encoded"] == {"pictures": 0, "texts": 0} and "Encoding" not in again.stderr
+    evaluate(*SMALL, f"compare=[{base},{folder}]", "report_only=true", "run_dir=report", cwd=data)
+    assert (data / "report" / "report.md").read_text() == (folder / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_json_of_one(data):
+    evaluate(*SMALL, "batch_size=8", cwd=data)
+    one = results(data)[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "-m"]
+    evaluate(*SMALL, "batch_size=8", "cache_dir=elsewhere", cwd=data, launcher=launcher)
+    two = results(data)[1]
+    assert two["benchmarks"] == one["benchmarks"] and two["model"] == one["model"]
+    assert sum(two["made"]["encoded"].values()) < sum(one["made"]["encoded"].values())
+
+
+def test_bad_pictures_are_named_and_the_score_says_what_it_rests_on(data):
+    (data / "data/coco/val2017/000000000001.jpg").write_bytes(b"no picture")
+    (data / "data/coco/val2017/000000000003.jpg").unlink()
+    result = evaluate(*SMALL, cwd=data)
+    folder, found = results(data)
+    scored = found["benchmarks"]["sugarcrepe"]
+    assert scored["num_left_out"] == 2 and scored["subsets"]["swap_att"]["num_items"] == 19
+    assert scored["protocol"]["num_items"] == {"swap_obj": 19, "swap_att": 19}
+    reasons = {os.path.basename(problem["row"]): problem["reason"] for problem in scored["problems"]}  # noqa: PTH119
+    assert reasons["000000000001.jpg"] == "not an image" and reasons["000000000003.jpg"].startswith("no such file")
+    assert "left out: " in (folder / "evaluate.log").read_text() + result.stdout + result.stderr
+    stopped = evaluate(*SMALL, "on_bad_image=stop", cwd=data, check=False)
+    assert stopped.returncode == 2 and "and 1 more; on_bad_image=skip goes on" in stopped.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=scenes", "benchmark=aro"], "benchmark.aro: there is no file data/aro/visual_genome_relation.json"),
+        (["model=scenes", "benchmark=sugarcrape"], "did you mean benchmark=sugarcrepe"),
+        (["model=scenes", "benchmark=scenes", "benchmark.scenes.split=train"], "split=train must be one of"),
+        (["model=scenes", "benchmark=scenes", "compare=[nowhere]"], "there is no nowhere/results.json"),
+        (["model=scenes", "benchmark=scenes", "report_only=true"], "set compare="),
+        (["model=scenes", "benchmark=own"], "benchmark.own.path is not set"),
+        (["model=scenes", "benchmark=none"], "benchmark=none measures nothing"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(tmp_path, arguments, message):
+    result = evaluate(*arguments, cwd=tmp_path, check=False)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+
+
+def test_doctor(data):
+    (data / "data/coco/val2017/000000000003.jpg").unlink()
+    output = evaluate(
+        "model=scenes", "benchmark=[sugarcrepe,aro,scenes]", "doctor=true", cwd=data, COLUMNS="200"
+    ).stdout
+    line = next(line for line in output.splitlines() if "swap_obj" in line)
+    assert "39" in line and "245" in line and "3 of 4" in line
+    assert "missing" in next(line for line in output.splitlines() if "add_att" in line)
+    assert "github.com/mertyg/vision-language-models-are-bows" in output
+    assert not list(data.glob("runs/evaluate/*/results.json"))
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on(data):
+    """Killed while it encodes: what was kept is not encoded again."""
+    sugarcrepe(data / "data", SUBSETS, count=4000)
+    command = [sys.executable, "-m", "degla.evaluate", *SMALL, "batch_size=16"]
+    with (data / "log").open("w") as log:
+        job = subprocess.Popen(command, cwd=data, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        deadline = time.monotonic() + 120
+        while not list(data.glob("runs/features/*/texts-*")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+    assert not list(data.glob("runs/evaluate/*/results.json")), "it was too quick to be killed"
+    evaluate(*SMALL, "batch_size=16", cwd=data)
+    found = results(data)[1]
+    assert found["made"]["encoded"]["pictures"] == 0
+    assert 0 < found["made"]["encoded"]["texts"] <= 15_996 - 2048
+    assert found["benchmarks"]["sugarcrepe"]["subsets"]["swap_obj"]["num_items"] == 3999
