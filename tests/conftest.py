@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
-
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 KINDS = ("reshuffle_order", "swap_nouns", "swap_adjectives", "replace_adjectives", "replace_nouns")
 

@@ -60,11 +60,9 @@ class FeatureStore:
 
     def add(self, pictures: Iterable[Picture], texts: Iterable[str]) -> None:
         """Encode what is not here yet; with several ranks, all call this with the same arguments."""
-        keys = {picture.key(): picture for picture in dict.fromkeys(pictures)}
-        missing = {key: picture for key, picture in keys.items() if key not in self._pictures}
+        missing = self._missing(self._pictures, {picture.key(): picture for picture in dict.fromkeys(pictures)})
         self._encode("pictures", self._pictures, missing, self._image_batches)
-        keys = {_text_key(text): text for text in dict.fromkeys(texts)}
-        missing = {key: text for key, text in keys.items() if key not in self._texts}
+        missing = self._missing(self._texts, {_text_key(text): text for text in dict.fromkeys(texts)})
         # Texts of like length together: a batch is as wide as its longest.
         by_length = dict(sorted(missing.items(), key=lambda item: (len(item[1].split()), len(item[1]), item[1])))
         self._encode("texts", self._texts, by_length, self._text_batches)
@@ -80,6 +78,16 @@ class FeatureStore:
     def shows(self, picture: Picture) -> bool:
         """Whether the picture could be decoded."""
         return picture.key() not in self.problems
+
+    def _missing(self, table: "_Table", things: dict) -> dict:
+        lacking = {key: thing for key, thing in things.items() if key not in table}
+        if self.world_size > 1:
+            # Ranks divide one list, and a rank that starts late may read what an early one has just written.
+            shares: list = [None] * self.world_size
+            dist.all_gather_object(shares, list(lacking))
+            anywhere = set().union(*shares)
+            lacking = {key: thing for key, thing in things.items() if key in anywhere}
+        return lacking
 
     def _encode(self, what: str, table: "_Table", missing: dict, batches: Callable) -> None:
         mine = list(missing.items())[self.rank :: self.world_size]

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 
 from degla.errors import ConfigError
 from degla.evaluation.items import Picture
+from degla.hub import reachable_hub
 
 if TYPE_CHECKING:
     from degla.evaluation.task import Task
@@ -36,7 +37,8 @@ def hub_rows(task: "Task", path: str, columns: Sequence[str], config: str | None
             table = datasets.load_dataset("parquet", data_files=files, split="train")
             revision = _hash(files)
         else:
-            splits = datasets.load_dataset(path, config)
+            with reachable_hub():
+                splits = datasets.load_dataset(path, config)
             table = splits["test"] if "test" in splits else next(iter(splits.values()))
             revision = table._fingerprint
     except Exception as error:

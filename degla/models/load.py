@@ -4,14 +4,10 @@ import contextlib
 import copy
 import difflib
 import logging
-import os
-import socket
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import open_clip
-from huggingface_hub import constants
 from open_clip.convert import convert_state_dict
 from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX, get_model_config
 from open_clip.model import (
@@ -25,6 +21,7 @@ from open_clip.pretrained import download_pretrained, download_pretrained_from_h
 from torch import nn
 
 from degla.errors import ConfigError
+from degla.hub import reachable_hub
 from degla.models.checkpoints import Weights, read_weights
 from degla.models.clip import ClipModel
 from degla.models.text import can_trim, pooled_token
@@ -119,7 +116,7 @@ def _from_repository(name: str, cache_dir: str | None) -> _Source:
     """A folder, or a repository of the hub, with ``open_clip_config.json`` beside the weights."""
     try:
         if name.startswith(HF_HUB_PREFIX):
-            with _reachable_hub():
+            with reachable_hub():
                 path = download_pretrained_from_hf(name.removeprefix(HF_HUB_PREFIX), cache_dir=cache_dir)
         else:
             path = open_clip.factory._find_checkpoint_in_dir(Path(name.removeprefix(LOCAL_DIR_PREFIX)))
@@ -142,7 +139,7 @@ def _from_tag(name: str, tag: str, cache_dir: str | None) -> _Source:
             f"(its tags: {', '.join(tags) or 'none'})"
         )
     try:
-        with _reachable_hub():
+        with reachable_hub():
             path = Path(download_pretrained(config, cache_dir=cache_dir))
     except Exception as error:
         page = f"https://huggingface.co/{config['hf_hub'].strip('/')}" if config.get("hf_hub") else config["url"]
@@ -183,7 +180,7 @@ def _activation(declared: bool | None, source: _Source, config: dict) -> bool:
 def _build(source: _Source, config: dict) -> nn.Module:
     if "multimodal_cfg" in config:
         raise ConfigError(f"model.name={source.name} is a CoCa model; DeGLA trains dual encoders without a decoder")
-    with _quiet(), _reachable_hub():
+    with _quiet(), reachable_hub():
         clip = open_clip.create_model(
             source.name,
             load_weights=False,
@@ -241,7 +238,7 @@ def _own_merges(name: str, config: dict) -> Path | None:
 
 def _tokenize(name: str, context_length: int, merges: Path | None):
     try:
-        with _quiet(), _reachable_hub():
+        with _quiet(), reachable_hub():
             own = {"bpe_path": str(merges)} if merges else {}
             return open_clip.get_tokenizer(name, context_length=context_length, **own)
     except ImportError as error:
@@ -253,21 +250,6 @@ def _tokenize(name: str, context_length: int, merges: Path | None):
             f"the tokenizer of model.name={name} is not on this machine and could not be downloaded "
             f"({_first_line(error)}): run once with internet, or use a local-dir: folder that holds it"
         ) from error
-
-
-@contextlib.contextmanager
-def _reachable_hub():
-    """Where the hub's name does not resolve, look into the local cache only: else 45 s of retries."""
-    offline = constants.HF_HUB_OFFLINE
-    if not os.environ.get("HTTPS_PROXY") and not os.environ.get("https_proxy"):
-        try:
-            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-        except OSError:
-            constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = offline
 
 
 @contextlib.contextmanager

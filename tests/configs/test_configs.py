@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import degla.config
-from degla.build import _checked, build
+from degla.build import _checked, build, build_tasks
 from degla.data.sources import RowTable
 from degla.errors import ConfigError
 from tests.conftest import make_photo_folder
@@ -44,9 +44,27 @@ def tiny(photos, run_dir, *overrides):
 
 def test_no_file_is_forgotten():
     """A new group or option needs a line here, and so a test below."""
-    known = {"benchmark", "callbacks", "data", "experiment", "loader", "logger", "model", "objective", "optimizer",
-             "scheduler", "strategy", "study.yaml", "sweep", "teacher", "trainer", "train.yaml"}  # fmt: skip
+    known = {"benchmark", "callbacks", "data", "evaluate.yaml", "experiment", "loader", "logger", "model",
+             "objective", "optimizer", "scheduler", "strategy", "study.yaml", "sweep", "teacher", "trainer",
+             "train.yaml"}  # fmt: skip
     assert {Path(file).parts[0] for file in FILES} == known
+
+
+@pytest.mark.parametrize("option", [Path(f).stem for f in FILES if f.startswith("benchmark/") and "none" not in f])
+def test_benchmarks_build_and_say_what_is_missing(option, tmp_path):
+    """That they measure what they should is tested in tests/evaluation."""
+    lines = tmp_path / "own.jsonl"
+    lines.write_text('{"image": "1.jpg", "captions": ["a", "b"], "label": 0}')
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        own = [f"benchmark.own.path={lines}"] if option == "own" else []
+        cfg = compose("evaluate", [f"benchmark={option}", f"data_dir={tmp_path}", "run_dir=runs/x", *own])
+    tasks = build_tasks(cfg.benchmark)
+    rows = {name: task.survey() for name, task in tasks.items()}
+    assert set(rows) == set(cfg.benchmark) and all(rows.values())
+    missing = {name for name, found in rows.items() if any(row.missing for row in found)}
+    assert missing == set(rows) - {"scenes"}
+    size = {"paper": 4, "all": 13}.get(option, 1)
+    assert len(tasks) == size and (size != 1 or list(tasks) == [option])
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.startswith("model/")])

@@ -14,15 +14,16 @@ ROOT = Path(__file__).parents[2]
 # folder or file -> what of degla it may import
 ALLOWED = {
     "losses": {"losses"},
-    "models": {"models", "errors"},
-    "data": {"data", "errors"},
-    "evaluation": {"evaluation", "data", "errors", "models"},  # of models the words for ImageNet only
+    "models": {"models", "errors", "hub"},
+    "data": {"data", "errors", "hub"},
+    "evaluation": {"evaluation", "data", "errors", "hub", "models"},  # of models the words for ImageNet only
     "callbacks": {"callbacks", "data", "evaluation", "models"},
     "report": {"report", "callbacks", "data", "errors", "evaluation", "models"},
     "module": {"data", "errors", "losses", "models", "optim", "validation"},
     "validation": {"data", "losses"},
     "optim": set(),
     "errors": set(),
+    "hub": set(),
     "config": {"errors"},
 }
 ONLY = {

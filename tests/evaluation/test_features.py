@@ -160,3 +160,19 @@ def test_two_ranks_share_the_work(pictures, tmp_path):
         assert theirs[3] == 5
     assert sum(theirs[2]["pictures"] for theirs in ranks) == 5  # nothing twice
     assert sum(theirs[2]["texts"] for theirs in ranks) == 3
+
+
+def _on_rank_with_a_cache_of_its_own(rank, world_size, folder):
+    cache = folder / f"cache{rank}"
+    if rank:  # read after the others have begun to write, or another machine's disk
+        FeatureStore(Encoder(load_clip("degla-scenes", "plain_clip")), cache, progress=False).add(
+            [Picture(f"{folder}/{i}.png") for i in (0, 3)], TEXTS[1:]
+        )
+    return _on_rank(rank, world_size, folder, cache)
+
+
+def test_ranks_whose_caches_differ_agree(pictures, tmp_path):
+    images, texts, *_ = _on_rank(0, 1, tmp_path, None)
+    for theirs in run_on_ranks(_on_rank_with_a_cache_of_its_own, 2, tmp_path):
+        torch.testing.assert_close(theirs[0], images, rtol=0, atol=1e-5)
+        torch.testing.assert_close(theirs[1], texts, rtol=0, atol=1e-5)

@@ -64,7 +64,7 @@ def test_a_model_beside_its_base(data):
 def test_two_ranks_give_the_json_of_one(data):
     evaluate(*SMALL, "batch_size=8", cwd=data)
     one = results(data)[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "-m"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m"]
     evaluate(*SMALL, "batch_size=8", "cache_dir=elsewhere", cwd=data, launcher=launcher)
     two = results(data)[1]
     assert two["benchmarks"] == one["benchmarks"] and two["model"] == one["model"]

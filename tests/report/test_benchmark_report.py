@@ -50,13 +50,13 @@ def test_results_come_back(two):
     assert two[0].label == "base" and len(two[0].outcomes("sugarcrepe")) == 160
     assert two[1].record["made"]["torch"] and two[1].record["format"] == 1
     assert two[0].outcomes("sugarcrepe")[0].caption == "true <0>"
-    with pytest.raises(ConfigError, match="there is no nowhere/results.json"):
+    with pytest.raises(ConfigError, match=r"there is no nowhere/results\.json"):
         read_results(Path("nowhere"))
 
 
 def test_table_in_the_papers_layout(two, capsys, tmp_path):
     (table,) = benchmark_tables(two)
-    assert table.heads == ["swap_obj", "swap_att", "swap avg.", "avg.", "micro"]
+    assert table.heads == ["swap_obj", "swap_att", "swap avg.", "avg."]
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["DeGLA (degla)"][:3] == ["81.6", "82.1", "81.9"]
     assert rows["CLIP (degla)"][:3] == ["61.4", "64.0", "62.7"]  # not as printed in the paper
@@ -93,7 +93,8 @@ def test_published_averages_recompute_from_their_own_columns():
         row = values("sugarcrepe", model)
         for family, parts in (("replace", ("obj", "att", "rel")), ("swap", ("obj", "att")), ("add", ("obj", "att"))):
             columns = [row[f"{family}_{part}"] for part in parts]
-            assert fmean(columns) == pytest.approx(row[f"mean:{family}"], abs=0.11), (model, family)
+            off = 0.17 if (model, family) == ("CLIP", "replace") else 0.07  # a misprint, said under the table
+            assert fmean(columns) == pytest.approx(row[f"mean:{family}"], abs=off), (model, family)
     for model in rows["valse"]["degla"]:
         *columns, average = values("valse", model).values()
         assert (sum(columns) + 2 * columns[2]) / 11 == pytest.approx(average, abs=0.1), model  # counting is three files

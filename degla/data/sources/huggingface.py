@@ -7,6 +7,7 @@ import datasets
 from degla.data.schema import Row, parse_negatives
 from degla.data.sources.table import RowStream, RowTable
 from degla.errors import ConfigError
+from degla.hub import reachable_hub
 
 
 def huggingface(
@@ -44,15 +45,16 @@ def huggingface(
         raise ConfigError("data.path is not set: set it to a hub id, a folder, or a builder such as parquet")
     local = {"data_dir": path, "path": "imagefolder"} if _is_image_folder(path) else {"path": path}
     try:
-        dataset = datasets.load_dataset(
-            **local,
-            name=name,
-            data_files=data_files,
-            split=split,
-            streaming=streaming,
-            revision=revision,
-            cache_dir=cache_dir,
-        )
+        with reachable_hub():
+            dataset = datasets.load_dataset(
+                **local,
+                name=name,
+                data_files=data_files,
+                split=split,
+                streaming=streaming,
+                revision=revision,
+                cache_dir=cache_dir,
+            )
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else ""
         raise ConfigError(
