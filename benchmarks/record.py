@@ -1,0 +1,60 @@
+"""What every record holds beside its figures: command, commit, versions, machine."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).parent
+
+
+def save(name: str, settings: dict[str, Any], figures: dict[str, Any]) -> Path:
+    """Print the figures and write ``benchmarks/records/<name>.json``.
+
+    Args:
+        name: of the record.
+        settings: what was measured: model, sizes, data.
+        figures: what came out, times in seconds.
+    """
+    record = {"command": " ".join(["python", *sys.argv]), **machine(), "settings": settings, "figures": figures}
+    text = json.dumps(record, indent=1)
+    path = HERE / "records" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return path
+
+
+def machine() -> dict[str, Any]:
+    """Commit, versions, device and threads."""
+    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
+    return {
+        "commit": commit or None,
+        "device": device,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, least and most of several timings, and how many they are."""
+    low, high = min(seconds), max(seconds)
+    return {"median": statistics.median(seconds), "min": low, "max": high, "repeats": len(seconds)}
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
