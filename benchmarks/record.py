@@ -1,16 +1,16 @@
 """What every record holds beside its figures: command, commit, versions, machine."""
 
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from degla.report.benchmark_results import provenance
 
 HERE = Path(__file__).parent
 
@@ -34,17 +34,8 @@ def save(name: str, settings: dict[str, Any], figures: dict[str, Any]) -> Path:
 
 def machine() -> dict[str, Any]:
     """Commit, versions, device and threads."""
-    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
-    return {
-        "commit": commit or None,
-        "device": device,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    return {**provenance(), "device": device, "threads": torch.get_num_threads()}
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def frozen_order(path: Path, captioned: Captioned, seed: int = 1) -> dict:
             for caption in captions
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # every rank may be making it
         partial.write_text(json.dumps({"tagger": tagger, "seed": seed, "items": items}, indent=0), encoding="utf-8")
         partial.replace(path)
     return json.loads(path.read_text(encoding="utf-8"))
