@@ -33,6 +33,8 @@ def evaluate(cfg: DictConfig) -> float | None:
     others = [read_results(Path(folder)) for folder in cfg.compare]
     tasks = build_tasks(cfg.benchmark)
     run_dir = Path(cfg.run_dir)
+    if (run_dir / "results.json").exists() and not cfg.report_only and not cfg.doctor:
+        raise ConfigError(f"run_dir={run_dir} holds results already: choose another")
     if cfg.doctor:
         from degla.report.doctor import print_survey
 
@@ -82,6 +84,7 @@ def _measured(cfg: DictConfig, tasks: dict, run_dir: Path, others: list) -> list
         log.warning(f"left out: {problem.row} ({problem.reason})")
     if len(bad) > 5:
         log.warning(f"left out: {len(bad) - 5} more, all in results.json")
+    run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
     write_results(
         run_dir,

@@ -152,4 +152,5 @@ def _front(evaluations: Sequence[Evaluation]) -> Figure:
             )
     axes.set(xlabel="general: zero-shot classification, percent", ylabel="compositional, percent")
     axes.grid(alpha=0.3)
+    axes.margins(0.15)
     return figure

@@ -41,8 +41,9 @@ def data(tmp_path):
 
 
 def test_a_model_beside_its_base(data):
-    evaluate(*SMALL, "model.pretrained=null", "label=random", cwd=data)
-    base, first = results(data)
+    base = data / "base"
+    evaluate(*SMALL, "model.pretrained=null", "label=random", f"run_dir={base}", cwd=data)
+    first = json.loads((base / "results.json").read_text())
     output = evaluate(*SMALL, f"compare=[{base}]", cwd=data).stdout
     folder, second = results(data)
     assert second["label"] == "degla-scenes plain_clip" and "random" in output and "DeGLA (degla)" in output
@@ -58,6 +59,8 @@ def test_a_model_beside_its_base(data):
     assert results(data)[1]["made"]["encoded"] == {"pictures": 0, "texts": 0} and "Encoding" not in again.stderr
     evaluate(*SMALL, f"compare=[{base},{folder}]", "report_only=true", "run_dir=report", cwd=data)
     assert (data / "report" / "report.md").read_text() == (folder / "report.md").read_text()
+    taken = evaluate(*SMALL, f"run_dir={base}", cwd=data, check=False)
+    assert taken.returncode == 2 and "holds results already: choose another" in taken.stderr
 
 
 @pytest.mark.slow
