@@ -67,6 +67,7 @@ def _measured(cfg: DictConfig, tasks: dict, run_dir: Path, others: list) -> list
     rank, world_size, device = _processes(cfg.device)
     for task in tasks.values():  # what is missing should be named before weights are loaded
         task.pictures()
+    torch.manual_seed(0)  # random weights, where that is what is measured, are the same on every rank
     model = call(cfg.model, "model").to(device)
     encoder = Encoder(model, cfg.batch_size, str(cfg.precision))
     features = FeatureStore(encoder, Path(cfg.cache_dir), cfg.num_workers, rank, world_size)

@@ -19,7 +19,7 @@ def evaluate(*arguments, cwd, check=True, launcher=(sys.executable, "-m"), **env
     result = subprocess.run(
         [*launcher, "degla.evaluate", *arguments],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
         capture_output=True,
         text=True,
         timeout=300,
