@@ -111,7 +111,7 @@ def _only_annotation_file(root: Path) -> Path:
 
 
 def _check_columns(file: Path) -> None:
-    first = next(iter(_read(file)), None)
+    first = next(iter(read_records(file)), None)
     if first is None:
         raise ConfigError(f"data.annotations: {file} holds no rows")
     record = first[1]
@@ -125,7 +125,7 @@ def _check_columns(file: Path) -> None:
 
 def _folder_records(file: str, images: str) -> Iterator[dict]:
     name = Path(file).name
-    for number, record in _read(Path(file)):
+    for number, record in read_records(Path(file)):
         row_id = f"{name}:{number}"
         if isinstance(record, str):  # a line that could not be parsed
             yield table_record(row_id, None, "") | {"problem": record}
@@ -143,7 +143,7 @@ def _folder_records(file: str, images: str) -> Iterator[dict]:
         yield table_record(row_id, image, record.get("caption"), negatives)
 
 
-def _read(file: Path) -> Iterator[tuple[int, dict | str]]:
+def read_records(file: Path) -> Iterator[tuple[int, dict | str]]:
     """Line or row numbers (from 1) with records; a record that cannot be parsed is its error message."""
     if file.suffix == ".jsonl":
         with file.open(encoding="utf-8") as lines:
@@ -179,7 +179,7 @@ def _coco_records(file: str, images: str) -> Iterator[dict]:
 
 def _negclip_records(file: str, images: str) -> Iterator[dict]:
     name = Path(file).name
-    for number, record in _read(Path(file)):
+    for number, record in read_records(Path(file)):
         try:
             negatives = ast.literal_eval(record["neg_caption"])
             similar = ast.literal_eval(record["neg_image"])

@@ -1,0 +1,1 @@
+"""From captions to typed, checked hard negatives (paper, section 3.1)."""

@@ -1,0 +1,30 @@
+"""What a model's answer says."""
+
+import json
+
+
+class Unparsable(ValueError):
+    """An answer that holds no list of negatives; the message is the reason."""
+
+
+def parse_answer(text: str | None, finish_reason: str | None = None, refusal: str | None = None) -> list[str]:
+    """The negatives in ``{"negatives": [...]}``, fences and chatter around it forgiven.
+
+    Raises:
+        Unparsable: refused, cut short, or not of this form.
+    """
+    if refusal or finish_reason == "content_filter":
+        raise Unparsable("refused")
+    if not text or not text.strip():
+        raise Unparsable("empty answer")
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        content = json.loads(text[start : end + 1] if -1 < start < end else text)
+        negatives = content["negatives"]
+    except (ValueError, KeyError, TypeError) as error:
+        if finish_reason == "length":
+            raise Unparsable("cut short: raise negatives.max_tokens") from error
+        raise Unparsable("no JSON of the form {negatives: [...]}") from error
+    if not isinstance(negatives, list) or not all(isinstance(item, str) for item in negatives):
+        raise Unparsable("negatives are no list of strings")
+    return [" ".join(item.split()) if "\n" not in item else item.strip() for item in negatives]

@@ -1,0 +1,61 @@
+"""``degla-negatives`` and ``python -m degla.negatives``: turn captions into hard negatives."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from degla.config import hydra_main
+from degla.errors import ConfigError
+
+
+def main() -> None:
+    """Entry point."""
+    hydra_main("negatives", make)
+
+
+def make(cfg: DictConfig) -> None:
+    """Write, check, export and report as ``cfg`` says."""
+    from degla.build import call
+    from degla.hard_negatives.captions import parse_shard, read_captions
+    from degla.hard_negatives.dataset import write_card, write_dataset
+    from degla.hard_negatives.kinds import KINDS
+    from degla.hard_negatives.pipeline import fill, given, judged, store_folder, tasks
+    from degla.hard_negatives.progress import Progress
+    from degla.hard_negatives.store import Store
+    from degla.hard_negatives.tagger import tagger
+    from degla.report.negatives_report import print_summary
+
+    def rows():
+        return read_captions(cfg.input, cfg.caption, cfg.image)
+
+    if unknown := [kind for kind in cfg.kinds if kind not in KINDS]:
+        raise ConfigError(f"kinds: {unknown[0]} is none; choose among {', '.join(KINDS)}")
+    if cfg.per_kind < 1:
+        raise ConfigError(f"per_kind={cfg.per_kind} must be 1 or more")
+    shard = parse_shard(cfg.shard)
+    next(rows(), None)  # a mistake in the input is named before anything is loaded
+    output = Path(cfg.output or f"{Path(cfg.input).with_suffix('')}_negatives")
+    facts = {"input": Path(cfg.input).name, "written by": cfg.negatives.get("model") or cfg.negatives._target_}
+    if cfg.negatives._target_ == "degla.hard_negatives.pipeline.given":
+        summary = write_dataset(given(rows(), tagger(cfg.negatives.tagger)), output, cfg.balance, cfg.seed)
+    else:
+        writer = call(cfg.negatives, "negatives", kinds=list(cfg.kinds), count=cfg.per_kind, seed=cfg.seed)
+        store = Store(store_folder(output))
+        if store.num_torn:
+            print(f"{store.num_torn} lines cut short by a kill are left out")
+        total = sum(1 for _ in tasks(rows(), cfg.kinds, shard))
+        progress = Progress(total, tuple(cfg.prices))
+        fill(writer, rows(), cfg.kinds, store, shard, progress)
+        if shard != (0, 1):
+            print(f"shard {cfg.shard} is done; when all are, the same command without shard= exports {output}")
+            return
+        facts |= {"model": writer.filing.model, "prompts": dict(writer.filing.prompts), "seed": cfg.seed}
+        facts |= {"tokens of this run": progress.input_tokens + progress.output_tokens}
+        facts |= {"cost of this run": f"${progress.cost:.2f}"} if progress.cost else {}
+        summary = write_dataset(judged(writer, rows(), cfg.kinds, store), output, cfg.balance, cfg.seed)
+    write_card(output, summary, facts)
+    print_summary(summary, output)
+
+
+if __name__ == "__main__":
+    main()
