@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from degla.errors import ConfigError
-from degla.hard_negatives.client import reply_of
+from degla.hard_negatives.client import NoCompletion, reply_of
 from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.prompted import Prompted, Structured
 from degla.hard_negatives.store import Answer, Store
@@ -109,7 +109,7 @@ class BatchWriter(Prompted):
         response = came.get("response") or {}
         try:
             if came.get("error") or response.get("status_code", 200) != 200:
-                raise ValueError(str(came.get("error") or response.get("body"))[:300])
+                raise NoCompletion(str(came.get("error") or response.get("body"))[:300])
             return self.answer(key, caption, kind, reply_of(response.get("body")))
-        except ValueError as error:
+        except NoCompletion as error:
             return Answer(key, caption, kind, [], str(error))

@@ -35,6 +35,10 @@ class Refused(Exception):
     """The server will never answer this request: not a matter of time."""
 
 
+class NoCompletion(Exception):
+    """What came back is none."""
+
+
 class Unavailable(Exception):
     """The server did not answer, however often it was asked."""
 
@@ -101,7 +105,7 @@ class ChatClient:
                     content = await response.read()
                     self._heed(response)
                 if response.status == 200:
-                    return reply_of(json.loads(content))  # ValueError: a proxy's page, or JSON cut short
+                    return reply_of(_decoded(content))
                 reason = f"HTTP {response.status}: {_message(content)}"
                 if response.status in _MISTAKES:
                     what = _MISTAKES[response.status].format(env=self.api_key_env).replace("$", "")
@@ -112,8 +116,10 @@ class ChatClient:
                     raise Refused(reason)
             except TimeoutError:
                 reason = f"no answer within {self.timeout_seconds:g} s"
-            except (aiohttp.ClientError, ConnectionError, ValueError) as error:
+            except (aiohttp.ClientError, ConnectionError) as error:
                 reason = f"{type(error).__name__}: {error}"
+            except NoCompletion:  # a proxy's page, or JSON cut short
+                reason = f"no completion: {content[:60]!r}"
             if attempt < self.max_retries:
                 self.num_retries += 1
                 await asyncio.sleep(random.uniform(0, min(self.max_wait_seconds, 0.5 * 2**attempt)))
@@ -140,7 +146,7 @@ def reply_of(answer: Any) -> Reply:
     """Read a decoded chat completion.
 
     Raises:
-        ValueError: it is none.
+        NoCompletion: it is none.
     """
     try:
         choice = answer["choices"][0]
@@ -154,7 +160,14 @@ def reply_of(answer: Any) -> Reply:
             int(usage.get("completion_tokens") or 0),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"no completion: {str(answer)[:80]}") from error
+        raise NoCompletion(f"no completion: {str(answer)[:80]}") from error
+
+
+def _decoded(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
 
 
 def _message(content: bytes) -> str:

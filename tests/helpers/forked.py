@@ -11,13 +11,15 @@ import sys
 import traceback
 from pathlib import Path
 
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["degla.train", "degla.build", "torch", "datasets"])
+fork_server = multiprocessing.get_context("forkserver")
+fork_server.set_forkserver_preload(
+    ["degla.train", "degla.build", "degla.hard_negatives.live", "tests.helpers.llm_server", "torch", "datasets"]
+)
 
 
 def degla_forked(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     """Run ``python -m degla.train`` with these arguments in a prepared process."""
-    job = _server.Process(target=_become_degla, args=(arguments, str(cwd), dict(os.environ)))
+    job = fork_server.Process(target=_become_degla, args=(arguments, str(cwd), dict(os.environ)))
     job.start()
     job.join(timeout=300)
     assert job.exitcode is not None, f"still running: {arguments}"
