@@ -74,13 +74,14 @@ def _measured(cfg: DictConfig, tasks: dict, run_dir: Path, others: list) -> list
     results = answer(tasks, features, cfg.blind)
     if world_size > 1:
         torch.distributed.destroy_process_group()
-    bad = [problem for result in results.values() for problem in result.problems if problem.skipped]
+    bad = list(features.problems.values())
     if bad and cfg.on_bad_image == "stop":
         raise DataError(
             f"{bad[0].row} cannot be used ({bad[0].reason}), and {len(bad) - 1} more; on_bad_image=skip goes on"
         )
     if rank:
         return None
+    bad = [problem for result in results.values() for problem in result.problems if problem.skipped]
     for problem in bad[:5]:
         log.warning(f"left out: {problem.row} ({problem.reason})")
     if len(bad) > 5:

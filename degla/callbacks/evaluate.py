@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from degla.evaluation import Encoder, FeatureStore, Task, evaluate, point_estimates
 
@@ -57,7 +58,9 @@ class Evaluate(Callback):
             subsets, means = point_estimates(self.benchmarks[name], result.outcomes)
             metrics |= {f"eval/{name}/{subset}": value for subset, value in subsets.items()}
             metrics |= {f"eval_mean/{name}/{mean}": value for mean, value in means.items()}
-            averages.append(means.get("average", fmean(subsets.values()) if subsets else float("nan")))
+            averages.append(means.get("average", float("nan")))  # a subset without any answer leaves no average
+            if bad := [problem for problem in result.problems if problem.skipped]:
+                rank_zero_warn(f"benchmark.{name}: {len(bad)} left out, the first is {bad[0].row} ({bad[0].reason})")
         metrics["eval_mean/overall"] = fmean(averages)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)

@@ -54,13 +54,16 @@ class FeatureStore:
         self.progress = progress and rank == 0
         self.num_encoded = {"pictures": 0, "texts": 0}
         self.problems: dict[str, Problem] = {}
+        self._keys: dict[Picture, str] = {}
         folder = cache_dir / encoder.fingerprint() if cache_dir else None
         self._pictures = _Table(folder, "pictures")
         self._texts = _Table(folder, "texts")
 
     def add(self, pictures: Iterable[Picture], texts: Iterable[str]) -> None:
         """Encode what is not here yet; with several ranks, all call this with the same arguments."""
-        missing = self._missing(self._pictures, {picture.key(): picture for picture in dict.fromkeys(pictures)})
+        pictures = list(dict.fromkeys(pictures))
+        self._keys |= zip(pictures, self._agreed([picture.key() for picture in pictures]), strict=True)
+        missing = self._missing(self._pictures, {self._keys[picture]: picture for picture in pictures})
         self._encode("pictures", self._pictures, missing, self._image_batches)
         missing = self._missing(self._texts, {_text_key(text): text for text in dict.fromkeys(texts)})
         # Texts of like length together: a batch is as wide as its longest.
@@ -69,7 +72,7 @@ class FeatureStore:
 
     def images(self, pictures: Sequence[Picture]) -> Tensor:
         """``(N, D)`` float32, unit norm, of pictures added before."""
-        return self._pictures[[picture.key() for picture in pictures]]
+        return self._pictures[[self._keys[picture] for picture in pictures]]
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """``(N, D)`` float32, unit norm, of texts added before."""
@@ -77,7 +80,19 @@ class FeatureStore:
 
     def shows(self, picture: Picture) -> bool:
         """Whether the picture could be decoded."""
-        return picture.key() not in self.problems
+        return self.key(picture) not in self.problems
+
+    def key(self, picture: Picture) -> str:
+        """What the picture is filed under, on every rank alike."""
+        return self._keys.get(picture) or picture.key()
+
+    def _agreed(self, keys: list[str]) -> list[str]:
+        """Rank 0's: paths and times of a file may differ between machines."""
+        if self.world_size > 1:
+            shared = [keys]
+            dist.broadcast_object_list(shared, src=0)
+            (keys,) = shared
+        return keys
 
     def _missing(self, table: "_Table", things: dict) -> dict:
         lacking = {key: thing for key, thing in things.items() if key not in table}

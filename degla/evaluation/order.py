@@ -1,5 +1,6 @@
 """ARO's four ways of spoiling the order of words (Yuksekgonul et al. 2023, section 2), made once and kept."""
 
+import hashlib
 import json
 import random
 import re
@@ -28,8 +29,9 @@ def frozen_order(path: Path, captioned: Captioned, seed: int = 1) -> dict:
         ``tagger``, ``seed`` and ``items``: ``image`` and five ``captions``, the true one first.
 
     Raises:
-        ConfigError: the file is missing and there is no tagger to make it.
+        ConfigError: the file was made from other captions, or is missing and there is no tagger to make it.
     """
+    made_from = hashlib.sha256(json.dumps([(name, captions) for name, _, captions in captioned]).encode()).hexdigest()
     if not path.is_file():
         tagger, tag, words = _tagger()
         rng = random.Random(seed)
@@ -40,9 +42,15 @@ def frozen_order(path: Path, captioned: Captioned, seed: int = 1) -> dict:
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # every rank may be making it
-        partial.write_text(json.dumps({"tagger": tagger, "seed": seed, "items": items}, indent=0), encoding="utf-8")
+        partial.write_text(
+            json.dumps({"tagger": tagger, "seed": seed, "made_from": made_from, "items": items}, indent=0),
+            encoding="utf-8",
+        )
         partial.replace(path)
-    return json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("made_from") != made_from:
+        raise ConfigError(f"{path} was made from other captions than those that are read now: delete it or move it")
+    return content
 
 
 def perturbed(caption: str, rng: random.Random, tag: Tag, words: Callable[[str], list[str]]) -> list[str]:

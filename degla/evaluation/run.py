@@ -36,7 +36,7 @@ def evaluate(tasks: Mapping[str, Task], features: FeatureStore, blind: bool = Fa
     unseeing = Blind(features) if blind else None
     results = {}
     for name, task in tasks.items():
-        keys = dict.fromkeys(picture.key() for picture in task.pictures())
+        keys = dict.fromkeys(features.key(picture) for picture in task.pictures())
         bad = [features.problems[key] for key in keys if key in features.problems]
         results[name] = Result(
             task.outcomes(features), task.outcomes(unseeing) if unseeing else [], [*task.problems, *bad]
@@ -51,6 +51,7 @@ def record(tasks: Mapping[str, Task], results: Mapping[str, Result], features: F
             **scores(tasks[name], result.outcomes, result.blind),
             "protocol": (protocol := _protocol(tasks[name], result, features)),
             "fingerprint": fingerprint(protocol),
+            "official": {subset: tasks[name].official.get(subset) for subset in tasks[name].subsets},
             "num_left_out": len({problem.row for problem in result.problems if problem.skipped}),
             "problems": [problem._asdict() for problem in result.problems[:100]],
         }

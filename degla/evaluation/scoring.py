@@ -27,20 +27,30 @@ def choice_margins(image_features: Tensor, caption_features: Tensor) -> tuple[Te
     return scores[:, 0] - best.values, best.indices + 1
 
 
-def class_margins(image_features: Tensor, labels: Tensor, classifier: Tensor) -> tuple[Tensor, Tensor]:
+def class_margins(
+    image_features: Tensor, labels: Tensor, classifier: Tensor, names: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosine of a picture with its class, less that with the best other class.
+
+    ImageNet has two classes called "missile" and two called "sunglasses", whose scores are the same whatever the
+    model: between such twins the first wins, as with an argmax.
 
     Args:
         image_features: ``(N, D)``, unit norm.
         labels: ``(N,)`` class numbers.
         classifier: ``(C, D)``, unit norm, from ``prompt_classifier``.
+        names: ``(C,)`` equal numbers for classes that are called the same; None where all differ.
 
     Returns:
         ``(N,)`` margins, and ``(N,)`` which other class was best.
     """
     scores = image_features.float() @ classifier.T.float()
     own = scores.gather(1, labels[:, None]).squeeze(1)
-    best = scores.scatter(1, labels[:, None], float("-inf")).max(1)
+    rivals = scores.scatter(1, labels[:, None], float("-inf"))
+    if names is not None:
+        later = torch.arange(len(names))[None] > labels[:, None]
+        rivals = rivals.masked_fill((names[None] == names[labels][:, None]) & later, float("-inf"))
+    best = rivals.max(1)
     return own - best.values, best.indices
 
 
@@ -87,6 +97,7 @@ def retrieval_ranks(queries: Tensor, gallery: Tensor, owners: Tensor, targets: T
         right = owners[start : start + 1024, None] == targets[None]
         best_right = scores.masked_fill(~right, float("-inf")).amax(1)
         wrong = scores.masked_fill(right, float("-inf"))
-        ranks.append((wrong >= best_right[:, None] - TIE).sum(1))
+        # Not "higher or equal": of a comparison with NaN neither holds, and a broken model must not be first.
+        ranks.append((~right & ~(scores < best_right[:, None] - TIE)).sum(1))
         margins.append(best_right - wrong.amax(1))
     return torch.cat(ranks), torch.cat(margins)

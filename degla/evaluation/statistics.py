@@ -1,5 +1,6 @@
 """Accuracies with their intervals, and whether two models differ."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from degla.evaluation.items import Outcome
 from degla.evaluation.task import Task
 
 _RESAMPLES = 1000
+_BOX = re.compile(r"\[\d+(,\d+){3}\]$")
 
 
 class Counts(NamedTuple):
@@ -28,18 +30,20 @@ class Difference(NamedTuple):
     num_items: int  # answered by both
     gained: int  # wrong with the first, right with the second
     lost: int
-    change: float  # of the accuracy over these items
-    low: float  # 95 % interval of the change
+    change: float  # of the headline over these items
+    low: float  # 95 % interval of the change, by paired bootstrap over pictures
     high: float
-    p_value: float  # McNemar's exact test
+    p_value: float  # McNemar's exact test, which takes items for independent
     adjusted: float  # by Holm's method over the subsets of the comparison
+    is_sure: bool  # the interval leaves out zero and, where the headline counts items, adjusted < 0.05
 
 
 def counted(outcomes: Sequence[Outcome]) -> Counts:
     """Sort answers by picture and by group."""
-    pictures = {name: i for i, name in enumerate(dict.fromkeys(outcome.picture for outcome in outcomes))}
+    clusters = [_BOX.sub("", outcome.picture) for outcome in outcomes]  # parts of one picture belong together
+    pictures = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
     groups = {key: i for i, key in enumerate(dict.fromkeys((outcome.subset, outcome.group) for outcome in outcomes))}
-    rows = [pictures[outcome.picture] for outcome in outcomes]
+    rows = [pictures[name] for name in clusters]
     columns = [groups[outcome.subset, outcome.group] for outcome in outcomes]
     shape = (len(pictures), len(groups))
     right = sparse.csr_matrix(([float(outcome.right) for outcome in outcomes], (rows, columns)), shape)
@@ -123,35 +127,38 @@ def point_estimates(task: Task, outcomes: Sequence[Outcome]) -> tuple[dict[str, 
     return subsets, {name: float(value) for name, value in _means(task, point).items()}
 
 
-def differences(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[Difference]:
+def differences(first: Sequence[Outcome], second: Sequence[Outcome], macro: Sequence[str] = ()) -> list[Difference]:
     """Compare two models item by item, over the items that both have answered.
+
+    Items are the same where name and right caption are: two editions of a benchmark may number them differently.
 
     Args:
         first: the one that is compared with.
         second: the one that may be better.
+        macro: subsets whose headline is the mean over groups.
     """
     before = {(outcome.subset, outcome.item): outcome for outcome in first}
     pairs: dict[str, list[tuple[Outcome, Outcome]]] = {}
     for outcome in second:
-        if (outcome.subset, outcome.item) in before:
-            pairs.setdefault(outcome.subset, []).append((before[outcome.subset, outcome.item], outcome))
+        old = before.get((outcome.subset, outcome.item))
+        if old is not None and old.caption == outcome.caption:
+            pairs.setdefault(outcome.subset, []).append((old, outcome))
     rows = []
     for subset, both in pairs.items():
         gained = sum(new.right and not old.right for old, new in both)
         lost = sum(old.right and not new.right for old, new in both)
-        spread = np.subtract(*(_resampled(counted(side), ())[subset] for side in (_seconds(both), _firsts(both))))
+        sides = [
+            counted([new._replace(picture=old.picture, group=old.group) for old, new in both]),
+            counted([old for old, _ in both]),
+        ]  # under the first one's names, so that both are resampled alike
+        spread = np.subtract(*(_resampled(side, macro)[subset] for side in sides))
         p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-        change = (gained - lost) / len(both)
-        rows.append(Difference(subset, len(both), gained, lost, change, *_interval(spread), p_value, 1.0))
-    return _adjusted(rows)
-
-
-def _firsts(pairs):
-    return [old._replace(group="") for old, _ in pairs]
-
-
-def _seconds(pairs):  # under the first one's picture, so that both are resampled alike
-    return [new._replace(group="", picture=old.picture) for old, new in pairs]
+        change = float(np.subtract(*(_point(side, macro)[subset] for side in sides)))
+        rows.append(Difference(subset, len(both), gained, lost, change, *_interval(spread), p_value, 1.0, False))
+    return [
+        row._replace(is_sure=(row.low > 0 or row.high < 0) and (row.adjusted < 0.05 or row.subset in macro))
+        for row in _adjusted(rows)
+    ]
 
 
 def _adjusted(rows: list[Difference]) -> list[Difference]:

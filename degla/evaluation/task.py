@@ -1,6 +1,7 @@
 """What every benchmark has in common, and the ones that choose among captions."""
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -94,7 +95,8 @@ class Task(ABC):
 
     def protocol(self) -> dict[str, Any]:
         """What besides the model decides a score: rules, and the data as they were read."""
-        return {"subsets": list(self.subsets), "ties": self.ties, "data": dict(sorted(self.sources.items()))}
+        known = {"subsets": list(self.subsets), "ties": self.ties, "data": dict(sorted(self.sources.items()))}
+        return known | {"macro": sorted({*self.macro} & {*self.subsets})}
 
     def read_file(self, path: Path, what: str) -> bytes:
         """The bytes of an annotation file, whose hash becomes part of the protocol.
@@ -107,6 +109,34 @@ class Task(ABC):
         data = path.read_bytes()
         self.sources[path.name] = hashlib.sha256(data).hexdigest()[:16]
         return data
+
+    def read_json(self, path: Path, what: str) -> Any:
+        """Its content.
+
+        Raises:
+            ConfigError: it is not there, or no JSON.
+        """
+        try:
+            return json.loads(self.read_file(path, what))
+        except ValueError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"benchmark.{self.name}: {path} is no JSON ({error}); {self.get_it}") from error
+
+    def read_lines(self, path: Path, what: str) -> list[dict]:
+        """The objects of a file of JSON lines.
+
+        Raises:
+            ConfigError: it is not there, or a line is no JSON.
+        """
+        rows = []
+        for number, line in enumerate(self.read_file(path, what).split(b"\n"), 1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except ValueError as error:
+                    raise ConfigError(f"benchmark.{self.name}: {path}:{number} is no JSON ({error})") from error
+        return rows
 
     def drop_repeated(self, choices: list[Choice]) -> list[Choice]:
         """One item a name; the others are named in ``problems``."""
@@ -221,6 +251,11 @@ def choice_outcomes(
                     choice.group,
                 )
     return [outcome for outcome in found if outcome is not None]
+
+
+def stated(row: Mapping[str, Any], key: str, default: Any) -> Any:
+    """What the row says; a null says nothing."""
+    return default if row.get(key) is None else row[key]
 
 
 def mean(values: Iterable[Any]) -> Any:

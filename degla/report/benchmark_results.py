@@ -81,8 +81,8 @@ def read_results(folder: Path) -> Evaluation:
         ConfigError: there is nothing, or it is of another format.
     """
     path = folder / "results.json"
-    if not path.is_file():
-        raise ConfigError(f"compare: there is no {path}; give folders of python -m degla.evaluate")
+    if not path.is_file() or not (folder / "items.parquet").is_file():
+        raise ConfigError(f"compare: there is no {path} with items.parquet; give folders of python -m degla.evaluate")
     content = json.loads(path.read_text(encoding="utf-8"))
     if content.get("format") != FORMAT:
         raise ConfigError(f"compare: {path} is of format {content.get('format')}, this degla reads {FORMAT}")

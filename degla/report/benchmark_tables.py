@@ -24,7 +24,6 @@ _HEADS = {
     "mean:swap": "swap avg.",
     "mean:add": "add avg.",
 }
-_SURE = 0.05
 
 
 class BenchmarkTable(NamedTuple):
@@ -40,7 +39,7 @@ class BenchmarkTable(NamedTuple):
 def benchmark_table(evaluations: Sequence[Evaluation], benchmark: str) -> BenchmarkTable:
     """Published rows, then each model; behind the first one, what changed and how much needs no picture.
 
-    A change is marked * where McNemar's test, adjusted by Holm over the subsets, gives p < 0.05.
+    A change is marked * where it is sure: see ``degla.evaluation.statistics.Difference``.
     """
     known = published()["rows"].get(benchmark, {})
     measured = [evaluation for evaluation in evaluations if benchmark in evaluation.benchmarks]
@@ -64,7 +63,7 @@ def benchmark_table(evaluations: Sequence[Evaluation], benchmark: str) -> Benchm
                 [name, *cells] for name, cells in (("  without pictures", blind), ("  chance", chance)) if any(cells)
             ]
         else:
-            sure = {row.subset for row in compared(measured[0], evaluation, benchmark) if row.adjusted < _SURE}
+            sure = {row.subset for row in compared(measured[0], evaluation, benchmark) if row.is_sure}
             changes = [_change(measured[0], evaluation, benchmark, column, sure) for column in columns]
             rows.append([f"  less {measured[0].label}", *changes])
     if "correction" in known:
@@ -74,9 +73,10 @@ def benchmark_table(evaluations: Sequence[Evaluation], benchmark: str) -> Benchm
         items = sum(subset["num_items"] for subset in scores["subsets"].values())
         ties = sum(subset["ties"] for subset in scores["subsets"].values())
         notes.append(
-            f"{evaluation.label}: {items} answers, {ties} ties, {scores['num_left_out']} left out, "
+            f"{evaluation.label}: {items} answers, {ties} ties, {scores['num_left_out']} pictures or names left out, "
             f"fingerprint {scores['fingerprint']}."
         )
+        notes += _caveats(evaluation.label, scores)
     return BenchmarkTable(
         benchmark,
         [_HEADS.get(column, column.removeprefix("mean:")) for column in columns],
@@ -86,9 +86,26 @@ def benchmark_table(evaluations: Sequence[Evaluation], benchmark: str) -> Benchm
     )
 
 
+def _caveats(label: str, scores: dict) -> list[str]:
+    """Where a number is not what its column says."""
+    official = scores.get("official", {})
+    short = [
+        f"{name} {subset['num_items']} of {official[name]}"
+        for name, subset in scores["subsets"].items()
+        if official.get(name) not in (None, subset["num_items"])
+    ]
+    by_group = [name for name in scores["protocol"].get("macro", ()) if name in scores["subsets"]]
+    flat = [name for name in by_group if scores["subsets"][name]["macro"] is None]
+    sentences = [f"{label} does not rest on the published items: {', '.join(short)}."] if short else []
+    if flat:
+        sentences.append(f"{label}: {', '.join(flat)} averaged over items, not over groups as in the published rows.")
+    return sentences
+
+
 def compared(first: Evaluation, second: Evaluation, benchmark: str) -> list[Difference]:
     """Item by item; see ``degla.evaluation.statistics.differences``."""
-    return differences(first.outcomes(benchmark), second.outcomes(benchmark))
+    macro = first.benchmarks[benchmark]["protocol"].get("macro", ())
+    return differences(first.outcomes(benchmark), second.outcomes(benchmark), macro)
 
 
 @cache

@@ -40,7 +40,7 @@ def write_explorer(
         before = {(outcome.subset, outcome.item): outcome for outcome in first.outcomes(benchmark)}
         for after in second.outcomes(benchmark):
             old = before.get((after.subset, after.item))
-            if old is None or old.right == after.right:
+            if old is None or old.right == after.right or old.caption != after.caption:
                 continue
             name = f"{benchmark}/{after.subset}"
             kind = "gained" if after.right else "lost"

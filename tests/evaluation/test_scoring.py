@@ -71,6 +71,28 @@ def test_retrieval_against_a_slow_loop():
         assert margins[q] == pytest.approx(right - max(wrong), abs=1e-5)
 
 
+def test_a_broken_model_finds_nothing():
+    nan = torch.full((4, 3), float("nan"))
+    one = torch.eye(4, 3).clone()
+    one[1] = float("nan")
+    ids = torch.arange(4)
+    for queries, gallery in ((nan, nan), (torch.eye(4, 3), nan)):
+        ranks, _ = retrieval_ranks(queries, gallery, ids, ids)
+        assert (ranks == 3).all()
+    ranks, _ = retrieval_ranks(torch.eye(4, 3)[:1], one, torch.tensor([0]), torch.tensor([0, 0, 2, 3]))
+    assert ranks.tolist() == [2]
+    assert not judged(choice_margins(nan, nan[:, None].expand(4, 2, 3))[0])[0].any()
+    assert not judged(class_margins(nan, ids % 3, torch.eye(3))[0])[0].any()
+
+
+def test_of_two_classes_of_one_name_the_first_wins_as_in_an_argmax():
+    classifier = torch.eye(3)[[0, 1, 1, 2]]
+    images, labels = torch.eye(3)[[1, 1, 0, 2]], torch.tensor([1, 2, 0, 3])
+    plain, _ = judged(class_margins(images, labels, classifier)[0])
+    named, _ = judged(class_margins(images, labels, classifier, torch.tensor([0, 1, 1, 2]))[0])
+    assert plain.tolist() == [False, False, True, True] and named.tolist() == [True, False, True, True]
+
+
 def test_text_only_finds_what_gives_the_answer_away_and_nothing_else():
     words = ["red", "green", "blue", "white"]
     fair = [(f"a {a} and a {b} thing", [f"a {b} and a {a} thing"]) for a in words for b in words if a != b]

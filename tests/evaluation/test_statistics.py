@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from degla.evaluation.items import Outcome
-from degla.evaluation.statistics import differences, point_estimates, scores
+from degla.evaluation.statistics import counted, differences, point_estimates, scores
 from degla.evaluation.task import Task, mean
 
 
@@ -92,6 +92,37 @@ def test_difference_by_hand():
     assert row.change == pytest.approx(11 / 30) and row.low < row.change < row.high
     (same,) = differences(first, first)
     assert (same.change, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
+def test_a_change_of_a_mean_over_groups_is_judged_as_such():
+    """Many items of one group gain what nine small groups lose: the headline falls, and no star may say it rose."""
+    groups = ["left"] * 1000 + [f"g{i}" for i in range(9) for _ in range(10)]
+    before = [i < 500 or (i >= 1000 and i % 10 < 6) for i in range(1090)]
+    after = [i < 600 or (i >= 1000 and i % 10 < 5) for i in range(1090)]
+    first, second = (
+        [
+            outcome("a", i, right)._replace(group=group)
+            for i, (right, group) in enumerate(zip(rights, groups, strict=True))
+        ]
+        for rights in (before, after)
+    )
+    (by_item,) = differences(first, second)
+    (by_group,) = differences(first, second, macro=["a"])
+    assert by_item.change == pytest.approx(91 / 1090) and by_item.is_sure
+    assert by_group.change == pytest.approx((0.1 - 9 * 0.1) / 10) and by_group.high < 0
+    assert differences(first, first)[0].is_sure is False
+
+
+def test_other_items_of_the_same_number_are_not_compared():
+    first = [outcome("a", i, True)._replace(caption=f"caption {i}") for i in range(10)]
+    moved = [outcome("a", i, True)._replace(caption=f"caption {i + 1}") for i in range(10)]
+    assert differences(first, moved) == []
+
+
+def test_parts_of_one_picture_are_one_picture():
+    whole = [outcome("a", i, i % 2 == 0)._replace(picture=f"{i // 10}.jpg") for i in range(200)]
+    parts = [o._replace(picture=f"{o.picture}[1,{i},20,10]") for i, o in enumerate(whole)]
+    assert (counted(whole).right != counted(parts).right).nnz == 0
 
 
 def test_holm_over_subsets():

@@ -2,11 +2,15 @@
 
 import io
 import json
+import pickle
 import random
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import torchvision.datasets as tv
 
 from degla.errors import ConfigError
 from degla.evaluation.labelled import DATASETS
@@ -15,7 +19,7 @@ from degla.evaluation.statistics import point_estimates
 from degla.evaluation.tasks.aro import Aro
 from degla.evaluation.tasks.half_truths import HalfTruths
 from degla.evaluation.tasks.own import Own
-from degla.evaluation.tasks.retrieval import Retrieval
+from degla.evaluation.tasks.retrieval import Retrieval, _chance
 from degla.evaluation.tasks.sugarcrepe import SugarCrepe
 from degla.evaluation.tasks.sugarcrepe_pp import SugarCrepePP
 from degla.evaluation.tasks.valse import Valse
@@ -255,6 +259,8 @@ def test_whatsup_pairs_and_sets(tmp_path):
     sets = [outcome for outcome in found if outcome.subset == "controlled_a/sets"]
     assert [outcome.right for outcome in pairs] == [single[i] and single[i + 1] for i in (0, 2, 4, 6)]
     assert [outcome.right for outcome in sets] == [all(single[:4]), all(single[4:8])]
+    assert [pair.item for pair in pairs] == ["mug_table_left_right", "mug_table_on_under",
+                                             "cap_table_left_right", "cap_table_on_under"]  # fmt: skip
     assert sets[0].chance == pytest.approx(0.25**4) and pairs[0].chance == pytest.approx(0.25**2)
 
 
@@ -280,13 +286,21 @@ def test_retrieval_by_image_id(tmp_path, form):
         ranked = sorted(everything, key=lambda pair: -FEATURES.score(picture, pair[1]))
         for k in (1, 3):
             assert found[f"image_to_text_r@{k}", name] == any(owner == name for owner, _ in ranked[:k])
-    for n, (name, text) in enumerate(everything):
+    for name, n in ((name, n) for name, texts in captions.items() for n in range(len(texts))):
+        text = captions[name][n]
         ranked = sorted(pictures, key=lambda other: -FEATURES.score(pictures[other], text))
         for k in (1, 3):
             assert found[f"text_to_image_r@{k}", f"{name} {n}"] == (name in ranked[:k])
     without = task.outcomes(RandomFeatures(missing=["3.jpg"]))
     assert len(without) == 2 * (11 + len(everything) - len(captions["3.jpg"]))
     assert task.protocol()["num_captions"] == len(everything)
+
+
+def test_chance_of_recall():
+    rng = random.Random(5)
+    met = [any(i < 3 for i in rng.sample(range(12), 4)) for _ in range(20000)]
+    assert _chance(4, 3, 12) == pytest.approx(sum(met) / len(met), abs=0.01)
+    assert _chance(5, 1, 5) == 1 == _chance(9, 1, 5) and _chance(1, 1, 4) == 0.25
 
 
 def test_an_image_named_twice_is_said(tmp_path):
@@ -315,6 +329,65 @@ LAYOUTS = {
                     "caltech101/101_ObjectCategories/wild_cat/image_0001.jpg"],
                    {"caltech101/101_ObjectCategories/BACKGROUND_Google/readme": ""}, ["accordion", "wild cat"]),
 }  # fmt: skip
+
+
+def cars(root):
+    """As torchvision reads it: MATLAB's files."""
+    from scipy.io import savemat
+
+    for i in range(2):
+        write_image(root / f"stanford_cars/cars_test/{i}.jpg")
+    (root / "stanford_cars/devkit").mkdir()
+    savemat(root / "stanford_cars/devkit/cars_meta.mat", {"class_names": np.array(["Acura RL", "BMW X6"], object)})
+    rows = np.array([("0.jpg", 1), ("1.jpg", 2)], [("fname", object), ("class", object)])
+    savemat(root / "stanford_cars/cars_test_annos_withlabels.mat", {"annotations": rows})
+
+
+def imagenet(root):
+    for wnid in ("n0", "n1"):
+        write_image(root / f"imagenet/val/{wnid}/{wnid}.JPEG")
+    torch.save(({"n0": ("tench",), "n1": ("goldfish",)}, ["n0", "n1"]), root / "imagenet/meta.bin")
+
+
+def cifar10(root):
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    pixels = np.arange(2 * 3072, dtype=np.uint32).astype(np.uint8).reshape(2, 3072)
+    (folder / "test_batch").write_bytes(pickle.dumps({"data": pixels, "labels": [0, 1]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["airplane", "automobile"]}))
+
+
+def flowers102(root):
+    from scipy.io import savemat
+
+    for i in (1, 2):
+        write_image(root / f"flowers-102/jpg/image_{i:05d}.jpg")
+    savemat(root / "flowers-102/imagelabels.mat", {"labels": np.array([[1, 2]])})
+    savemat(root / "flowers-102/setid.mat", {"tstid": np.array([[1, 2]])})
+
+
+@pytest.mark.parametrize("make", [cars, imagenet, cifar10, flowers102], ids=lambda make: make.__name__)
+def test_zeroshot_from_binary_layouts(tmp_path, monkeypatch, make):
+    """torchvision checks the originals' hashes, which made-up files cannot have: that check is left out here."""
+    for data_set in (tv.CIFAR10, tv.Flowers102):
+        monkeypatch.setattr(data_set, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(tv.cifar, "check_integrity", lambda *_: True)
+    make(tmp_path)
+    task = ZeroShot(root=str(tmp_path), subsets=[make.__name__])
+    data = task.read(make.__name__)
+    assert data.labels == [0, 1] and len(data.pictures) == 2
+    assert all(picture.load().shape[0] == 3 for picture in data.pictures)
+    outcomes = task.outcomes(FEATURES)
+    assert len(outcomes) == 2 and {outcome.group for outcome in outcomes} == {"0", "1"}
+    assert len(data.classes) == {"imagenet": 1000, "flowers102": 102}.get(make.__name__, len(data.classes))
+
+
+def test_files_that_are_no_json_are_said(tmp_path):
+    (tmp_path / "swap_obj.json").write_text("<html>not found</html>")
+    task = SugarCrepe(annotations=str(tmp_path), images=str(tmp_path), subsets=["swap_obj"])
+    with pytest.raises(ConfigError, match=r"swap_obj\.json is no JSON"):
+        task.pictures()
+    assert "is no JSON" in task.survey()[0].missing
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -407,6 +480,9 @@ def test_ones_own_items(tmp_path):
         assert found[str(item["id"])].right == (scores.index(max(scores)) == item["label"])
         assert found[str(item["id"])].chance == pytest.approx(1 / len(scores))
     assert len(found) == 20 and "2 items of this name" in task.problems[0].reason
+    nulls = [dict(item, id=None, subset=None, group=None, captions=["a\u2028b", "c"], label=0) for item in items]
+    (tmp_path / "nulls.jsonl").write_text("\n".join(json.dumps(item, ensure_ascii=False) for item in nulls))
+    assert len(Own(str(tmp_path / "nulls.jsonl")).choices) == 20
     for line, reason in (
         ("{", "JSONDecodeError"),
         ('{"image": "1.jpg", "captions": ["a", "b"]}', "label"),

@@ -1,6 +1,5 @@
 """ARO (Yuksekgonul et al. 2023): relations, attributes and the order of words."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
@@ -79,7 +78,7 @@ class Aro(ChoiceTask):
                 Choice(subset, str(i), row["image"], (row["true_caption"], row["false_caption"]))
                 for i, row in enumerate(rows)
             ]
-        items = json.loads(self.read_file(self.annotations / f"visual_genome_{subset}.json", "captions and boxes"))
+        items = self.read_json(self.annotations / f"visual_genome_{subset}.json", "captions and boxes")
         groups = _relations(items) if subset == "relation" else _attributes(items)
         return [
             Choice(

@@ -1,13 +1,12 @@
 """Half-truths (Kargi et al. 2026): a short true caption against the same with one wrong detail more."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from degla.evaluation.hub import hub_rows
 from degla.evaluation.items import Choice, Picture
 from degla.evaluation.scoring import Ties
-from degla.evaluation.task import ChoiceTask
+from degla.evaluation.task import ChoiceTask, stated
 
 
 class HalfTruths(ChoiceTask):
@@ -40,7 +39,7 @@ class HalfTruths(ChoiceTask):
         """The comparisons of one source."""
         lines = Path(self.hub) / f"{subset}.jsonl"
         if lines.is_file():
-            rows = [json.loads(line) for line in self.read_file(lines, "captions").decode().splitlines()]
+            rows = self.read_lines(lines, "captions")
             for row in rows:
                 row["image"] = Picture(str(self.images / row["image"]))
         else:
@@ -48,7 +47,7 @@ class HalfTruths(ChoiceTask):
         return [
             Choice(
                 subset,
-                str(row.get("id", i)),
+                str(stated(row, "id", i)),
                 row["image"],
                 (row["anchor"], row["half_truth"]),
                 row.get("triplet_type") or "",

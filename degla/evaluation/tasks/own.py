@@ -7,7 +7,7 @@ from pathlib import Path
 from degla.errors import ConfigError
 from degla.evaluation.items import Choice, Picture
 from degla.evaluation.scoring import Ties
-from degla.evaluation.task import ChoiceTask
+from degla.evaluation.task import ChoiceTask, stated
 
 
 class Own(ChoiceTask):
@@ -42,7 +42,7 @@ class Own(ChoiceTask):
         self.sources = {}
         self.images = Path(images) if images else Path(path).parent
         self._by_subset: dict[str, list[Choice]] = {}
-        for number, line in enumerate(self.read_file(Path(path), "items").decode("utf-8").splitlines(), 1):
+        for number, line in enumerate(self.read_file(Path(path), "items").decode("utf-8").split("\n"), 1):
             if line.strip():
                 choice = self._choice(line, f"{path}:{number}", number)
                 self._by_subset.setdefault(choice.subset, []).append(choice)
@@ -66,11 +66,11 @@ class Own(ChoiceTask):
             if not all(isinstance(caption, str) and caption.strip() for caption in captions):
                 raise ValueError("an empty caption")
             return Choice(
-                str(item.get("subset", "all")),
-                str(item.get("id", number)),
+                str(stated(item, "subset", "all")).replace(":", "/"),
+                str(stated(item, "id", number)),
                 Picture(str(self.images / item["image"])),
                 (captions[label], *captions[:label], *captions[label + 1 :]),
-                str(item.get("group", "")),
+                str(stated(item, "group", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{where}: {error!r}; a line is {{image, captions: [...], label}}") from error

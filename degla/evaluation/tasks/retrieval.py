@@ -1,6 +1,7 @@
 """Retrieval in both directions, by the id of the image, as CLIP reports it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from degla.errors import ConfigError
 from degla.evaluation.captioned import Captioned, read_captioned
 from degla.evaluation.items import Outcome, Picture
-from degla.evaluation.scoring import Ties, retrieval_ranks
+from degla.evaluation.scoring import TIE, Ties, retrieval_ranks
 from degla.evaluation.task import Features, Survey, Task, mean, surveyed
 
 _DIRECTIONS = ("image_to_text", "text_to_image")
@@ -42,7 +43,11 @@ class Retrieval(Task):
         subsets: Sequence[str] | None = None,
         ties: Ties = "lost",
     ):
-        self.official = dict.fromkeys(f"{direction}_r@{k}" for direction in _DIRECTIONS for k in ks)
+        self.official = {
+            f"{direction}_r@{k}": num_images if direction == "image_to_text" else None
+            for direction in _DIRECTIONS
+            for k in ks
+        }
         super().__init__(name, subsets, ties)
         self.captions = Path(captions)
         self.images = Path(images)
@@ -78,19 +83,24 @@ class Retrieval(Task):
         for direction in _DIRECTIONS:
             if direction == "image_to_text":
                 ranks, margins = retrieval_ranks(images, texts, ids, owners)
-                queries = [(name, name, "") for name, _, _ in shown]
-                rights, size = len(captions) / len(shown), len(captions)
+                queries = [(name, picture.name, "", len(texts)) for name, picture, texts in shown]
+                size = len(captions)
             else:
                 ranks, margins = retrieval_ranks(texts, images, owners, ids)
-                queries = [(f"{shown[i][0]} {n}", shown[i][0], text) for n, (text, i) in enumerate(captions)]
-                rights, size = 1, len(shown)
+                queries = [
+                    (f"{name} {n}", picture.name, text, 1)
+                    for name, picture, texts in shown
+                    for n, text in enumerate(texts)
+                ]
+                size = len(shown)
             for k in self.ks:
                 subset = f"{direction}_r@{k}"
                 if subset in self.subsets:
-                    chance = min(1.0, k * rights / size)
                     found += [
-                        Outcome(subset, item, rank < k, abs(margin) <= 1e-6, margin, chance, picture, text)
-                        for (item, picture, text), rank, margin in zip(
+                        Outcome(
+                            subset, item, rank < k, abs(margin) <= TIE, margin, _chance(k, rights, size), picture, text
+                        )
+                        for (item, picture, text, rights), rank, margin in zip(
                             queries, ranks.tolist(), margins.tolist(), strict=True
                         )
                     ]
@@ -115,3 +125,8 @@ class Retrieval(Task):
             return [surveyed("images", len(self.captioned), self.num_images, self.pictures(), self.get_it)]
         except ConfigError as error:
             return [Survey("images", 0, self.num_images, 0, 0, str(error), self.get_it)]
+
+
+def _chance(k: int, rights: int, size: int) -> float:
+    """Of meeting one of ``rights`` among the first k of ``size`` in random order."""
+    return 1 - prod(max(0, size - rights - i) / max(1, size - i) for i in range(min(k, size)))

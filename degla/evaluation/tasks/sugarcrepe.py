@@ -1,6 +1,5 @@
 """SugarCrepe (Hsieh et al. 2023): a caption against one fluent, false caption."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ class SugarCrepe(ChoiceTask):
                 Choice(subset, str(i), row["image"], (row["tested_labels"][0], *row["tested_labels"][1:]))
                 for i, row in enumerate(rows)
             ]
-        items = json.loads(self.read_file(self.annotations / f"{subset}.json", "captions"))
+        items = self.read_json(self.annotations / f"{subset}.json", "captions")
         return [
             Choice(
                 subset,

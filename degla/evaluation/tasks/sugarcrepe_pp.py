@@ -1,6 +1,5 @@
 """SugarCrepe++ (Dumpala et al. 2024): two true captions in different words against a false one."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +71,7 @@ class SugarCrepePP(Task):
             (path for stem in _FILES[subset] if (path := self.annotations / f"{stem}.json").is_file()),
             self.annotations / f"{_FILES[subset][0]}.json",
         )
-        items = json.loads(self.read_file(path, "captions"))
+        items = self.read_json(path, "captions")
         return [
             _Triple(
                 subset,

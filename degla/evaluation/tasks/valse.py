@@ -1,6 +1,5 @@
 """VALSE (Parcalabescu et al. 2022): a caption against its foil, in eleven files."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ class Valse(ChoiceTask):
 
     def read(self, subset: str) -> list[Choice]:
         """The valid items of a file."""
-        items = json.loads(self.read_file(self.annotations / f"{subset}.json", "captions and foils"))
+        items = self.read_json(self.annotations / f"{subset}.json", "captions and foils")
         return [
             Choice(subset, key, self._picture(item["image_file"]), (item["caption"], item["foil"]))
             for key, item in items.items()

@@ -1,6 +1,5 @@
 """What'sUp (Kamath et al. 2023): the right preposition among those that would fit."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +50,7 @@ class WhatsUp(ChoiceTask):
     def read(self, subset: str) -> list[Choice]:
         """The items of a subset; in every file the first caption is right."""
         file, folder = _FILES[subset]
-        items = json.loads(self.read_file(self.annotations / file, "captions"))
+        items = self.read_json(self.annotations / file, "captions")
         root = self.coco_val2017 if folder == "val2017" else self.annotations / folder
         if subset.startswith("controlled"):
             return [
@@ -81,7 +80,8 @@ class WhatsUp(ChoiceTask):
             for objects, members in sets.items():
                 for pair in _OPPOSITES:
                     if set(pair) <= set(members):
-                        found.append(_joint(f"{subset}/pairs", [members[relation] for relation in pair]))
+                        joint = _joint(f"{subset}/pairs", [members[relation] for relation in pair])
+                        found.append(joint._replace(item="_".join((*objects, *pair))))
                 if len(members) == 4:
                     found.append(_joint(f"{subset}/sets", list(members.values()))._replace(item="_".join(objects)))
         return found
@@ -93,4 +93,10 @@ def _joint(subset: str, members: list[Outcome]) -> Outcome:
     chance = 1.0
     for member in members:
         chance *= member.chance
-    return worst._replace(subset=subset, right=all(member.right for member in members), chance=chance)
+    return worst._replace(
+        subset=subset,
+        picture=members[0].picture,
+        caption=members[0].caption,
+        right=all(member.right for member in members),
+        chance=chance,
+    )

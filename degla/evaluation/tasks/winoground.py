@@ -8,7 +8,7 @@ from degla.errors import ConfigError
 from degla.evaluation.hub import hub_rows
 from degla.evaluation.items import Outcome, Picture
 from degla.evaluation.scoring import Ties, judged
-from degla.evaluation.task import Features, Survey, Task, surveyed
+from degla.evaluation.task import Features, Survey, Task, stated, surveyed
 
 
 class Winoground(Task):
@@ -73,7 +73,7 @@ class Winoground(Task):
             found += [
                 Outcome(
                     subset,
-                    str(row.get("id", i)),
+                    str(stated(row, "id", i)),
                     right,
                     tie,
                     margin,

@@ -1,6 +1,7 @@
 """Zero-shot classification by prompts (Radford et al. 2021, section 3.1) on the eleven sets of DeGLA's Table 5."""
 
 import hashlib
+import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -66,7 +67,7 @@ class ZeroShot(Task):
             reader = read_torchvision if self.source == "torchvision" else read_webdataset
             try:
                 data = reader(subset, self.root)
-            except (RuntimeError, FileNotFoundError, NotADirectoryError, ValueError) as error:
+            except (RuntimeError, OSError, ValueError, tarfile.TarError) as error:
                 raise ConfigError(
                     f"benchmark.{self.name}: {subset} is not in {self.root} ({str(error).splitlines()[0]}); "
                     f"{self.get_it}, or leave it out of benchmark.{self.name}.subsets"
@@ -133,11 +134,14 @@ def class_outcomes(subset: str, data: Labelled, prompt_features: Tensor, feature
     """
     classifier = prompt_classifier(prompt_features)
     shown = [i for i, picture in enumerate(data.pictures) if features.shows(picture)]
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(data.classes))}
+    names = torch.tensor([numbers[name] for name in data.classes])
     found = []
     for start in range(0, len(shown), 4096):
         part = shown[start : start + 4096]
         images = features.images([data.pictures[i] for i in part])
-        margins, rivals = class_margins(images, torch.tensor([data.labels[i] for i in part]), classifier)
+        labels = torch.tensor([data.labels[i] for i in part])
+        margins, rivals = class_margins(images, labels, classifier, names)
         rights, ties = judged(margins)
         columns = zip(part, rights.tolist(), ties.tolist(), margins.tolist(), rivals.tolist(), strict=True)
         found += [
@@ -151,7 +155,7 @@ def class_outcomes(subset: str, data: Labelled, prompt_features: Tensor, feature
                 data.pictures[i].name,
                 data.classes[data.labels[i]],
                 data.classes[rival],
-                data.classes[data.labels[i]],
+                str(data.labels[i]),
             )
             for i, right, tie, margin, rival in columns
         ]
