@@ -4,6 +4,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 
 from degla.hard_negatives.kinds import KINDS
 from degla.hard_negatives.lexicon import lexicon
@@ -59,16 +60,15 @@ def rejection(caption: str, text: str, kind: str, tag: Tag, earlier: Sequence[st
 def _wrong_swap(kind: str, caption: str, before: list[str], after: list[str], tag: Tag) -> str:
     seen = parsed(caption, tag)
     wanted = ("noun", "nouns") if KINDS[kind].word_class == "noun" else ("adjective",)
-    moved = _moved(before, after)
-    movers = {t.text.lower() for t, k in zip(seen.tokens, seen.classes, strict=True) if k in wanted}
-    if not {singular(word) for word in moved} & {singular(word) for word in movers}:
+    movers = {singular(t.text.lower()) for t, k in zip(seen.tokens, seen.classes, strict=True) if k in wanted}
+    old, new = ([singular(word) for word in text if singular(word) in movers] for text in (before, after))
+    moved = {word for pair in zip(old, new, strict=True) if pair[0] != pair[1] for word in pair}
+    if not moved:
         return f"wrong kind: no {KINDS[kind].word_class} moved"
     if kind == "swap_nouns":
-        for i, first in enumerate(seen.phrases):
-            for second in seen.phrases[i + 1 :]:
-                nouns = {first.noun(seen.tokens), second.noun(seen.tokens)}
-                if nouns == {singular(word) for word in moved if word in movers} and is_symmetric(seen, first, second):
-                    return "paraphrase: the two may change places"
+        for first, second in combinations(seen.phrases, 2):
+            if moved == {first.noun(seen.tokens), second.noun(seen.tokens)} and is_symmetric(seen, first, second):
+                return "paraphrase: the two may change places"
     return ""
 
 
@@ -106,12 +106,6 @@ def _difference(before: list[str], after: list[str]) -> tuple[list[str], list[st
             lost += before[a:b]
             new += after[c:d]
     return kept, lost, new
-
-
-def _moved(before: list[str], after: list[str]) -> set[str]:
-    """Words that stand elsewhere than they stood."""
-    _, lost, new = _difference(before, after)
-    return {*lost, *new}
 
 
 def _lemmas(text: list[str]) -> Counter:

@@ -43,6 +43,8 @@ class Summary(NamedTuple):
 def write_dataset(rows: Iterable[Judged], folder: Path, balance: bool = False, seed: int = 0) -> Summary:
     """Write ``captions.parquet`` (image, caption, negatives) and ``log/rejected.parquet``.
 
+    Rows without a caption are in the second only.
+
     Args:
         rows: drawn once; memory holds a row group and the pairs that the blind model sees.
         folder: both files are replaced when they are whole.
@@ -58,15 +60,16 @@ def write_dataset(rows: Iterable[Judged], folder: Path, balance: bool = False, s
     with pq.ParquetWriter(log, _REJECTED, compression="zstd") as rejected:
         lines: list[dict] = []
         for row in rows:
-            num_rows += 1
-            num_without += not row.negatives
+            num_rows += bool(row.caption)
+            num_without += bool(row.caption) and not row.negatives
             for negative in row.negatives:
                 accepted[negative.type] += 1
                 pairs.setdefault(negative.type, []).append((row.caption, negative.text))
             for kind, text, reason in row.rejected:
                 reasons.setdefault(kind, Counter())[reason] += 1
                 lines.append({"caption": row.caption, "type": kind, "text": text, "reason": reason})
-            columns.add(row.image, row.caption, row.negatives)
+            if row.caption:
+                columns.add(row.image, row.caption, row.negatives)
             if len(lines) >= _ROW_GROUP:
                 rejected.write_table(pa.Table.from_pylist(lines, _REJECTED))
                 lines = []

@@ -1,5 +1,6 @@
 """The words that the rules know, from ``lexicon.yaml``."""
 
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -41,8 +42,8 @@ def lexicon() -> Lexicon:
         known.setdefault(phrase, rivals)
     living = [word for name in raw["living"] for meaning in raw["nouns"][name] for word in meaning.split()]
     return Lexicon(
-        _rivals(raw["nouns"].values()),
-        _rivals([raw["colours"], *raw["adjectives"].values()]),
+        _rivals(raw["nouns"].values(), synonyms),
+        _rivals([raw["colours"], *raw["adjectives"].values()], synonyms),
         sorted(known.items(), key=lambda item: -len(item[0])),
         raw["numbers"],
         frozenset(raw["plural_only"].split()),
@@ -55,7 +56,7 @@ def lexicon() -> Lexicon:
     )
 
 
-def _rivals(groups) -> dict[str, list[str]]:
+def _rivals(groups: Iterable[list[str]], synonyms: Mapping[str, set[str]]) -> dict[str, list[str]]:
     """Every word with the first words of the other meanings of its groups."""
     rivals: dict[str, dict[str, None]] = {}
     for meanings in groups:
@@ -63,7 +64,7 @@ def _rivals(groups) -> dict[str, list[str]]:
             others = [_heads(other)[0] for other in meanings if other != meaning]
             for word in _heads(meaning):
                 rivals.setdefault(word, {}).update(dict.fromkeys(others))
-    return {word: list(others) for word, others in rivals.items()}
+    return {word: [o for o in others if o not in synonyms.get(word, ())] for word, others in rivals.items()}
 
 
 def _heads(meaning: str) -> list[str]:

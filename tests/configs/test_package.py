@@ -17,8 +17,9 @@ ALLOWED = {
     "models": {"models", "errors", "hub"},
     "data": {"data", "errors", "hub"},
     "evaluation": {"evaluation", "data", "errors", "hub", "models"},  # of models the words for ImageNet only
+    "hard_negatives": {"hard_negatives", "data", "errors"},
     "callbacks": {"callbacks", "data", "evaluation", "models"},
-    "report": {"report", "callbacks", "data", "errors", "evaluation", "models"},
+    "report": {"report", "callbacks", "data", "errors", "evaluation", "hard_negatives", "models"},
     "module": {"data", "errors", "losses", "models", "optim", "validation"},
     "validation": {"data", "losses"},
     "optim": set(),
@@ -74,6 +75,7 @@ def test_wheel_finds_its_configs_from_anywhere(tmp_path):
     assert {name.removeprefix("degla/") for name in names if name.startswith("degla/configs/")} == source
     for name in ("report/published.yaml", "report/explorer.html", "evaluation/symmetric_relations.txt"):
         assert f"degla/{name}" in names
+    assert {"degla/hard_negatives/lexicon.yaml", "degla/hard_negatives/prompts/swap_nouns.yaml"} <= set(names)
     assert "degla/models/architectures/degla-tiny.json" in names
     assert "degla/models/architectures/degla-scenes.bpe.gz" in names
     assert "degla/models/pretrained/degla-scenes/plain_clip.safetensors" in names

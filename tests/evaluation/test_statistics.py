@@ -100,10 +100,7 @@ def test_a_change_of_a_mean_over_groups_is_judged_as_such():
     before = [i < 500 or (i >= 1000 and i % 10 < 6) for i in range(1090)]
     after = [i < 600 or (i >= 1000 and i % 10 < 5) for i in range(1090)]
     first, second = (
-        [
-            outcome("a", i, right)._replace(group=group)
-            for i, (right, group) in enumerate(zip(rights, groups, strict=True))
-        ]
+        [outcome("a", i, rights[i])._replace(group=group) for i, group in enumerate(groups)]
         for rights in (before, after)
     )
     (by_item,) = differences(first, second)

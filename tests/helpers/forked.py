@@ -4,6 +4,7 @@ The copies come from Python's fork server, a process that imports and does nothi
 itself would inherit the locks and thread pools of every test before, and crash now and then.
 """
 
+import importlib
 import multiprocessing
 import os
 import subprocess
@@ -17,9 +18,9 @@ fork_server.set_forkserver_preload(
 )
 
 
-def degla_forked(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Run ``python -m degla.train`` with these arguments in a prepared process."""
-    job = fork_server.Process(target=_become_degla, args=(arguments, str(cwd), dict(os.environ)))
+def degla_forked(*arguments: str, cwd: Path, program: str = "train") -> subprocess.CompletedProcess:
+    """Run ``python -m degla.<program>`` with these arguments in a prepared process."""
+    job = fork_server.Process(target=_become_degla, args=(program, arguments, str(cwd), dict(os.environ)))
     job.start()
     job.join(timeout=300)
     assert job.exitcode is not None, f"still running: {arguments}"
@@ -28,7 +29,7 @@ def degla_forked(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
-def _become_degla(arguments: tuple[str, ...], cwd: str, environment: dict[str, str]) -> None:
+def _become_degla(program: str, arguments: tuple[str, ...], cwd: str, environment: dict[str, str]) -> None:
     """In the child: never returns, whatever happens."""
     code = 1
     os.environ.clear()
@@ -38,10 +39,8 @@ def _become_degla(arguments: tuple[str, ...], cwd: str, environment: dict[str, s
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     try:
-        sys.argv = ["degla-train", *arguments]
-        from degla.train import main
-
-        main()
+        sys.argv = [f"degla-{program}", *arguments]
+        importlib.import_module(f"degla.{program}").main()
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1

@@ -1,0 +1,130 @@
+"""Rules and checks on captions whose right answers a reader can see."""
+
+import pytest
+
+from degla.hard_negatives.checks import rejection
+from degla.hard_negatives.kinds import KINDS
+from degla.hard_negatives.lexicon import lexicon
+from degla.hard_negatives.rules import Rules, Unable
+from degla.hard_negatives.tagger import tagger
+from degla.hard_negatives.words import finished, indefinite, join, plural, singular, split, words
+
+HANTA = tagger("hanta")
+
+
+def all_of(caption, kind, count=50, seed=0):
+    return set(Rules(seed=seed).write(caption, kind, count))
+
+
+def test_splitting_keeps_the_text():
+    for text in ("A dog's ball, red-hot; two!", " a  dog . ", "It's 3 o'clock (late)"):
+        assert join(split(text)) == text.strip()
+    assert words("An apple, a day.") == ["a", "apple", "a", "day"]
+
+
+def test_articles_and_capitals_are_put_right():
+    assert finished("A old dog", split("A umbrella dog")) == "An umbrella dog"
+    assert finished("A man eats an apple", split("an apple eats A man")) == "An apple eats a man"
+    assert finished("a man", split("a hour")) == "an hour" and indefinite("uniform") == "a"
+    assert plural("knife") == "knives" and singular("buses") == "bus" and singular("children") == "child"
+
+
+@pytest.mark.parametrize(
+    ("kind", "caption", "expected"),
+    [
+        ("swap_nouns", "A horse eats grass .", {"Grass eats a horse ."}),
+        ("swap_nouns", "An old man feeds a dog", {"An old dog feeds a man"}),
+        ("swap_nouns", "Two dogs chase a cat", {"Two cats chase a dog"}),
+        ("swap_adjectives", "A black dog runs after a white cat", {"A white dog runs after a black cat"}),
+        ("swap_adjectives", "An old man reads a large book", {"A large man reads an old book"}),
+        ("change_count", "Two dogs on a bed", {"Three dogs on a bed", "Four dogs on a bed"}),
+        ("replace_relation", "A cat is under the table", {"A cat is over the table", "A cat is on top of the table"}),
+    ],
+)
+def test_by_hand(kind, caption, expected):
+    found = all_of(caption, kind)
+    assert found and found <= expected, found
+    for text in found:
+        assert rejection(caption, text, kind, HANTA) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "caption"),
+    [
+        ("swap_nouns", "A dog and a cat"),  # says the same
+        ("swap_nouns", "A dog next to a cat"),
+        ("swap_nouns", "A man with a woman"),
+        ("swap_adjectives", "A small black dog"),
+        ("swap_adjectives", "A red ball and a blue ball"),
+        ("replace_adjectives", "A dog runs"),
+        ("change_count", "A dog runs"),
+    ],
+)
+def test_nothing_is_made_where_nothing_can_be(kind, caption):
+    with pytest.raises(Unable):
+        Rules().write(caption, kind, 1)
+
+
+def test_replacements_are_of_another_meaning_and_not_in_the_caption():
+    for text in all_of("A man and a woman ride a red bike", "replace_nouns"):
+        assert "guy" not in text and "bicycle" not in text and words(text).count("woman") < 2
+    for text in all_of("A red and a blue car", "replace_adjectives"):
+        assert len({"red", "blue"} & set(words(text))) == 1
+    known = lexicon()
+    for table in (known.nouns, known.adjectives):
+        for word, rivals in table.items():
+            assert word not in rivals and not set(rivals) & known.synonyms.get(word, set()), (word, rivals)
+
+
+def test_the_same_seed_gives_the_same_and_another_another():
+    caption = "A man in a red hat and a woman in a blue coat walk two dogs on a large beach"
+    for kind in KINDS:
+        assert Rules(seed=3).write(caption, kind, 2) == Rules(seed=3).write(caption, kind, 2)
+    assert len({Rules(seed=seed).write(caption, "reshuffle_order", 1)[0] for seed in range(5)}) > 1
+
+
+def test_the_lexicon_alone_needs_no_tagger():
+    rules = Rules("lexicon")
+    assert rules.write("A black dog runs after a white cat", "swap_adjectives", 1)
+    assert rules.write("A black dog runs after two white cats", "swap_nouns", 1) == [
+        "A black cat runs after two white dogs"
+    ]
+
+
+CAPTION = "A black dog chases a white cat"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "reason"),
+    [
+        ("", "swap_nouns", "empty"),
+        ("A black dog chases a white cat.", "swap_nouns", "equal to the caption"),
+        ("Sure! Here is one: a cat", "swap_nouns", "refusal or chatter"),
+        ("I'm sorry, I cannot do that", "swap_nouns", "refusal or chatter"),
+        ("A cat", "replace_nouns", "length"),
+        ("A black dog chases a white cat in the garden of an old house by the sea", "replace_nouns", "length"),
+        ("A black dog chases a white bird", "swap_nouns", "wrong kind: not the same words"),
+        ("A white dog chases a black cat", "swap_nouns", "wrong kind: no noun moved"),
+        ("A black cat chases a white dog", "swap_adjectives", "wrong kind: no adjective moved"),
+        ("A black cat chases a white dog", "replace_nouns", "wrong kind: moved, not replaced"),
+        ("A black puppy chases a white cat", "replace_nouns", "paraphrase: a word for the same"),
+        ("A black dog follows a white cat", "replace_nouns", "wrong kind: no noun replaced"),
+        ("A black dog chases a white bird", "replace_adjectives", "wrong kind: no adjective replaced"),
+        ("A red dog chases a white bird", "change_count", "wrong kind"),
+        ("A black cat chases a white dog", "swap_nouns", ""),
+        ("A white dog chases a black cat", "swap_adjectives", ""),
+        ("A black dog chases a white bird", "replace_nouns", ""),
+        ("A brown dog chases a white cat", "replace_adjectives", ""),
+        ("chases a white dog a black cat", "reshuffle_order", ""),
+        ("anything that is not the caption", "unknown", ""),
+    ],
+)
+def test_rejections(text, kind, reason):
+    found = rejection(CAPTION, text, kind, HANTA)
+    assert found.startswith(reason) and bool(found) == bool(reason)
+
+
+def test_paraphrases_and_repetitions_are_rejected():
+    assert rejection("A dog and a cat", "A cat and a dog", "swap_nouns", HANTA).startswith("paraphrase")
+    text = "A black cat chases a white dog"
+    assert rejection(CAPTION, text, "swap_nouns", HANTA, [text + " ."]) == "duplicate"

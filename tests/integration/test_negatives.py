@@ -1,0 +1,111 @@
+"""``python -m degla.negatives`` as a user runs it, up to a training run on what it made."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import SHARED, degla
+from tests.helpers.benchmarks import write_image
+from tests.helpers.forked import degla_forked
+from tests.helpers.llm_server import LlmServer
+
+CAPTIONS = [
+    "A black dog chases a white cat .",
+    "Two men in red shirts ride an old bike on the street .",
+    "A woman with a large umbrella stands next to a wooden bench .",
+    "A young girl eats an apple under a tall tree .",
+]
+
+
+def negatives(*arguments, cwd, check=True, **environment):
+    result = subprocess.run(
+        [sys.executable, "-m", "degla.negatives", *arguments],
+        cwd=cwd, env={**os.environ, "COLUMNS": "160", **environment}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert not check or result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with (tmp_path / "captions.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "caption"])
+        for i in range(40):
+            rows.writerow([f"images/{i}.jpg", CAPTIONS[i % 4] if i < 39 else "  "])
+            write_image(tmp_path / f"images/{i}.jpg")
+    return tmp_path
+
+
+def test_rules_to_a_training_run(folder):
+    output = negatives("input=captions.csv", "output=out", cwd=folder)
+    assert "swap_nouns" in output.stdout and "out/captions.parquet" in output.stdout
+    rows = pq.read_table(folder / "out/captions.parquet").to_pylist()
+    assert len(rows) == 39 and rows[0]["image"] == "images/0.jpg"
+    assert {"text": "A white dog chases a black cat .", "type": "swap_adjectives"} in rows[0]["negatives"]
+    assert rows[0]["negatives"] == rows[4]["negatives"]
+    rejected = pq.read_table(folder / "out/log/rejected.parquet").to_pylist()
+    assert [(row["text"].split(":")[0], row["reason"]) for row in rejected if row["type"] == "row"] == [
+        ("captions.csv", "empty caption")
+    ]
+    card = (folder / "out/README.md").read_text()
+    assert "## Told from captions without a picture" in card and "rules-hanta" in card
+    assert datasets.load_dataset(str(folder / "out"), split="train").num_rows == 39
+    before = sorted(path.name for path in (folder / "out/answers").iterdir())
+    negatives("input=captions.csv", "output=out", cwd=folder)
+    assert sorted(path.name for path in (folder / "out/answers").iterdir()) == before  # nothing was asked again
+    degla("model=tiny", "data.path=out", "data.image_root=..", "loader.global_batch_size=4", "loader.num_workers=0",
+          "loader.epochs=1", "trainer.max_steps=3", "trainer.accelerator=cpu", "callbacks.progress_bar=null",
+          cwd=folder)  # fmt: skip
+    assert list(folder.glob("runs/train/*/metrics.csv"))
+
+
+def test_a_language_model_in_two_shards(folder):
+    with LlmServer() as server:
+        arguments = ["input=captions.csv", "output=out", "negatives=llm", "negatives.model=m",
+                     f"negatives.base_url={server.url}", "prices=[1,2]", "per_kind=1"]  # fmt: skip
+        for i in range(2):
+            assert "is done" in negatives(*arguments, f"shard={i}/2", cwd=folder).stdout
+        assert not (folder / "out/captions.parquet").exists() and len(server.asked) == 20  # equal captions once
+        negatives(*arguments, cwd=folder)
+        assert sum(server.asked.values()) == 20
+    summary = json.loads((folder / "out/log/summary.json").read_text())
+    assert summary["num_rows"] == 39 and summary["facts"]["model"] == "m" and set(summary["facts"]["prompts"])
+    rows = pq.read_table(folder / "out/captions.parquet").to_pylist()
+    assert len(rows[0]["negatives"]) >= 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "input is not set"),
+        (["input=nothing.csv"], "input: there is no file nothing.csv"),
+        (["input=captions.csv", "caption=text"], "has no column 'text', only image, caption"),
+        (["input=captions.csv", "kinds=[swap_noun]"], "kinds: swap_noun is none; choose among reshuffle_order"),
+        (["input=captions.csv", "shard=2/2"], "shard=2/2 is not of the form i/n"),
+        (["input=captions.csv", "negatives=llm"], "negatives.model is not set"),
+        (["input=captions.csv", "negatives.tagger=en_nothing"], "is no installed spaCy model"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(folder, arguments, message):
+    result = degla_forked(*arguments, cwd=folder, program="negatives")
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+    assert result.stderr.strip().count("\n") <= 1
+
+
+def test_what_a_file_has_already_is_checked_and_reported(tmp_path):
+    if not (SHARED / "negclip").is_dir():
+        pytest.skip(f"the published file is not here ({SHARED})")
+    negatives(f"input={SHARED / 'negclip/valid_neg_clip.tsv'}", "output=out", "negatives=given", cwd=tmp_path)
+    summary = json.loads((tmp_path / "out/log/summary.json").read_text())
+    assert (
+        summary["num_rows"] == 4839 and summary["reasons"]["unknown"]["equal to the caption"] == 5
+    )  # two up to case, three up to marks
+    assert summary["accepted"]["unknown"] + sum(summary["reasons"]["unknown"].values()) == 7370
+    assert summary["blind"][0]["accuracy"] > 0.5
