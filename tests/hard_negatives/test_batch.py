@@ -12,8 +12,6 @@ from degla.hard_negatives.store import Store
 
 PAIRS = [("dog", "cat"), ("cow", "bird")] * 4
 CAPTIONS = [f"A black {a} chases a white {b} number {i}" for i, (a, b) in enumerate(PAIRS)]
-    f"A black {a} chases a white {b} number {i}" for i, (a, b) in enumerate([("dog", "cat"), ("cow", "bird")] * 4)
-]
 TASKS = [(caption, kind) for caption in CAPTIONS for kind in ("swap_nouns", "replace_adjectives")]
 
 
