@@ -35,7 +35,8 @@ def rejection(caption: str, text: str, kind: str, tag: Tag, earlier: Sequence[st
         tag: tells nouns from adjectives.
         earlier: accepted for this caption before.
     """
-    if not text.strip():
+    text = text.strip()
+    if not text:
         return "empty"
     if _CHATTER.search(text):
         return "refusal or chatter"

@@ -16,10 +16,12 @@ class Lexicon(NamedTuple):
     relations: list[tuple[tuple[str, ...], list[str]]]  # words of a phrase -> its rivals; the longest first
     numbers: list[str]
     plural_only: frozenset[str]
+    worn: frozenset[str]
     light_nouns: frozenset[str]
     light_adjectives: frozenset[str]
     symmetric: frozenset[tuple[str, ...]]
     symmetric_between_the_living: frozenset[tuple[str, ...]]
+    postures: frozenset[str]
     living: frozenset[str]
     synonyms: dict[str, frozenset[str]]
 
@@ -40,18 +42,19 @@ def lexicon() -> Lexicon:
     known: dict[tuple[str, ...], list[str]] = {}
     for phrase, rivals in relations:
         known.setdefault(phrase, rivals)
-    living = [word for name in raw["living"] for meaning in raw["nouns"][name] for word in meaning.split()]
     return Lexicon(
         _rivals(raw["nouns"].values(), synonyms),
         _rivals([raw["colours"], *raw["adjectives"].values()], synonyms),
         sorted(known.items(), key=lambda item: -len(item[0])),
         raw["numbers"],
         frozenset(raw["plural_only"].split()),
+        _members(raw, "worn") | frozenset(raw["worn_too"].split()),
         frozenset(raw["light_nouns"].split()),
         frozenset(raw["light_adjectives"].split()),
         frozenset(tuple(phrase.split()) for phrase in raw["symmetric"]),
         frozenset(tuple(phrase.split()) for phrase in raw["symmetric_between_the_living"]),
-        frozenset(living),
+        frozenset(raw["postures"].split()),
+        _members(raw, "living"),
         {word: frozenset(others) for word, others in synonyms.items()},
     )
 
@@ -65,6 +68,10 @@ def _rivals(groups: Iterable[list[str]], synonyms: Mapping[str, set[str]]) -> di
             for word in _heads(meaning):
                 rivals.setdefault(word, {}).update(dict.fromkeys(others))
     return {word: [o for o in others if o not in synonyms.get(word, ())] for word, others in rivals.items()}
+
+
+def _members(raw: dict, name: str) -> frozenset[str]:
+    return frozenset(word for group in raw[name] for meaning in raw["nouns"][group] for word in meaning.split())
 
 
 def _heads(meaning: str) -> list[str]:

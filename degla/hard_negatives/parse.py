@@ -27,4 +27,4 @@ def parse_answer(text: str | None, finish_reason: str | None = None, refusal: st
         raise Unparsable("no JSON of the form {negatives: [...]}") from error
     if not isinstance(negatives, list) or not all(isinstance(item, str) for item in negatives):
         raise Unparsable("negatives are no list of strings")
-    return [" ".join(item.split()) if "\n" not in item else item.strip() for item in negatives]
+    return [item.strip() for item in negatives]

@@ -51,6 +51,8 @@ def is_symmetric(caption: Caption, first: Phrase, second: Phrase) -> bool:
     """Whether the two phrases may change places without changing what is said: "a dog next to a cat"."""
     known = lexicon()
     between = tuple(token.text.lower() for token in caption.tokens[first.end : second.start])
+    while between and between[0] in known.postures:
+        between = between[1:]
     if between in known.symmetric or (between and between[0] == "," and between[1:] in known.symmetric):
         return True
     if {first.noun(caption.tokens), second.noun(caption.tokens)} <= known.living:

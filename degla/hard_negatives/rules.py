@@ -189,7 +189,9 @@ def _is_relation(caption: Caption, start: int, end: int) -> bool:
     """A single preposition must stand before a thing, or "looking up", "in front" and "in red" would be changed."""
     if end - start > 1:
         return True
-    return any(p.start == end and not (p.is_bare and not p.is_plural) for p in _things(caption))
+    things = [p for p in _things(caption) if p.start == end and not (p.is_bare and not p.is_plural)]
+    worn = lexicon().worn if caption.tokens[start].text.lower() == "in" else ()
+    return any(p.noun(caption.tokens) not in worn for p in things)
 
 
 def _changed_counts(caption: Caption, rng: random.Random) -> Iterable[str]:

@@ -53,6 +53,7 @@ def test_by_hand(kind, caption, expected):
     [
         ("swap_nouns", "A dog and a cat"),  # says the same
         ("swap_nouns", "A dog next to a cat"),
+        ("swap_nouns", "A toothbrush that is sitting next to a toy"),
         ("swap_nouns", "A man with a woman"),
         ("swap_adjectives", "A small black dog"),
         ("swap_adjectives", "A red ball and a blue ball"),
@@ -102,6 +103,8 @@ CAPTION = "A black dog chases a white cat"
         ("Sure! Here is one: a cat", "swap_nouns", "refusal or chatter"),
         ("I'm sorry, I cannot do that", "swap_nouns", "refusal or chatter"),
         ("A cat", "replace_nouns", "length"),
+        ("A black cat chases a white dog . \n", "swap_nouns", ""),
+        ("A black cat\nchases a white dog", "swap_nouns", "refusal or chatter"),
         ("A black dog chases a white cat in the garden of an old house by the sea", "replace_nouns", "length"),
         ("A black dog chases a white bird", "swap_nouns", "wrong kind: not the same words"),
         ("A white dog chases a black cat", "swap_nouns", "wrong kind: no noun moved"),
