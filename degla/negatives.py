@@ -19,10 +19,9 @@ def make(cfg: DictConfig) -> None:
     from degla.hard_negatives.captions import parse_shard, read_captions
     from degla.hard_negatives.dataset import write_card, write_dataset
     from degla.hard_negatives.kinds import KINDS
-    from degla.hard_negatives.pipeline import fill, given, judged, store_folder, tasks
+    from degla.hard_negatives.pipeline import fill, judged, store_folder, tasks
     from degla.hard_negatives.progress import Progress
     from degla.hard_negatives.store import Store
-    from degla.hard_negatives.tagger import tagger
     from degla.report.negatives_report import print_summary
 
     def rows():
@@ -36,8 +35,9 @@ def make(cfg: DictConfig) -> None:
     next(rows(), None)  # a mistake in the input is named before anything is loaded
     output = Path(cfg.output or f"{Path(cfg.input).with_suffix('')}_negatives")
     facts = {"input": Path(cfg.input).name, "written by": cfg.negatives.get("model") or cfg.negatives._target_}
-    if cfg.negatives._target_ == "degla.hard_negatives.pipeline.given":
-        summary = write_dataset(given(rows(), tagger(cfg.negatives.tagger)), output, cfg.balance, cfg.seed)
+    if cfg.negatives._target_.endswith("GivenNegatives"):  # nothing is written, so there is no store
+        checks = call(cfg.negatives, "negatives")
+        summary = write_dataset(checks.judged(rows()), output, cfg.balance, cfg.seed)
     else:
         writer = call(cfg.negatives, "negatives", kinds=list(cfg.kinds), count=cfg.per_kind, seed=cfg.seed)
         store = Store(store_folder(output))

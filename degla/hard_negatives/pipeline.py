@@ -9,7 +9,7 @@ from degla.hard_negatives.checks import rejection
 from degla.hard_negatives.dataset import Judged
 from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.store import Store
-from degla.hard_negatives.tagger import Tag
+from degla.hard_negatives.tagger import tagger as load_tagger
 from degla.hard_negatives.words import words
 from degla.hard_negatives.writers import Writer
 
@@ -62,21 +62,31 @@ def judged(writer: Writer, rows: Iterator[Captioned], kinds: Sequence[str], stor
         yield Judged(row.image, row.caption, accepted, rejected)
 
 
-def given(rows: Iterator[Captioned], tag: Tag) -> Iterator[Judged]:
-    """The negatives that the input has already, through the same checks."""
-    for row in rows:
-        if row.problem:
-            yield Judged(row.image, row.caption, [], [("row", row.id, row.problem)])
-            continue
-        accepted: list[Negative] = []
-        rejected: list[tuple[str, str, str]] = []
-        for negative in row.negatives:
-            earlier = [other.text for other in accepted]
-            if reason := rejection(row.caption, negative.text, negative.type, tag, earlier):
-                rejected.append((negative.type, negative.text, reason))
-            else:
-                accepted.append(negative)
-        yield Judged(row.image, row.caption, accepted, rejected)
+class GivenNegatives:
+    """The negatives that the input has already, through the same checks.
+
+    Args:
+        tagger: see ``degla.hard_negatives.tagger``.
+    """
+
+    def __init__(self, tagger: str = "hanta"):
+        self.tag = load_tagger(tagger)
+
+    def judged(self, rows: Iterator[Captioned]) -> Iterator[Judged]:
+        """Every row with what passes."""
+        for row in rows:
+            if row.problem:
+                yield Judged(row.image, row.caption, [], [("row", row.id, row.problem)])
+                continue
+            accepted: list[Negative] = []
+            rejected: list[tuple[str, str, str]] = []
+            for negative in row.negatives:
+                earlier = [other.text for other in accepted]
+                if reason := rejection(row.caption, negative.text, negative.type, self.tag, earlier):
+                    rejected.append((negative.type, negative.text, reason))
+                else:
+                    accepted.append(negative)
+            yield Judged(row.image, row.caption, accepted, rejected)
 
 
 def store_folder(output: Path) -> Path:

@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import inflect
+from degla.errors import ConfigError
+
+try:
+    import inflect
+except ImportError as error:
+    raise ConfigError("hard negatives need pip install 'degla[negatives]'") from error
 
 _TOKEN = re.compile(r"\s*(\w+(?:['’-]\w+)*|[^\w\s])")
 _INFLECT = inflect.engine()

@@ -1,5 +1,6 @@
 """Every file in configs/ composes, builds and runs."""
 
+import inspect
 import math
 from pathlib import Path
 
@@ -65,6 +66,16 @@ def test_benchmarks_build_and_say_what_is_missing(option, tmp_path):
     assert missing == set(rows) - {"scenes"}
     size = {"paper": 4, "all": 13}.get(option, 1)
     assert len(tasks) == size and (size != 1 or list(tasks) == [option])
+
+
+@pytest.mark.parametrize("option", [Path(f).stem for f in FILES if f.startswith("negatives/")])
+def test_negatives_take_their_keys(option):
+    """That each runs is tested in tests/hard_negatives and tests/integration/test_negatives.py."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("negatives", [f"negatives={option}", "input=x.csv"])
+    target, settings = _checked(cfg.negatives, "negatives")
+    known = set(inspect.signature(target).parameters) - {"kinds", "count", "seed"}  # those come from the root
+    assert set(settings) == known and settings["tagger"] == "hanta"
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.startswith("model/")])
