@@ -1,6 +1,7 @@
 """The result: a folder that trains, that ``datasets`` loads, and that says what is in it."""
 
 import json
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def write_dataset(rows: Iterable[Judged], folder: Path, balance: bool = False, s
     Rows without a caption are in the second only.
 
     Args:
-        rows: drawn once; memory holds a row group and the pairs that the blind model sees.
+        rows: drawn once; memory holds a row group and the pairs that the blind model sees, to balance all pairs.
         folder: both files are replaced when they are whole.
         balance: drop negatives until the blind model cannot tell them from captions.
         seed: of the choice of what is dropped.
@@ -56,6 +57,7 @@ def write_dataset(rows: Iterable[Judged], folder: Path, balance: bool = False, s
     accepted, reasons = Counter(), {}
     pairs: dict[str, list[tuple[str, str]]] = {}
     num_rows = num_without = 0
+    rng = random.Random(seed)
     columns = _Columns(part)
     with pq.ParquetWriter(log, _REJECTED, compression="zstd") as rejected:
         lines: list[dict] = []
@@ -64,7 +66,11 @@ def write_dataset(rows: Iterable[Judged], folder: Path, balance: bool = False, s
             num_without += bool(row.caption) and not row.negatives
             for negative in row.negatives:
                 accepted[negative.type] += 1
-                pairs.setdefault(negative.type, []).append((row.caption, negative.text))
+                some = pairs.setdefault(negative.type, [])
+                if balance or len(some) < _BLIND_SAMPLE:
+                    some.append((row.caption, negative.text))
+                elif (place := rng.randrange(accepted[negative.type])) < _BLIND_SAMPLE:  # each pair as likely
+                    some[place] = (row.caption, negative.text)
             for kind, text, reason in row.rejected:
                 reasons.setdefault(kind, Counter())[reason] += 1
                 lines.append({"caption": row.caption, "type": kind, "text": text, "reason": reason})
