@@ -1,5 +1,6 @@
 """``degla-negatives`` and ``python -m degla.negatives``: turn captions into hard negatives."""
 
+from itertools import islice
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -19,7 +20,7 @@ def make(cfg: DictConfig) -> None:
     from degla.hard_negatives.captions import parse_shard, read_captions
     from degla.hard_negatives.dataset import write_card, write_dataset
     from degla.hard_negatives.kinds import KINDS
-    from degla.hard_negatives.pipeline import fill, judged, store_folder, tasks
+    from degla.hard_negatives.pipeline import distinct, fill, judged, store_folder, tasks
     from degla.hard_negatives.progress import Progress
     from degla.hard_negatives.store import Store
     from degla.report.negatives_report import print_summary
@@ -41,6 +42,8 @@ def make(cfg: DictConfig) -> None:
     else:
         writer = call(cfg.negatives, "negatives", kinds=list(cfg.kinds), count=cfg.per_kind, seed=cfg.seed)
         store = Store(store_folder(output))
+        if cfg.draft:
+            return _draft(writer, list(islice(distinct(rows()), cfg.draft)), store, output / "prompts")
         if store.num_torn:
             print(f"{store.num_torn} lines cut short by a kill are left out")
         total = sum(1 for _ in tasks(rows(), cfg.kinds, shard))
@@ -55,6 +58,23 @@ def make(cfg: DictConfig) -> None:
         summary = write_dataset(judged(writer, rows(), cfg.kinds, store), output, cfg.balance, cfg.seed)
     write_card(output, summary, facts)
     print_summary(summary, output)
+
+
+def _draft(writer, captions: list[str], store, folder: Path) -> None:
+    from degla.hard_negatives.draft import write_drafts
+    from degla.hard_negatives.progress import Progress
+    from degla.hard_negatives.prompted import Prompted
+
+    if not isinstance(writer, Prompted):
+        raise ConfigError("draft needs a language model: set negatives=llm")
+    writer.forget_examples()
+    asked = [(caption, kind) for caption in captions for kind in writer.prompts]
+    progress = Progress(len(asked))
+    writer.write(asked, store, progress)
+    store.close()
+    progress.close()
+    for path in write_drafts(writer, captions, store, folder):
+        print(f"{path}: keep the good ones, then negatives.prompts={folder}")
 
 
 if __name__ == "__main__":

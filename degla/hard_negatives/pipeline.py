@@ -1,6 +1,6 @@
 """From captions to a checked data set: write what is missing, judge everything, export."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from degla.data.schema import Negative
@@ -16,12 +16,18 @@ from degla.hard_negatives.writers import Writer
 
 def tasks(rows: Iterator[Captioned], kinds: Sequence[str], shard: tuple[int, int]) -> Iterator[tuple[str, str]]:
     """Every distinct caption of this shard with every kind."""
-    seen: set[int] = set()
+    for caption in distinct(row for row in rows if in_shard(row.caption, shard)):
+        for kind in kinds:
+            yield caption, kind
+
+
+def distinct(rows: Iterable[Captioned]) -> Iterator[str]:
+    """Every caption once, in order."""
+    seen: set[int] = set()  # hashes: eight bytes for a caption of a hundred
     for row in rows:
-        if row.caption and hash(row.caption) not in seen and in_shard(row.caption, shard):
+        if row.caption and hash(row.caption) not in seen:
             seen.add(hash(row.caption))
-            for kind in kinds:
-                yield row.caption, kind
+            yield row.caption
 
 
 def fill(

@@ -39,6 +39,11 @@ class Prompted:
         versions = {kind: f"{prompt.version}-t{temperature:g}" for kind, prompt in self.prompts.items()}
         self.filing = Filing(model, versions, load_tagger(tagger), seed, count, attempts)
 
+    def forget_examples(self) -> None:
+        """Ask by the rules alone, as one does to get examples."""
+        self.prompts = {kind: prompt._replace(examples=[]) for kind, prompt in self.prompts.items()}
+        self.filing.prompts = {kind: f"draft-{version}" for kind, version in self.filing.prompts.items()}
+
     def body(self, caption: str, kind: str, attempt: int) -> dict[str, Any]:
         """A chat completion request."""
         body: dict[str, Any] = {

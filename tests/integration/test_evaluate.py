@@ -8,7 +8,10 @@ import sys
 import time
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from degla.callbacks import read_metrics
+from tests.conftest import degla
 from tests.helpers.benchmarks import sugarcrepe
 
 SUBSETS = ["swap_obj", "swap_att"]
@@ -138,3 +141,17 @@ def test_a_killed_evaluation_goes_on(data):
     assert found["made"]["encoded"]["pictures"] == 0
     assert 0 < found["made"]["encoded"]["texts"] <= 15_996 - 2048
     assert found["benchmarks"]["sugarcrepe"]["subsets"]["swap_obj"]["num_items"] == 3999
+
+
+def test_benchmarks_during_a_run(data, photo_folder):
+    """The same tasks, any subset, every so many steps, in TensorBoard and in metrics.csv."""
+    degla("model=tiny", f"data.path={photo_folder}", "loader.global_batch_size=4", "loader.num_workers=0",
+          "loader.epochs=1", "trainer.max_steps=4", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
+          "callbacks.progress_bar=null", "callbacks.evaluate.every_n_steps=2", "benchmark=sugarcrepe",
+          "benchmark.sugarcrepe.subsets=[swap_obj]", cwd=data)  # fmt: skip
+    (folder,) = data.glob("runs/train/*")
+    metrics = read_metrics(folder / "metrics.csv")
+    assert list(metrics["eval/sugarcrepe/swap_obj"]) == [0, 2, 4]
+    assert all(0 <= value <= 1 for value in metrics["eval_mean/overall"].values())
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("eval/sugarcrepe/swap_obj")] == [0, 2, 4]

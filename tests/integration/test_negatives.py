@@ -9,6 +9,7 @@ import sys
 import datasets
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests.conftest import SHARED, degla
 from tests.helpers.benchmarks import write_image
@@ -81,6 +82,20 @@ def test_a_language_model_in_two_shards(folder):
     assert len(rows[0]["negatives"]) >= 4
 
 
+def test_drafts_of_examples_to_pick_from(folder):
+    with LlmServer() as server:
+        arguments = ["input=captions.csv", "output=out", "negatives=llm", "negatives.model=m",
+                     f"negatives.base_url={server.url}", "kinds=[swap_adjectives,replace_nouns]"]  # fmt: skip
+        output = negatives(*arguments, "draft=3", cwd=folder).stdout
+        assert "replace_nouns.yaml: keep the good ones, then negatives.prompts=out/prompts" in output
+        assert len(server.asked) == 6 and [m["role"] for m in server.bodies[-1]["messages"]] == ["system", "user"]
+        drafted = yaml.safe_load((folder / "out/prompts/replace_nouns.yaml").read_text())
+        assert [example["caption"] for example in drafted["examples"]] == CAPTIONS[:3] and drafted["rule"]
+        negatives(*arguments, "negatives.prompts=out/prompts", cwd=folder)
+        assert len(server.bodies[-1]["messages"]) > 2
+    assert (folder / "out/captions.parquet").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -90,6 +105,7 @@ def test_a_language_model_in_two_shards(folder):
         (["input=captions.csv", "kinds=[swap_noun]"], "kinds: swap_noun is none; choose among reshuffle_order"),
         (["input=captions.csv", "shard=2/2"], "shard=2/2 is not of the form i/n"),
         (["input=captions.csv", "negatives=llm"], "negatives.model is not set"),
+        (["input=captions.csv", "draft=3"], "draft needs a language model: set negatives=llm"),
         (["input=captions.csv", "negatives.tagger=en_nothing"], "is no installed spaCy model"),
     ],
 )
