@@ -83,7 +83,8 @@ class Encoder:
         device = next(self.model.parameters()).device
         dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
         try:
-            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+            # Not inference_mode: weights that FSDP2 gathers under it could not be trained on afterwards.
+            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
                 yield device
         finally:
             self.model.train(training)
