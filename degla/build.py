@@ -1,6 +1,7 @@
 """Config to objects, and the refusals: a combination that cannot work ends here, in one sentence."""
 
 import difflib
+import hashlib
 import inspect
 import logging
 import math
@@ -9,6 +10,7 @@ import types
 import typing
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union
 
 import lightning as L
@@ -19,10 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from degla.data import DataModule
 from degla.data.sources import RowStream
+from degla.data.text_features import TextFeatures
 from degla.errors import ConfigError
-from degla.evaluation import Task
+from degla.evaluation import Encoder, Task
 from degla.losses import Objective
-from degla.models import ClipModel
+from degla.models import ClipModel, Teacher
 from degla.module import DeGLAModule
 
 log = logging.getLogger(__name__)
@@ -75,6 +78,7 @@ def build(cfg: DictConfig) -> Run:
         # An objective without negatives should not pay for reading them.
         **({} if objective.uses_negatives else {"num_negatives": 0}),
     )
+    teacher_texts = _teacher_texts(cfg, teacher, datamodule)
     module = DeGLAModule(
         student,
         objective,
@@ -82,9 +86,23 @@ def build(cfg: DictConfig) -> Run:
         optimizer=lazily(cfg.optimizer, "optimizer"),
         # Not Lightning's estimate: asking for it starts the training loader before a resume is restored.
         scheduler=lazily(cfg.scheduler, "scheduler", total_steps=_total_steps(cfg, datamodule)),
+        teacher_texts=teacher_texts,
         config=OmegaConf.to_container(cfg, resolve=True),
     )
     return Run(module, datamodule, _trainer(cfg, datamodule, objective))
+
+
+def _teacher_texts(cfg: DictConfig, teacher: Teacher | None, datamodule: DataModule) -> TextFeatures | None:
+    """Where a frozen teacher's text features are kept: a file for each teacher, precision and table of texts."""
+    if teacher is None or not teacher.text_cache:
+        return None
+    if datamodule.tokens is None:
+        raise ConfigError("teacher.text_cache needs a table and a causal text tower: set it to null for this data")
+    known = [Encoder(teacher.model, precision=str(cfg.precision)).fingerprint(), datamodule.tokens.key]
+    path = Path(teacher.text_cache) / f"{hashlib.sha256(str(known).encode()).hexdigest()[:16]}.f32"
+    features = TextFeatures(path, datamodule.tokens.num_texts, teacher.model.config["embed_dim"])
+    datamodule.collate.teacher_texts = features
+    return features
 
 
 def _callbacks(cfg: DictConfig) -> list:
@@ -198,6 +216,13 @@ def _refuse_precision(cfg: DictConfig) -> None:
         raise ConfigError("precision=16-mixed does not work with strategy=fsdp2: set precision=bf16-mixed")
     if cfg.precision == "16-mixed" and cpu:
         raise ConfigError("precision=16-mixed needs a GPU: set precision=bf16-mixed or precision=32")
+    if fsdp2 and cfg.loader.chunk_size is not None:
+        raise ConfigError(
+            "loader.chunk_size does not work with strategy=fsdp2, whose ranks must all call the model equally often: "
+            "set it to null and model.grad_checkpointing=true"
+        )
+    if fsdp2 and cfg.teacher is not None and cfg.teacher.text_cache:
+        raise ConfigError("teacher.text_cache does not work with strategy=fsdp2: set it to null")
     if fsdp2 and _num_devices(cfg) < 2:
         raise ConfigError("strategy=fsdp2 needs at least 2 processes: set trainer.devices=2 or more, or strategy=auto")
 

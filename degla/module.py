@@ -1,6 +1,6 @@
 """The LightningModule: student, teacher and objective; it logs, ``compute_losses`` computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import lightning as L
 import torch
@@ -9,11 +9,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
 
-from degla.data.schema import Batch
+from degla.data.schema import Batch, Chunk
+from degla.data.text_features import TextFeatures
 from degla.errors import ConfigError
 from degla.losses import Features, LossTerms, Objective
-from degla.models import ClipModel, Teacher
+from degla.models import ClipModel, PackedTexts, Teacher
 from degla.optim import name_state, number_state
 from degla.validation import Embedded, embed, validation_metrics
 
@@ -27,6 +29,7 @@ class DeGLAModule(L.LightningModule):
         teacher: None where no term of the objective reads it.
         optimizer: makes the optimizer of the student.
         scheduler: makes the learning-rate schedule of the optimizer.
+        teacher_texts: where a frozen teacher's text features are kept; None makes them anew in each step.
         config: plain nested dict of the run, kept in checkpoints and shown as TensorBoard's hparams.
     """
 
@@ -37,12 +40,14 @@ class DeGLAModule(L.LightningModule):
         teacher: Teacher | None,
         optimizer: Callable[[ClipModel], Optimizer],
         scheduler: Callable,
+        teacher_texts: TextFeatures | None = None,
         config: dict | None = None,
     ):
         super().__init__()
         self.student = student
         self.objective = objective
         self.teacher = teacher
+        self.teacher_texts = teacher_texts
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.save_hyperparameters(config or {})
@@ -55,13 +60,25 @@ class DeGLAModule(L.LightningModule):
         Raises:
             ConfigError: the objective cannot work on these rows; its message says what to set.
         """
-        negatives = self.objective.uses_negatives
-        student = encode(self.student, batch, negatives)
-        teacher = encode(self.teacher, batch, negatives) if self.objective.uses_teacher else None
+        student = encode(self.student, batch)
+        teacher = self._teach(batch) if self.objective.uses_teacher else None
         try:
             return self.objective(student, teacher)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+    def _teach(self, batch: Batch) -> Features:
+        """The teacher's features, of texts only where they are not known."""
+        if batch.teacher_texts is None:
+            features = encode(self.teacher, batch)
+            if self.teacher_texts is not None:
+                known = torch.cat([features.text[:, None], features.negatives], dim=1)
+                self.teacher_texts.write(batch.text_numbers, known)
+            return features
+        images = [self.teacher.encode_image(batch.images[rows]) for rows, _ in chunks(batch)]
+        scale = self.teacher.model.logit_scale()
+        known = batch.teacher_texts
+        return Features(torch.cat(images), known[:, 0], known[:, 1:], batch.negative_mask, scale)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; logs the means over all ranks."""
@@ -154,7 +171,7 @@ class DeGLAModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Embed the batch with the student."""
-        features = encode(self.student, batch, negatives=True)
+        features = encode(self.student, batch)
         self._validated.append(embed(features, [row.image_path for row in batch.rows], batch.slots))
 
     def on_validation_epoch_end(self) -> None:
@@ -178,22 +195,31 @@ class DeGLAModule(L.LightningModule):
         return [batch for part in parts for batch in part]
 
 
-def encode(model: ClipModel | Teacher, batch: Batch, negatives: bool) -> Features:
+def encode(model: ClipModel | Teacher, batch: Batch) -> Features:
     """Embed a batch: one image forward, one text forward for captions and negatives together.
+
+    A batch of several chunks is encoded chunk by chunk and, for the gradient, once more in the backward pass:
+    the activations of one chunk are all that is held, and the gradient is that of the whole batch.
 
     Args:
         model: student (with gradient) or teacher (without).
         batch: on the model's device.
-        negatives: whether to embed the negatives; without, K is 0.
     """
-    rows, slots, length = batch.negatives.shape
-    slots = slots if negatives else 0
-    tokens = torch.cat([batch.captions, batch.negatives[:, :slots].reshape(rows * slots, length)])
-    image, text, logit_scale = model(batch.images, tokens)
-    return Features(
-        image=image,
-        text=text[:rows],
-        negatives=text[rows:].reshape(rows, slots, -1) if slots else text.new_zeros(rows, 0, text.shape[1]),
-        negative_mask=batch.negative_mask[:, :slots],
-        logit_scale=logit_scale,
-    )
+    parts = []
+    for rows, texts in chunks(batch):
+        images = batch.images[rows]
+        if len(batch.chunks) > 1 and torch.is_grad_enabled() and isinstance(model, ClipModel):
+            image, text, logit_scale = checkpoint(model, images, texts, use_reentrant=False)
+        else:
+            image, text, logit_scale = model(images, texts)
+        captions, negatives = text.split([len(images), len(text) - len(images)])
+        parts.append((image, captions, negatives.reshape(len(images), batch.negatives.shape[1], text.shape[1])))
+    image, text, negatives = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*parts, strict=True))
+    return Features(image, text, negatives, batch.negative_mask, logit_scale)
+
+
+def chunks(batch: Batch) -> Iterator[tuple[slice, Tensor | PackedTexts]]:
+    """The rows that are encoded together, and their texts: captions, then negatives."""
+    for chunk in batch.chunks or [Chunk(0, len(batch.images), None)]:
+        rows = slice(chunk.start, chunk.stop)
+        yield rows, chunk.packed or torch.cat([batch.captions[rows], batch.negatives[rows].flatten(0, 1)])

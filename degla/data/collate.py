@@ -4,11 +4,13 @@ import random
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from degla.data.schema import Batch, Negative, Problem, Row, image_key
+from degla.data.schema import Batch, Chunk, Negative, Problem, Row, image_key
 from degla.data.select import SELECTIONS, Slots
+from degla.data.text_features import TextFeatures
 from degla.data.transforms import BadImage, decode
 
 
@@ -31,18 +33,31 @@ class Collate:
         tokenizer: of the model, a ``degla.models.CaptionTokenizer``.
         num_negatives: K, slots of negatives a row.
         negatives: ``first``, ``random`` or ``one_per_type``.
+        chunk_size: rows encoded together; None is the whole batch.
+        teacher_texts: the teacher's features of texts met before, by number.
 
     Raises:
         ValueError: unknown ``negatives``.
     """
 
-    def __init__(self, transform: Callable, tokenizer: Callable, num_negatives: int, negatives: str):
+    def __init__(
+        self,
+        transform: Callable,
+        tokenizer: Callable,
+        num_negatives: int,
+        negatives: str,
+        chunk_size: int | None = None,
+        teacher_texts: TextFeatures | None = None,
+    ):
         if negatives not in SELECTIONS:
             raise ValueError(f"loader.negatives={negatives} is none of {', '.join(SELECTIONS)}")
         self.transform = transform
         self.tokenizer = tokenizer
         self.num_negatives = num_negatives
+        self.chunk_size = chunk_size
+        self.teacher_texts = teacher_texts
         self.select = SELECTIONS[negatives]
+        self._no_text = tokenizer.ids([""])[0] if tokenizer.causal else []
 
     def __call__(self, rows: Iterable[tuple[Row, Draw]]) -> Batch:
         """Read the rows; the batch holds those that could be read."""
@@ -86,19 +101,53 @@ class Collate:
         if not rows:
             empty = torch.empty(0)
             return Batch(empty, empty, empty, empty, [], [], problems)
-        texts = [[negative.text if negative else "" for negative in row] for row in slots]
-        tokens = self.tokenizer([row.caption for row in rows] + [text for row in texts for text in row])
+        tokens = self._tokens(rows, slots)
+        captions = tokens[: len(rows)]
+        negatives = tokens[len(rows) :].reshape(len(rows), self.num_negatives, tokens.shape[1])
+        numbers = None if any(row.tokens is None for row in rows) else _text_numbers(rows, slots)
+        known = self.teacher_texts is not None and numbers is not None
         return Batch(
             images=torch.stack(images),
-            captions=tokens[: len(rows)],
-            negatives=tokens[len(rows) :].reshape(len(rows), self.num_negatives, tokens.shape[1]),
+            captions=captions,
+            negatives=negatives,
             negative_mask=torch.tensor([[n is not None for n in row] for row in slots], dtype=torch.bool).reshape(
                 len(rows), self.num_negatives
             ),
-            rows=rows,
+            rows=[row._replace(tokens=None) for row in rows],
             slots=slots,
             problems=problems,
+            chunks=self._chunks(captions, negatives),
+            text_numbers=numbers,
+            teacher_texts=self.teacher_texts.read(numbers) if known else None,
         )
+
+    def _tokens(self, rows: list[Row], slots: list[Slots]) -> Tensor:
+        """``(B + B * K, L)``: captions, then the negatives of each."""
+        if any(row.tokens is None for row in rows):
+            texts = [negative.text if negative else "" for row in slots for negative in row]
+            return self.tokenizer([row.caption for row in rows] + texts)
+        ids = [row.tokens.ids[0] for row in rows]
+        for row, chosen in zip(rows, slots, strict=True):
+            ids += [row.tokens.ids[1 + row.negatives.index(n)] if n else self._no_text for n in chosen]
+        return self.tokenizer.pad(ids)
+
+    def _chunks(self, captions: Tensor, negatives: Tensor) -> list[Chunk]:
+        size = self.chunk_size or len(captions)
+        spans = [(start, min(start + size, len(captions))) for start in range(0, len(captions), size)]
+        return [
+            Chunk(start, stop, self.tokenizer.pack(torch.cat([captions[start:stop], *negatives[start:stop]])))
+            for start, stop in spans
+        ]
+
+
+def _text_numbers(rows: list[Row], slots: list[Slots]) -> np.ndarray:
+    """``(B, 1 + K)``: the caption's, then the chosen negatives' numbers in the token table."""
+    return np.array(
+        [
+            [row.tokens.first_text] + [row.tokens.first_text + 1 + row.negatives.index(n) if n else -1 for n in chosen]
+            for row, chosen in zip(rows, slots, strict=True)
+        ]
+    )
 
 
 def _usable(row: Row) -> list[Negative]:

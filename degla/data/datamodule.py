@@ -15,6 +15,7 @@ from degla.data.problems import ProblemLog
 from degla.data.sampler import RunSampler, ShardSampler
 from degla.data.schema import Batch, image_key
 from degla.data.sources.table import RowStream, RowTable
+from degla.data.tokens import TokenTable
 from degla.data.transforms import EvalTransform, TrainTransform
 from degla.errors import ConfigError
 
@@ -44,6 +45,8 @@ class DataModule(L.LightningDataModule):
         max_val_rows: at most so many rows are validated on.
         val_batch_size: rows of a validation batch on each process.
         max_bad_fraction: share of rows that may be unusable before the run stops.
+        chunk_size: rows encoded at a time; None is the whole batch. The loss and its gradient are those of the
+            whole batch all the same (GradCache, Gao et al. 2021), for the memory of one chunk and a third more work.
         num_workers: processes that read and decode, for each training process.
         seed: of order, crops, choice of negatives and the validation split.
         report_path: CSV that lists unusable rows.
@@ -70,6 +73,7 @@ class DataModule(L.LightningDataModule):
         max_val_rows: int = 5000,
         val_batch_size: int = 64,
         max_bad_fraction: float = 0.01,
+        chunk_size: int | None = None,
         num_workers: int = 4,
         seed: int = 42,
         report_path: str | None = None,
@@ -87,11 +91,17 @@ class DataModule(L.LightningDataModule):
         interpolation = preprocess["interpolation"]
         try:
             self.collate = Collate(
-                TrainTransform(image_size, crop_scale, interpolation), tokenizer, num_negatives, negatives
+                TrainTransform(image_size, crop_scale, interpolation),
+                tokenizer,
+                num_negatives,
+                negatives,
+                chunk_size,
             )
             evaluation = EvalTransform(image_size, interpolation, preprocess["resize_mode"])
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        if chunk_size is not None and chunk_size < 1:
+            raise ConfigError(f"loader.chunk_size={chunk_size} must be 1 or more, or null for the whole batch")
         if hard_images and val_fraction:
             raise ConfigError(
                 "loader.hard_images would bring held-out images into training: name other rows with data@val_data=..., "
@@ -102,6 +112,8 @@ class DataModule(L.LightningDataModule):
         num_rows = None if isinstance(source, RowStream) else len(source)
         self.problems = ProblemLog(Path(report_path) if report_path else None, num_rows, max_bad_fraction)
         self._sampler()  # too few rows are refused here, not when the first process asks for its loader
+        mapped = isinstance(source, RowTable) and tokenizer.causal and tokenizer.key()
+        self.tokens = TokenTable(source, tokenizer) if mapped else None
 
     def train_dataloader(self) -> DataLoader:
         """Batches from where a resumed run stopped."""
@@ -112,7 +124,7 @@ class DataModule(L.LightningDataModule):
                 self.source, self.collate, batch_size, self.seed, self._rank, self._world_size, start
             )
             return self._loader(stream, batch_size=None)
-        batches = TableBatches(self.source, self.collate, self.hard_images)
+        batches = TableBatches(self.source, self.collate, self.hard_images, self.tokens)
         return self._loader(batches, batch_sampler=self._sampler(start))
 
     def val_dataloader(self) -> DataLoader | list:

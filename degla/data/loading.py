@@ -8,6 +8,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from degla.data.collate import Collate, Draw
 from degla.data.schema import Batch, Row
 from degla.data.sources.table import RowStream, RowTable
+from degla.data.tokens import TokenTable
 from degla.errors import DataError
 
 _TRIES = 1000  # rows read on after a batch in which nothing could be used
@@ -21,10 +22,12 @@ class TableBatches(Dataset):
         collate: makes the batch.
         hard_images: add to each row one of its ``hard_image_rows`` with that row's caption and negatives,
             drawn at random; NegCLIP's batch of 2B images and texts.
+        tokens: of the table's texts; None asks the tokenizer for every batch.
     """
 
-    def __init__(self, table: RowTable, collate: Collate, hard_images: bool = False):
+    def __init__(self, table: RowTable, collate: Collate, hard_images: bool = False, tokens: TokenTable | None = None):
         self.table = table
+        self.tokens = tokens
         self.collate = collate
         self.hard_images = hard_images
 
@@ -52,7 +55,14 @@ class TableBatches(Dataset):
         raise DataError(f"{_TRIES} rows in a row cannot be used; the first: {problems[0].row}: {problems[0].reason}")
 
     def _read(self, draws: list[Draw]) -> list[tuple[Row, Draw]]:
-        return list(zip(self.table.rows([draw.index for draw in draws]), draws, strict=True)) if draws else []
+        if not draws:
+            return []
+        indices = [draw.index for draw in draws]
+        rows = self.table.rows(indices)
+        if self.tokens is not None:
+            tokens = self.tokens.rows(indices)
+            rows = [row._replace(tokens=found) for row, found in zip(rows, tokens, strict=True)]
+        return list(zip(rows, draws, strict=True))
 
 
 class StreamBatches(IterableDataset):

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 from torch import Tensor
 
 # The five kinds of the paper (section 3.1), in the order in which `negatives=one_per_type` lays them out.
@@ -37,6 +39,13 @@ class Negative(NamedTuple):
     type: str = UNKNOWN_TYPE
 
 
+class RowTokens(NamedTuple):
+    """Token ids of one row's texts, which are numbers ``first_text``, ``first_text + 1``, ... of their table."""
+
+    first_text: int
+    ids: list[list[int]]  # of the caption, then of each negative, without padding
+
+
 class Row(NamedTuple):
     """One image with one caption, the image still undecoded."""
 
@@ -47,6 +56,7 @@ class Row(NamedTuple):
     negatives: list[Negative]
     hard_image_rows: list[int] = []  # rows with a similar image (NegCLIP)
     problem: str = ""
+    tokens: RowTokens | None = None  # None: the tokenizer has to be asked
 
 
 class Problem(NamedTuple):
@@ -57,19 +67,30 @@ class Problem(NamedTuple):
     skipped: bool
 
 
+class Chunk(NamedTuple):
+    """Rows of a batch that are encoded together; the loss sees the whole batch."""
+
+    start: int
+    stop: int
+    packed: Any  # degla.models.PackedTexts of the rows' captions, then of their negatives; None: take the tokens
+
+
 class Batch(NamedTuple):
     """What a DataLoader yields.
 
-    L is the longest caption rounded up, or the context length; K is the same in every batch of a run.
+    L is the longest text, or the context length where the tower needs it; K is the same in every batch of a run.
     """
 
     images: Tensor  # (B, 3, H, W) uint8
     captions: Tensor  # (B, L) int64
     negatives: Tensor  # (B, K, L) int64
     negative_mask: Tensor  # (B, K) bool, True where a negative exists
-    rows: list[Row]  # B rows; the image's bytes dropped, `image_path` is its `image_key`
+    rows: list[Row]  # B rows; image bytes and tokens dropped, `image_path` is its `image_key`
     slots: list[list[Negative | None]]  # B x K, the negatives as texts; None where the mask is False
     problems: list[Problem]
+    chunks: Sequence[Chunk] = ()  # in order; none: the whole batch at once
+    text_numbers: np.ndarray | None = None  # (B, 1 + K) int64 in the token table, -1 where there is no negative
+    teacher_texts: Tensor | None = None  # (B, 1 + K, D) float32 if the teacher's features of all texts are known
 
 
 def image_key(row: Row) -> str:

@@ -1,9 +1,9 @@
 """The global contrastive loss (DeGLA section 3.2; NegCLIP, Yuksekgonul et al. 2023)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from degla.losses.cross_entropy import row_cross_entropy
 from degla.losses.precision import full_precision
 
 
@@ -31,13 +31,11 @@ def contrastive_loss(
 
     Returns:
         ``()`` mean over ``rows`` of half the image-to-text plus half the text-to-image cross-entropy.
-        Gradient flows into every argument that requires it.
+        Gradient flows into every argument that requires it, once. Logits exist a block at a time.
     """
     labels = torch.arange(len(image_features), device=image_features.device)[rows]
-    image_queries = logit_scale * image_features[rows]
-    to_captions = image_queries @ text_features.T
-    to_negatives = image_queries @ negative_features.flatten(0, 1).T
-    to_negatives = to_negatives.masked_fill(~negative_mask.flatten(), float("-inf"))
-    image_loss = F.cross_entropy(torch.cat([to_captions, to_negatives], dim=1), labels)
-    text_loss = F.cross_entropy(logit_scale * text_features[rows] @ image_features.T, labels)
+    columns = torch.cat([text_features, negative_features.flatten(0, 1)])
+    valid = torch.cat([negative_mask.new_ones(len(text_features)), negative_mask.flatten()])
+    image_loss = row_cross_entropy(logit_scale * image_features[rows], columns, labels, valid)
+    text_loss = row_cross_entropy(logit_scale * text_features[rows], image_features, labels)
     return (image_loss + text_loss) / 2

@@ -1,5 +1,6 @@
 """One gather a step, with gradient, for batches whose size may differ between ranks."""
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -24,12 +25,15 @@ class GlobalBatch(NamedTuple):
         return (self.rows.stop - self.rows.start) * len(self.sizes) / sum(self.sizes)
 
 
-def global_batch(rows: int, device: torch.device) -> GlobalBatch:
-    """Learn how many rows each rank holds in this step."""
+def global_batch(rows: int) -> GlobalBatch:
+    """Learn how many rows each rank holds in this step.
+
+    The ranks tell each other on the CPU: asking the device would wait for all it has been given to do.
+    """
     if not _distributed():
         return GlobalBatch([rows], slice(0, rows))
-    sizes = torch.empty(dist.get_world_size(), dtype=torch.long, device=device)
-    dist.all_gather_into_tensor(sizes, torch.tensor([rows], device=device))
+    sizes = torch.empty(dist.get_world_size(), dtype=torch.long)
+    dist.all_gather_into_tensor(sizes, torch.tensor([rows]), group=_cpu_group(dist.group.WORLD))
     sizes = sizes.tolist()
     start = sum(sizes[: dist.get_rank()])
     return GlobalBatch(sizes, slice(start, start + rows))
@@ -62,6 +66,12 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     if _distributed():
         dist.all_reduce(tensor)
     return tensor
+
+
+@functools.cache
+def _cpu_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """All ranks of ``world``, by way of the CPU; made when first asked for."""
+    return dist.new_group(backend="gloo")
 
 
 def _distributed() -> bool:

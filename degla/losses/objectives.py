@@ -44,7 +44,7 @@ class Objective(nn.Module):
             ``LossTerms``; averaging them over ranks (as DDP averages gradients) gives the value and the
             gradient of one process that holds the whole batch.
         """
-        terms = self.terms(student, teacher, global_batch(len(student.image), student.image.device))
+        terms = self.terms(student, teacher, global_batch(len(student.image)))
         total = sum(weight * terms[name] for name, weight in self.weights.items())
         return LossTerms(total, {name: term.detach() for name, term in terms.items()})
 

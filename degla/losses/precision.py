@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Disable autocast inside ``loss`` and raise its half-precision tensors to float32 (float64 stays)."""
+    """Disable autocast and TF32 inside ``loss`` and raise half-precision tensors to float32 (float64 stays)."""
 
     def raised(value):
         if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
@@ -23,7 +23,12 @@ def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def wrapper(*args, **kwargs):
         tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         device_type = next(tensors).device.type
-        with torch.autocast(device_type, enabled=False):
-            return loss(*map(raised, args), **{name: raised(value) for name, value in kwargs.items()})
+        products = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # TF32 has bfloat16's trouble at an eighth of the size
+        try:
+            with torch.autocast(device_type, enabled=False):
+                return loss(*map(raised, args), **{name: raised(value) for name, value in kwargs.items()})
+        finally:
+            torch.set_float32_matmul_precision(products)
 
     return wrapper

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from degla.losses.local import tgc_loss
 from degla.losses.precision import full_precision
 
 
@@ -28,12 +29,10 @@ def released_tgc_loss(
     Returns:
         ``()``, the mean over the N rows.
     """
-    rows = len(text_features)
-    columns = torch.cat([teacher_text_features.detach(), negative_features.flatten(0, 1)])
-    logits = scale * text_features @ columns.T
-    tiled = torch.eye(rows, dtype=torch.bool, device=logits.device).repeat(1, 1 + negative_features.shape[1])
-    labels = torch.arange(rows, device=logits.device)
-    return F.cross_entropy(logits.masked_fill(~tiled, float("-inf")), labels)
+    rows, slots, _ = negative_features.shape
+    tiled = negative_features.flatten(0, 1).unflatten(0, (slots, rows)).transpose(0, 1)
+    every = torch.ones(rows, slots, dtype=torch.bool, device=tiled.device)
+    return tgc_loss(text_features, teacher_text_features, tiled, every, scale)
 
 
 @full_precision

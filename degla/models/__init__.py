@@ -3,8 +3,9 @@
 from degla.models.clip import ClipModel
 from degla.models.export import save_open_clip
 from degla.models.load import load_clip
+from degla.models.packing import PackedTexts
 from degla.models.teacher import Teacher
 from degla.models.tokenizer import CaptionTokenizer
 from degla.models.wise_ft import interpolated
 
-__all__ = ["CaptionTokenizer", "ClipModel", "Teacher", "interpolated", "load_clip", "save_open_clip"]
+__all__ = ["CaptionTokenizer", "ClipModel", "PackedTexts", "Teacher", "interpolated", "load_clip", "save_open_clip"]

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from degla.models.packing import PackedTexts
 from degla.models.text import encode_text
 from degla.models.tokenizer import CaptionTokenizer
 
@@ -52,28 +53,32 @@ class ClipModel(nn.Module):
         size = self.clip.visual.image_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
-    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, texts: Tensor | PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
         """Encode images and texts.
 
         Args:
             images: ``(B, 3, H, W)`` uint8.
-            tokens: ``(M, L)`` int64; L may be shorter than the context where the text tower is causal.
+            texts: M texts, packed, or as ``(M, L)`` int64 tokens; L may be shorter than the context where the
+                text tower is causal.
 
         Returns:
             ``(B, D)`` image features, ``(M, D)`` text features, both float32 and unit norm, and the
             ``()`` multiplier ``exp(logit_scale)``.
         """
-        scale = self.clip.logit_scale.float().exp().squeeze()
-        return self.encode_image(images), self.encode_text(tokens), scale
+        return self.encode_image(images), self.encode_text(texts), self.logit_scale()
+
+    def logit_scale(self) -> Tensor:
+        """The ``()`` multiplier, already exponentiated."""
+        return self.clip.logit_scale.float().exp().squeeze()
 
     def encode_image(self, images: Tensor) -> Tensor:
         """``(B, 3, H, W)`` uint8 -> ``(B, D)`` float32, unit norm."""
         pixels = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
         return F.normalize(self.clip.encode_image(pixels).float(), dim=-1)
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """``(M, L)`` int64 -> ``(M, D)`` float32, unit norm; see ``forward`` for L."""
-        return F.normalize(encode_text(self.clip, tokens).float(), dim=-1)
+    def encode_text(self, texts: Tensor | PackedTexts) -> Tensor:
+        """M texts as ``forward`` takes them -> ``(M, D)`` float32, unit norm."""
+        return F.normalize(encode_text(self.clip, texts).float(), dim=-1)
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:

@@ -22,9 +22,10 @@ from torch import nn
 
 from degla.errors import ConfigError
 from degla.hub import reachable_hub
+from degla.models.blocks import compute_only_what_is_read
 from degla.models.checkpoints import Weights, read_weights
 from degla.models.clip import ClipModel
-from degla.models.text import can_trim, pooled_token
+from degla.models.text import is_causal, pooled_token
 from degla.models.tokenizer import CaptionTokenizer
 
 _ARCHITECTURES = Path(__file__).parent / "architectures"
@@ -76,10 +77,10 @@ def load_clip(
     _freeze(clip, unlocked_image_groups, unlocked_text_groups)
     clip.set_grad_checkpointing(grad_checkpointing)
     context_length = clip.context_length
-    trim = can_trim(clip)
-    eos_id = pooled_token(clip) if trim else None
+    causal = is_causal(clip)
+    eos_id = pooled_token(clip) if causal else None
     merges = _own_merges(source.name, config)
-    tokenizer = CaptionTokenizer(_tokenize(source.name, context_length, merges), context_length, trim, eos_id)
+    tokenizer = CaptionTokenizer(_tokenize(source.name, context_length, merges), context_length, causal, eos_id)
     return ClipModel(clip, config, clip.visual.preprocess_cfg, tokenizer, merges)
 
 
@@ -191,6 +192,7 @@ def _build(source: _Source, config: dict) -> nn.Module:
         )
     if not isinstance(clip, CLIP | CustomTextCLIP):
         raise ConfigError(f"model.name={source.name} is a {type(clip).__name__}, not a CLIP model")
+    compute_only_what_is_read(clip)
     if clip.logit_bias is not None:
         clip.logit_bias.requires_grad_(False)  # SigLIP's bias: a softmax does not see it
     return clip

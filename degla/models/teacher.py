@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from degla.models.clip import ClipModel
+from degla.models.packing import PackedTexts
 
 
 class Teacher(nn.Module):
@@ -15,26 +16,43 @@ class Teacher(nn.Module):
         student: is copied as it is now.
         decay: None keeps the copy frozen; a number in [0, 1) makes it an exponential moving average of the
             student, ``teacher = decay * teacher + (1 - decay) * student`` at each optimizer step.
+        text_cache: folder in which a frozen teacher's text features are kept between epochs and runs; None
+            encodes every text whenever it is met.
 
     Raises:
-        ValueError: ``decay`` is outside [0, 1).
+        ValueError: ``decay`` is outside [0, 1), or ``text_cache`` is set for a teacher that moves.
     """
 
-    def __init__(self, student: ClipModel, decay: float | None = 0.9996):
+    def __init__(self, student: ClipModel, decay: float | None = 0.9996, text_cache: str | None = None):
         super().__init__()
+        if text_cache and decay is not None:
+            raise ValueError("teacher.text_cache is for teacher=frozen: the texts of a teacher that moves change")
         if decay is not None and not 0 <= decay < 1:
             raise ValueError(f"teacher.decay must be in [0, 1), not {decay}; use teacher=frozen for a fixed teacher")
         self.decay = decay
+        self.text_cache = text_cache
         self.model = copy.deepcopy(student).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in eval mode whatever the LightningModule around it does."""
         return super().train(False)
 
-    @torch.no_grad()
-    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``ClipModel.forward``. No gradient; not inference mode, since TGC multiplies by the result."""
-        return self.model(images, tokens)
+    def forward(self, images: Tensor, texts: Tensor | PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``ClipModel.forward``; without gradient."""
+        return self._quietly(self.model, images, texts)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """See ``ClipModel.encode_image``; without gradient."""
+        return self._quietly(self.model.encode_image, images)
+
+    def _quietly(self, encode, *arguments):
+        if hasattr(self.model, "reshard"):  # what FSDP2 gathers in inference mode could not be averaged afterwards
+            with torch.no_grad():
+                return encode(*arguments)
+        with torch.inference_mode():
+            features = encode(*arguments)
+        # Copies are ordinary tensors, which TGC's backward pass may keep.
+        return features.clone() if isinstance(features, Tensor) else tuple(part.clone() for part in features)
 
     @torch.no_grad()
     def update(self, student: ClipModel) -> None:

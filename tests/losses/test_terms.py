@@ -14,6 +14,7 @@ from degla.losses import (
     released_tgc_loss,
     tgc_loss,
 )
+from degla.losses.precision import full_precision
 from tests.losses import oracles
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
@@ -226,3 +227,21 @@ def test_teacher_gets_no_gradient(make_features):
     loss = loss + distillation_loss(f.image, text, f.negatives, *parts, f.negative_mask)
     loss.backward()
     assert text.grad is not None and all(part.grad is None for part in parts)
+
+
+def test_losses_are_not_computed_in_tf32(make_features):
+    """`float32_matmul=high` is for the towers."""
+    seen = []
+
+    @full_precision
+    def loss(features):
+        seen.append(torch.get_float32_matmul_precision())
+        return features.sum()
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        loss(make_features(2).text)
+        assert seen == ["highest"] and torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)

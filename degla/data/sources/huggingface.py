@@ -70,7 +70,10 @@ def huggingface(
         if isinstance((dataset.features or {}).get(column), datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
     to_row = _ToRow(path, image, caption, negatives)
-    return RowStream(dataset, to_row, shuffle_buffer) if streaming else RowTable(dataset, to_row)
+    if streaming:
+        return RowStream(dataset, to_row, shuffle_buffer)
+    texts = {column.split(".")[0] for column in (caption, negatives) if column}
+    return RowTable(dataset, to_row, {image.split(".")[0]} - texts, cache_dir)
 
 
 class _ToRow:

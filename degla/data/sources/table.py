@@ -1,7 +1,7 @@
 """Rows by number from a memory-mapped table, or one after the other from a stream."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -16,18 +16,35 @@ class RowTable:
     Args:
         dataset: memory-mapped table.
         to_row: makes a ``Row`` of a record and its number.
+        image_columns: columns that hold nothing but images.
+        cache_dir: where tables made from this one are kept; None is the ``datasets`` default.
     """
 
-    def __init__(self, dataset: datasets.Dataset, to_row: Callable[[dict, int], Row]):
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        to_row: Callable[[dict, int], Row],
+        image_columns: Iterable[str] = ("image",),
+        cache_dir: str | None = None,
+    ):
         self.dataset = dataset
         self.to_row = to_row
+        self.image_columns = list(image_columns)
+        self.cache_dir = cache_dir
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def rows(self, indices: list[int]) -> list[Row]:
         """The rows at ``indices``, images undecoded."""
-        return [self.to_row(record, i) for record, i in zip(self.dataset.__getitems__(indices), indices, strict=True)]
+        return self._rows(self.dataset, indices)
+
+    def texts(self, indices: Sequence[int]) -> list[Row]:
+        """The same without images, whose bytes are not read."""
+        return self._rows(self.dataset.remove_columns(self.image_columns), list(indices))
+
+    def _rows(self, dataset: datasets.Dataset, indices: list[int]) -> list[Row]:
+        return [self.to_row(record, i) for record, i in zip(dataset.__getitems__(indices), indices, strict=True)]
 
 
 class RowStream:
@@ -77,7 +94,7 @@ def build_table(records: Callable[..., Iterator[dict]], *files: Path, cache_dir:
             # Not a list: `datasets` would take a list for shards.
             gen_kwargs={"records": records, "arguments": arguments, "stamps": str(stamps)},
         )
-    return RowTable(dataset, table_row)
+    return RowTable(dataset, table_row, cache_dir=cache_dir)
 
 
 def _generate(records, arguments: dict, stamps: str) -> Iterator[dict]:
@@ -86,7 +103,7 @@ def _generate(records, arguments: dict, stamps: str) -> Iterator[dict]:
 
 def table_row(record: dict, number: int) -> Row:
     """A ``Row`` of a record in the shape of ``TABLE_FEATURES``."""
-    image = record["image"] or {}
+    image = record.get("image") or {}
     return Row(
         id=record["id"],
         image_bytes=image.get("bytes"),
