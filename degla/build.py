@@ -67,6 +67,10 @@ def build(cfg: DictConfig) -> Run:
         teacher = call(cfg.teacher, "teacher", student=student)
     elif cfg.teacher is not None:
         log.info("no term of the objective reads the teacher: none is built")
+    torch.set_float32_matmul_precision(cfg.float32_matmul)
+    if cfg.compile:
+        for model in filter(None, (student, teacher and teacher.model)):
+            model.compile_blocks()
     datamodule = call(
         cfg.loader,
         "loader",
@@ -216,6 +220,13 @@ def _refuse_precision(cfg: DictConfig) -> None:
         raise ConfigError("precision=16-mixed does not work with strategy=fsdp2: set precision=bf16-mixed")
     if cfg.precision == "16-mixed" and cpu:
         raise ConfigError("precision=16-mixed needs a GPU: set precision=bf16-mixed or precision=32")
+    if cfg.precision == "16-mixed" and cfg.trainer.gradient_clip_val and cfg.optimizer.get("fused"):
+        raise ConfigError(
+            "trainer.gradient_clip_val and precision=16-mixed do not work with a fused optimizer, which unscales by "
+            "itself: set optimizer.fused=false, or precision=bf16-mixed"
+        )
+    if cfg.float32_matmul not in _MATMULS:
+        raise ConfigError(f"float32_matmul={cfg.float32_matmul} is none of {', '.join(_MATMULS)}")
     if fsdp2 and cfg.loader.chunk_size is not None:
         raise ConfigError(
             "loader.chunk_size does not work with strategy=fsdp2, whose ranks must all call the model equally often: "
@@ -287,6 +298,7 @@ def _trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective) -> L
 
 
 _PRECISIONS = ("32", "bf16-mixed", "16-mixed")
+_MATMULS = ("highest", "high", "medium")
 
 
 def _is_fsdp2(cfg: DictConfig) -> bool:

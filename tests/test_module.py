@@ -1,8 +1,12 @@
 """The LightningModule without a Trainer: what a step computes, and what it does not pay for."""
 
+import numpy as np
+import pytest
 import torch
 
+from degla.data.collate import Collate
 from degla.data.schema import Batch
+from degla.data.text_features import TextFeatures
 from degla.losses import DeGLAObjective, Features
 from degla.models import Teacher, load_clip
 from degla.module import DeGLAModule, encode
@@ -104,3 +108,65 @@ def test_optimizer_state_by_name_and_back():
     assert named["state"]["student.clip.visual.proj"]["exp_avg"].shape == m.student.clip.visual.proj.shape
     again = number_state(named, names)
     assert again["param_groups"] == state["param_groups"] and again["state"].keys() == state["state"].keys()
+
+
+def chunked(data, student, size):
+    """The batch as a loader with ``chunk_size`` gives it."""
+    collate = Collate(None, student.tokenizer, 2, "first", chunk_size=size)
+    return data._replace(chunks=collate._chunks(data.captions, data.negatives))
+
+
+def larger_batch(student):
+    parts = [batch(student) for _ in range(3)]
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    return Batch(images, *(torch.cat([part[i] for part in parts]) for i in (1, 2, 3)), [], [], [])
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_batch_in_chunks_has_the_gradient_of_the_whole(size):
+    m = module(DeGLAObjective(igc=1, tgc=1)).double()
+    data = larger_batch(m.student)
+    with torch.no_grad():
+        m.student.clip.text_projection.mul_(1.1)
+    results = []
+    for chunks in (data, chunked(data, m.student, size)):
+        m.zero_grad()
+        loss = m.compute_losses(chunks).total
+        loss.backward()
+        results.append((loss.detach(), [p.grad.clone() for p in m.student.parameters()]))
+    assert len(chunks.chunks) == -(-6 // size)
+    torch.testing.assert_close(results[1][0], results[0][0])
+    for mine, whole in zip(results[1][1], results[0][1], strict=True):  # features are float32
+        torch.testing.assert_close(mine, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_chunks_hold_the_activations_of_one():
+    m = module(DeGLAObjective(), with_teacher=True)
+    data = larger_batch(m.student)
+    held = []
+    for chunks in (data, chunked(data, m.student, 1)):
+        held.append(0)
+
+        def count(x):
+            held[-1] += x.numel()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
+            m.compute_losses(chunks)
+    assert held[1] < held[0] / 5
+
+
+def test_known_teacher_texts_are_not_encoded_again(tmp_path):
+    m = module(DeGLAObjective(igc=1, tgc=1))
+    m.teacher = Teacher(m.student, decay=None, text_cache=str(tmp_path))
+    with torch.no_grad():
+        m.student.clip.text_projection.mul_(1.1)
+    m.teacher_texts = TextFeatures(tmp_path / "f32", 10, 128)
+    numbers = np.array([[0, 1, 2], [3, 4, -1]])
+    data = batch(m.student)._replace(text_numbers=numbers)
+    first = m.compute_losses(data)
+    m.teacher.model.encode_text = None  # calling it would fail
+    again = m.compute_losses(data._replace(teacher_texts=m.teacher_texts.read(numbers)))
+    for name, term in first.terms.items():
+        torch.testing.assert_close(again.terms[name], term)

@@ -1,11 +1,15 @@
 """Every form of weights a user may have, and the refusals."""
 
+import copy
+import functools
 import json
 
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 from safetensors.torch import save_file
+from torch import nn
 
 from degla.errors import ConfigError
 from degla.models import load_clip, save_open_clip
@@ -244,3 +248,28 @@ def test_bundled_weights_are_small_and_named_in_messages():
     assert file.stat().st_size < 2_000_000
     with pytest.raises(ConfigError, match="its tags: plain_clip"):
         load_clip("degla-scenes", "plain_klip")
+
+
+def test_compiled_blocks_are_in_place_and_few(tiny, monkeypatch):
+    """Same names, same features; other numbers and lengths of texts do not compile again."""
+    plain = load_clip("degla-tiny")
+    plain.load_state_dict(tiny.state_dict())
+    compiled = copy.deepcopy(plain)
+    graphs = []
+
+    def backend(graph, inputs):  # Inductor's code is PyTorch's affair, and slow to make
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(ResidualAttentionBlock, "compile", functools.partialmethod(nn.Module.compile, backend=backend))
+    compiled.compile_blocks()
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    counts = []
+    for captions in (12, 9, 31, 24, 17, 28, 15):
+        texts = [" ".join(["a dog and a red cat"] * (1 + i % 3)) + f" {i}" for i in range(captions)]
+        tokens = plain.tokenizer(texts)
+        torch.testing.assert_close(compiled.encode_text(tokens), plain.encode_text(tokens), rtol=1e-4, atol=1e-5)
+        images = torch.randint(0, 256, (captions, 3, 64, 64), dtype=torch.uint8)
+        torch.testing.assert_close(compiled.encode_image(images), plain.encode_image(images), rtol=1e-4, atol=1e-5)
+        counts.append(len(graphs))
+    assert counts[-1] == counts[-3] and counts[-1] <= 3 * counts[0]

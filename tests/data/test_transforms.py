@@ -1,0 +1,79 @@
+"""Pixels: both decoders give the same, crops are torchvision's in distribution, bad files are named."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from degla.data import transforms
+from degla.data.transforms import BadImage, TrainTransform, decode
+
+
+def jpeg(mode="RGB", size=(61, 47), **settings):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).convert(mode).save(buffer, "JPEG", **settings)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 20}])
+def test_torchcodec_and_pillow_agree_to_the_last_bit(monkeypatch, mode, settings):
+    pytest.importorskip("torchcodec.decoders")
+    data = jpeg(mode, **settings)
+    fast = decode(data, None)
+    monkeypatch.setattr(transforms, "decode_jpeg", None)
+    slow = decode(data, None)
+    assert fast.dtype == torch.uint8 and torch.equal(fast, slow)
+
+
+def test_they_agree_on_real_photos(monkeypatch, flickr):
+    pytest.importorskip("torchcodec.decoders")
+    paths = [str(path) for path in sorted((flickr / "images").glob("*.jpg"))[:100]]
+    fast = [decode(None, path) for path in paths]
+    monkeypatch.setattr(transforms, "decode_jpeg", None)
+    assert all(torch.equal(decode(None, path), pixels) for path, pixels in zip(paths, fast, strict=True))
+
+
+@pytest.mark.parametrize("with_torchcodec", [False, True])
+def test_bad_files_are_named_alike(monkeypatch, with_torchcodec):
+    if not with_torchcodec:
+        monkeypatch.setattr(transforms, "decode_jpeg", None)
+    for data, reason in ((jpeg()[:-40], "truncated"), (b"<html>", "not an image"), (b"", "empty file")):
+        with pytest.raises(BadImage, match=reason):
+            decode(data, "photo.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(BadImage, match="decompression bomb"):
+        decode(jpeg(), "photo.jpg")
+
+
+@pytest.mark.parametrize("scale", [(0.9, 1.0), (0.08, 1.0)])
+@pytest.mark.parametrize("shape", [(50, 60), (20, 200), (200, 20)])
+def test_crops_are_distributed_as_torchvisions(scale, shape):
+    image = torch.zeros(3, *shape, dtype=torch.uint8)
+    ours, theirs = TrainTransform((8, 8), scale), v2.RandomResizedCrop((8, 8), scale=scale)
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    mine = torch.tensor([ours._box(*shape, rng) for _ in range(4000)]).float()
+    drawn = [theirs.make_params([image]) for _ in range(4000)]
+    reference = torch.tensor([[box[key] for key in ("top", "left", "height", "width")] for box in drawn]).float()
+    error = 5 * (mine.var(0) / 4000 + reference.var(0) / 4000).sqrt() + 1e-6
+    assert ((mine.mean(0) - reference.mean(0)).abs() < error).all()
+    assert torch.allclose(mine.std(0), reference.std(0), rtol=0.1, atol=1e-6)
+    assert torch.equal(mine.amin(0), mine.amin(0).clamp(min=0))
+    assert (mine[:, 0] + mine[:, 2] <= shape[0]).all() and (mine[:, 1] + mine[:, 3] <= shape[1]).all()
+
+
+def test_a_crop_depends_on_its_own_generator_only():
+    image = torch.randint(0, 256, (3, 50, 60), dtype=torch.uint8)
+    transform = TrainTransform((16, 16), (0.5, 1.0))
+    state = torch.random.get_rng_state()
+    first = transform(image, random.Random("row 1"))
+    assert torch.equal(torch.random.get_rng_state(), state) and first.shape == (3, 16, 16)
+    torch.manual_seed(1)
+    assert torch.equal(first, transform(image, random.Random("row 1")))
+    assert not torch.equal(first, transform(image, random.Random("row 2")))
