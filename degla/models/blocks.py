@@ -7,7 +7,7 @@ export, gradient checkpointing, FSDP2 and ``torch.compile`` work on them as on t
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from degla.models.packing import PackedTexts
@@ -15,17 +15,20 @@ from degla.models.packing import PackedTexts
 
 def compute_only_what_is_read(clip: nn.Module) -> None:
     """Give the towers of ``clip`` the blocks of this module, in place, where their features stay the same."""
+    for module in clip.modules():
+        if type(module) is QuickGELU:
+            module.__class__ = SlimQuickGELU
     text = text_tower(clip)
     if text is not None and _is_plain(text.transformer.resblocks):
         for block in text.transformer.resblocks[:-1]:
             block.__class__ = PackedBlock
         text.transformer.resblocks[-1].__class__ = LastPackedBlock
     visual = clip.visual
-    reads_class_token = isinstance(visual, VisionTransformer) and visual.pool_type == "tok"
-    if reads_class_token and visual.attn_pool is None and not visual.output_tokens:
-        blocks = visual.transformer.resblocks
-        if _is_plain(blocks) and visual.transformer.batch_first:
-            blocks[-1].__class__ = ClassTokenBlock
+    if isinstance(visual, VisionTransformer) and _is_plain(visual.transformer.resblocks):
+        for block in visual.transformer.resblocks:
+            block.__class__ = ImageBlock
+        if visual.pool_type == "tok" and visual.attn_pool is None and not visual.output_tokens:
+            visual.transformer.resblocks[-1].__class__ = ClassTokenBlock
 
 
 def text_tower(clip: nn.Module) -> nn.Module | None:
@@ -34,6 +37,28 @@ def text_tower(clip: nn.Module) -> nn.Module | None:
         return clip
     text = clip.text if isinstance(clip, CustomTextCLIP) else None
     return text if isinstance(text, TextTransformer) else None
+
+
+class SlimQuickGELU(QuickGELU):
+    """``x * sigmoid(1.702 x)``, keeping ``x`` alone for the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape."""
+        return _QuickGELU.apply(x)
+
+
+class _QuickGELU(torch.autograd.Function):
+    """By way of SiLU: it is ``silu(1.702 x) / 1.702``, and its slope is SiLU's at ``1.702 x``."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.silu((1.702 * x), inplace=True).mul_(1 / 1.702)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad, 1.702 * x)
 
 
 class PackedBlock(ResidualAttentionBlock):
@@ -71,6 +96,16 @@ class LastPackedBlock(ResidualAttentionBlock):
         return _rest(self, q_x[packed.last], torch.cat(attended))
 
 
+class ImageBlock(ResidualAttentionBlock):
+    """A block of an image tower, without the copies that ``nn.MultiheadAttention`` makes of queries and keys."""
+
+    def forward(self, q_x: Tensor, k_x=None, v_x=None, attn_mask: Tensor | None = None) -> Tensor:
+        """``(B, N, W)`` -> ``(B, N, W)``."""
+        qkv = F.linear(self.ln_1(q_x), self.attn.in_proj_weight, self.attn.in_proj_bias)
+        attended = F.scaled_dot_product_attention(*_heads(qkv, 3, self.attn.num_heads))
+        return _rest(self, q_x, attended.transpose(1, 2).flatten(2))
+
+
 class ClassTokenBlock(ResidualAttentionBlock):
     """The last block of an image tower that is read at its class token."""
 
@@ -101,7 +136,9 @@ class _Gather(torch.autograd.Function):
 
 
 def _is_plain(blocks: nn.ModuleList) -> bool:
-    return len(blocks) > 0 and all(type(block) is ResidualAttentionBlock for block in blocks)
+    """Whether these are open_clip's ordinary blocks, all of them, with the batch in front."""
+    ordinary = all(type(block) is ResidualAttentionBlock and block.attn.batch_first for block in blocks)
+    return len(blocks) > 0 and ordinary
 
 
 def _queries_apart(attention: nn.MultiheadAttention, x: Tensor, pick) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_GROUPS = 4  # attention is padded to the longest text of a group; more groups are more, smaller calls
+_GROUPS = 4  # attention is padded to the longest text of a group; more groups are more calls
+_GROUP_SIZE = 64  # texts for which another call is worth it
 
 
 class PackedTexts(NamedTuple):
@@ -69,7 +70,7 @@ def pack(tokens: Tensor, lengths: Tensor) -> PackedTexts:
     by_length = np.argsort(lengths, kind="stable")
     source = np.empty(new.sum(), dtype=np.int64)
     groups, start = [], 0
-    for rows in np.array_split(by_length, min(_GROUPS, len(by_length))):
+    for rows in np.array_split(by_length, min(_GROUPS, -(-len(by_length) // _GROUP_SIZE))):
         longest = lengths[rows].max()
         group = states[rows, :longest]
         inside = places[:longest] < lengths[rows, None]

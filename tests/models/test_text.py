@@ -3,10 +3,11 @@
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 from torch.nn.functional import normalize
 
-from degla.models import load_clip
-from degla.models.blocks import ClassTokenBlock, compute_only_what_is_read
+from degla.models import load_clip, packing
+from degla.models.blocks import ClassTokenBlock, SlimQuickGELU, compute_only_what_is_read
 from degla.models.packing import pack
 from degla.models.text import encode_text, is_causal
 
@@ -40,6 +41,11 @@ def build(config, custom_text):
     ours.load_state_dict(plain.state_dict())
     compute_only_what_is_read(ours)
     return plain, ours
+
+
+@pytest.fixture(params=[64, 2], ids=["one group", "groups"], autouse=True)
+def group_size(request, monkeypatch):
+    monkeypatch.setattr(packing, "_GROUP_SIZE", request.param)
 
 
 def packed(texts):
@@ -181,3 +187,24 @@ def test_cut_captions_are_noticed():
     assert tokenizer.is_cut("word " * 1000)
     assert not tokenizer.is_cut("word " * 75)
     assert tokenizer.is_cut("word " * 76)
+
+
+def test_quick_gelu_keeps_one_tensor():
+    x = torch.linspace(-9, 9, 1001, dtype=torch.float64).requires_grad_()
+    plain, slim = QuickGELU(), SlimQuickGELU()
+    torch.testing.assert_close(slim(x), plain(x), rtol=1e-12, atol=1e-14)
+    gradients = [torch.autograd.grad(gelu(x).sum(), x)[0] for gelu in (slim, plain)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+    kept = []
+    for gelu in (slim, plain):
+        kept.append(0)
+
+        def count(saved):
+            kept[-1] += saved.ndim > 0
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
+            gelu(x)
+    assert kept == [1, 3]
+    clip = load_clip("degla-tiny", quick_gelu=True).clip
+    assert {type(block.mlp.gelu) for block in clip.transformer.resblocks} == {SlimQuickGELU}

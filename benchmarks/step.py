@@ -1,0 +1,180 @@
+"""One training step: ours against a plain implementation of the released step, in turns, from the same weights.
+
+    python benchmarks/step.py --data ../shared/data/flickr8k_1k
+    python benchmarks/step.py --data ... --precision bf16-mixed --batch-size 256 --compile     # on a GPU
+
+Both take the same batches and use the released objective; the loss curves have to agree.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from baseline import ReleasedStep
+from floors import counted_flops, floors, step_bytes, synchronised
+from memory import peak_bytes, resident_bytes
+from record import save, spread
+from workload import batches
+
+from degla.data.schema import Batch
+from degla.losses import ReleasedObjective
+from degla.models import ClipModel, Teacher, load_clip
+from degla.module import DeGLAModule
+from degla.optim import adamw
+
+_DTYPES = {"32": None, "bf16-mixed": torch.bfloat16}
+
+
+class OurStep:
+    """The module of a training run and its optimizer, as the Trainer calls them."""
+
+    def __init__(self, student: ClipModel, lr: float, device: torch.device, dtype: torch.dtype | None, compiled: bool):
+        self.device, self.dtype = device, dtype
+        teacher = Teacher(student, decay=0.9996)
+        if compiled:
+            student.compile_blocks()
+            teacher.model.compile_blocks()
+        self.module = DeGLAModule(student, ReleasedObjective(), teacher, adamw, None).to(device)
+        self.optimizer = adamw(student, lr=lr)
+        self.optimizer.register_step_post_hook(self.module._after_optimizer_step)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            loss = self.module.compute_losses(batch).total
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def main() -> None:
+    """Measure and save the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with negatives.jsonl and images/")
+    parser.add_argument("--model", default="ViT-B-32", help="random weights: what they know costs no time")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--num-negatives", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=10, help="of each, after the warm-up")
+    parser.add_argument("--warm-up", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=1e-6)
+    parser.add_argument("--precision", choices=_DTYPES, default="32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="print where one step of ours spends its time")
+    parser.add_argument("--memory-of", choices=["ours", "baseline"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.memory_of:
+        print(json.dumps(_memory(arguments, device)))
+        return
+    memory = {side: _memory_alone(side) for side in ("baseline", "ours")}
+    student = _student(arguments.model)
+    work = _prepared(arguments, student, arguments.warm_up + arguments.steps, device)
+    theirs = _baseline(arguments, student, device)
+    ours = OurStep(student, arguments.lr, device, _DTYPES[arguments.precision], arguments.compile)
+    times: dict[str, list[float]] = {"baseline": [], "ours": []}
+    losses: dict[str, list[float]] = {"baseline": [], "ours": []}
+    for batch, plain in work:
+        for side, step in (("baseline", partial(theirs, *plain)), ("ours", partial(ours, batch))):
+            start = synchronised(device)
+            loss = step()
+            times[side].append(synchronised(device) - start)
+            losses[side].append(loss.item())
+    measured = {side: seconds[arguments.warm_up :] for side, seconds in times.items()}
+    batch, plain = work[-1]
+    figures = {
+        "ours": spread(measured["ours"]),
+        "baseline": spread(measured["baseline"]),
+        "ratio": spread([b / a for a, b in zip(measured["ours"], measured["baseline"], strict=True)]),
+        "images_per_second": arguments.batch_size / spread(measured["ours"])["median"],
+        "largest_relative_difference_of_losses": max(
+            abs(a - b) / abs(b) for a, b in zip(losses["ours"], losses["baseline"], strict=True)
+        ),
+        "losses": losses,
+        "memory": memory,
+        "memory_ratio": {key: memory["baseline"][key] / memory["ours"][key] for key in memory["ours"]},
+        "text_states": {"baseline": plain[1].numel() + plain[2].numel(), "ours": len(batch.chunks[0].packed.tokens)},
+        "baseline_flops": counted_flops(partial(theirs, *plain)),
+    }
+    if not arguments.compile:  # what is compiled cannot be counted
+        figures["floors"] = floors(
+            counted_flops(partial(ours, batch)),
+            step_bytes(ours.module.student),
+            device,
+            _DTYPES[arguments.precision] or torch.float32,
+            spread(measured["ours"])["median"],
+        )
+    if arguments.profile:
+        _profile(partial(ours, batch), device)
+    settings = {key: value for key, value in vars(arguments).items() if key not in ("data", "memory_of", "profile")}
+    name = "step" if device.type == "cpu" else f"step_{arguments.precision}_{arguments.batch_size}"
+    save(name + ("_compiled" if arguments.compile else ""), settings, figures)
+
+
+def _student(model: str) -> ClipModel:
+    torch.manual_seed(0)
+    return load_clip(model, quick_gelu=True)
+
+
+def _baseline(arguments: argparse.Namespace, student: ClipModel, device: torch.device) -> ReleasedStep:
+    dtype = _DTYPES[arguments.precision]
+    return ReleasedStep(arguments.model, student.clip.state_dict(), True, arguments.lr, device, dtype)
+
+
+def _prepared(arguments: argparse.Namespace, student: ClipModel, count: int, device: torch.device) -> list:
+    """Batches on the device, each as our step takes it and as the baseline does."""
+    work = []
+    for batch in batches(arguments.data, student, arguments.batch_size, arguments.num_negatives, count):
+        images = (batch.images.float() - student.pixel_mean) / student.pixel_std
+        missing = student.clip.context_length - batch.captions.shape[1]
+        captions, negatives = (F.pad(tokens, (0, missing)) for tokens in (batch.captions, batch.negatives))
+        plain = [part.to(device) for part in (images, captions, negatives)]
+        chunks = [chunk._replace(packed=chunk.packed.to(device)) for chunk in batch.chunks]
+        tensors = {key: getattr(batch, key).to(device) for key in ("images", "captions", "negatives", "negative_mask")}
+        work.append((batch._replace(chunks=chunks, **tensors), plain))
+    return work
+
+
+def _memory_alone(side: str) -> dict[str, int]:
+    """In a process of its own, in which malloc gives back what is freed."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    command = [sys.executable, *sys.argv, "--memory-of", side]
+    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+
+
+def _memory(arguments: argparse.Namespace, device: torch.device) -> dict[str, int]:
+    """Bytes of one side: the most that a step takes over what is there between steps, and the most in all."""
+    empty = resident_bytes(device)
+    student = _student(arguments.model)
+    (batch, plain), *_ = _prepared(arguments, student, 1, device)
+    if arguments.memory_of == "ours":
+        step = partial(OurStep(student, arguments.lr, device, _DTYPES[arguments.precision], arguments.compile), batch)
+    else:
+        step = partial(_baseline(arguments, student, device), *plain)
+        del student
+    for _ in range(2):  # the optimizer makes its state in the first
+        step()
+    step.func.optimizer.zero_grad()
+    between = resident_bytes(device)
+    taken = peak_bytes(step, device)
+    return {"step": taken, "all": between - empty + taken}
+
+
+def _profile(step, device: torch.device) -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities) as recorded:
+        step()
+        synchronised(device)
+    key = f"self_{device.type}_time_total"
+    print(recorded.key_averages().table(sort_by=key, row_limit=45, max_name_column_width=60), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
