@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_LOGITS = 2**24  # logits held at a time: 64 MiB in float32
+_LOGITS = 2**23  # logits held at a time, 32 MiB in float32, unless that were fewer than
+_ROWS = 256  # rows, which a matrix product needs to be fast
 
 
 def row_cross_entropy(queries: Tensor, columns: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -34,20 +35,22 @@ class _RowCrossEntropy(torch.autograd.Function):
         query_grad = torch.empty_like(queries) if differentiate else None
         column_grad = torch.zeros_like(columns) if differentiate else None
         total = queries.new_zeros(())
-        size = max(1, _LOGITS // max(1, len(columns)))
+        size = max(_ROWS, _LOGITS // max(1, len(columns)))
         for start in range(0, len(queries), size):
             rows = slice(start, start + size)
             logits = queries[rows] @ columns.T
             if valid is not None:
                 logits.masked_fill_(~valid, float("-inf"))
             right = labels[rows, None]
-            normaliser = logits.logsumexp(dim=1, keepdim=True)
-            total += (normaliser - logits.gather(1, right)).sum()
+            largest = logits.amax(dim=1, keepdim=True)
+            score = logits.gather(1, right) - largest
+            powers = logits.sub_(largest).exp_()  # in the place of the logits
+            sums = powers.sum(dim=1, keepdim=True)
+            total += (sums.log() - score).sum()
             if differentiate:
-                slope = logits.sub_(normaliser).exp_()  # the softmax, in the place of the logits
-                slope.scatter_add_(1, right, slope.new_full(right.shape, -1))
-                torch.mm(slope, columns, out=query_grad[rows])
-                column_grad.addmm_(slope.T, queries[rows])
+                slope = powers.scatter_add_(1, right, -sums)  # (softmax - 1 at the label) x sums
+                torch.mm(slope, columns, out=query_grad[rows]).div_(sums)
+                column_grad.addmm_(slope.T, queries[rows] / sums)
         ctx.save_for_backward(query_grad, column_grad)
         ctx.num_rows = len(queries)
         return total / len(queries)

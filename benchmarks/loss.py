@@ -1,0 +1,110 @@
+"""The loss alone, forward and backward: full matrices and masks as released, against ours, in turns.
+
+python benchmarks/loss.py                      # N = 4096, K = 4, D = 512
+python benchmarks/loss.py --rows 32768 --ours-only
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+import torch
+from baseline import released_loss
+from floors import synchronised
+from memory import peak_bytes
+from record import save, spread
+
+from degla.losses import Features, ReleasedObjective, igc_loss, tgc_loss
+
+
+def main() -> None:
+    """Measure and save the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=4096, help="N, the global batch")
+    parser.add_argument("--num-negatives", type=int, default=4)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--ours-only", action="store_true", help="for batches that the baseline cannot hold")
+    parser.add_argument("--memory-of", choices=["ours", "baseline"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student, teacher = (features(arguments.rows, arguments, device, seed) for seed in (0, 1))
+    steps = {"ours": lambda: ours(student, teacher)}
+    if not arguments.ours_only:
+        steps["baseline"] = lambda: baseline(student, teacher)
+    if arguments.memory_of:
+        print(json.dumps(peak_bytes(steps[arguments.memory_of], device)))
+        return
+    times: dict[str, list[float]] = {side: [] for side in steps}
+    values = {}
+    for _ in range(1 + arguments.repeats):
+        for side, step in steps.items():
+            start = synchronised(device)
+            values[side] = step()
+            times[side].append(synchronised(device) - start)
+    memory = {side: _memory_alone(side) for side in steps}
+    figures = {**{side: spread(seconds[1:]) for side, seconds in times.items()}, "peak_bytes": memory}
+    if not arguments.ours_only:
+        pairs = zip(times["ours"][1:], times["baseline"][1:], strict=True)
+        figures |= {
+            "ratio": spread([b / a for a, b in pairs]),
+            "memory_ratio": memory["baseline"] / memory["ours"],
+            "relative_difference": abs(values["ours"] - values["baseline"]) / abs(values["baseline"]),
+        }
+    figures["local_terms_seconds_by_rows"] = {
+        rows: local_terms(rows, arguments, device) for rows in (1024, 2048, 4096, 8192, 16384)
+    }
+    settings = {key: value for key, value in vars(arguments).items() if key != "memory_of"}
+    name = "loss" if not arguments.ours_only else f"loss_{arguments.rows}"
+    save(name if device.type == "cpu" else f"{name}_gpu", settings, figures)
+
+
+def features(rows: int, arguments: argparse.Namespace, device: torch.device, seed: int) -> Features:
+    """Unit-norm features with the gradients of a student."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [
+        torch.nn.functional.normalize(torch.randn(*shape, arguments.dim, generator=generator), dim=-1)
+        for shape in ((rows,), (rows,), (rows, arguments.num_negatives))
+    ]
+    mask = torch.ones(rows, arguments.num_negatives, dtype=torch.bool, device=device)
+    return Features(*(part.to(device).requires_grad_(seed == 0) for part in parts), mask, torch.tensor(100.0))
+
+
+def ours(student: Features, teacher: Features) -> float:
+    """Value, with gradients made and dropped."""
+    total = ReleasedObjective()(student, teacher).total
+    torch.autograd.grad(total, student[:3])
+    return total.item()
+
+
+def baseline(student: Features, teacher: Features) -> float:
+    """The same by ``baseline.released_loss``."""
+    texts, teacher_texts = (torch.cat([f.text, f.negatives.flatten(0, 1)]) for f in (student, teacher))
+    total = released_loss(student.image, texts, student.logit_scale, teacher.image, teacher_texts)
+    torch.autograd.grad(total, student[:3])
+    return total.item()
+
+
+def local_terms(rows: int, arguments: argparse.Namespace, device: torch.device) -> float:
+    """Median seconds of IGC and TGC, forward and backward."""
+    student, teacher = (features(rows, arguments, device, seed) for seed in (0, 1))
+    times = []
+    for _ in range(2 + 2 * arguments.repeats):
+        start = synchronised(device)
+        loss = igc_loss(*student) + tgc_loss(student.text, teacher.text, student.negatives, student.negative_mask)
+        torch.autograd.grad(loss, student[:3])
+        times.append(synchronised(device) - start)
+    return spread(times[2:])["median"]
+
+
+def _memory_alone(side: str) -> int:
+    """In a process of its own, in which malloc gives back what is freed."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    command = [sys.executable, *sys.argv, "--memory-of", side]
+    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+
+
+if __name__ == "__main__":
+    main()
