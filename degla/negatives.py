@@ -40,6 +40,8 @@ def make(cfg: DictConfig) -> None:
         checks = call(cfg.negatives, "negatives")
         summary = write_dataset(checks.judged(rows()), output, cfg.balance, cfg.seed)
     else:
+        if shard != (0, 1) and cfg.negatives._target_.endswith("BatchWriter"):
+            raise ConfigError("shard: request files are cut by negatives.max_requests already; set shard=null")
         writer = call(cfg.negatives, "negatives", kinds=list(cfg.kinds), count=cfg.per_kind, seed=cfg.seed)
         store = Store(store_folder(output))
         if cfg.draft:

@@ -13,6 +13,8 @@ from degla.hard_negatives.prompted import Prompted, Structured
 from degla.hard_negatives.store import Answer, Store
 from degla.hard_negatives.writers import Tasks
 
+_LASTING = {200, 400, 413, 422}
+
 
 class BatchWriter(Prompted):
     """By a language model, through files: OpenAI's batch format, for ``vllm run-batch`` or a batch API.
@@ -59,7 +61,9 @@ class BatchWriter(Prompted):
 
     def write(self, tasks: Tasks, store: Store, progress: Progress) -> None:
         """Read answers, then write requests."""
-        came = self._came_back()
+        came, num_failed = self._came_back()
+        if num_failed:
+            progress.say(f"{num_failed} lines came back without an answer; they are asked again")
         for old in self.requests.glob("requests-*.jsonl"):
             old.unlink()
         file, count = None, 0
@@ -86,9 +90,13 @@ class BatchWriter(Prompted):
             file.close()
         progress.say(f"{count} requests in {self.requests}" if count else "nothing is left to ask")
 
-    def _came_back(self) -> dict[str, tuple[str, int]]:
-        """Key -> file and place of its line; a line that cannot be read is as if it had not come."""
+    def _came_back(self) -> tuple[dict[str, tuple[str, int]], int]:
+        """Key -> file and place of its line, and how many lines tell of a failure that may pass.
+
+        Such a line, or one that cannot be read, is as if it had not come.
+        """
         found: dict[str, tuple[str, int]] = {}
+        num_failed = 0
         for pattern in self.answers:
             paths = sorted(glob.glob(pattern))  # noqa: PTH207  (the pattern may be absolute)
             if not paths:
@@ -98,9 +106,13 @@ class BatchWriter(Prompted):
                 with Path(path).open("rb") as lines:
                     for line in lines:
                         with contextlib.suppress(ValueError, KeyError, TypeError):
-                            found[json.loads(line)["custom_id"]] = (path, place)
+                            came = json.loads(line)
+                            if _is_lasting(came):
+                                found[came["custom_id"]] = (path, place)
+                            else:
+                                num_failed += 1
                         place += len(line)
-        return found
+        return found, num_failed
 
     def _read(self, key: str, caption: str, kind: str, path: str, place: int) -> Answer:
         with Path(path).open("rb") as lines:
@@ -113,3 +125,9 @@ class BatchWriter(Prompted):
             return self.answer(key, caption, kind, reply_of(response.get("body")))
         except NoCompletion as error:
             return Answer(key, caption, kind, [], str(error))
+
+
+def _is_lasting(came: dict) -> bool:
+    """Whether asking again would change nothing: an answer, or a request that the server will not take."""
+    response = came.get("response") or {"status_code": None}
+    return not came.get("error") and response.get("status_code", 200) in _LASTING

@@ -41,12 +41,18 @@ def blind_row(kind: str, pairs: Pairs) -> BlindRow:
     """
     if len(pairs) < _FEWEST:
         return BlindRow(kind, len(pairs), math.nan, math.nan, math.nan, [], math.nan, math.nan)
-    features, names, likelier = _features(pairs)
-    scores = _scores(features, pairs)
+    counted = _counted(pairs)
+    if counted is None:
+        return BlindRow(kind, len(pairs), math.nan, math.nan, math.nan, [], math.nan, math.nan)
+    differences, names = counted
+    likelihoods = _Likelihoods(pairs)
+    scores = _scores(differences, likelihoods, pairs)
     points = np.where(np.abs(scores) < 1e-9, 0.5, scores > 0)
     accuracy = float(points.mean())
     half = 1.96 * math.sqrt(max(accuracy * (1 - accuracy), 0.25 / len(pairs)) / len(pairs))
-    weights = _fitted(features).coef_[0][: len(names)]
+    likely = likelihoods.differences()
+    likelier = float(np.mean(np.where(np.abs(likely) < 1e-12, 0.5, likely > 0)))
+    weights = _fitted(_joined(differences, likely)).coef_[0][: len(names)]
     cues = [names[i] for i in np.argsort(weights)[:_CUES] if weights[i] < 0]
     longer = float(np.mean([len(words(n)) - len(words(c)) for c, n in pairs]))
     return BlindRow(
@@ -67,8 +73,10 @@ def balanced(pairs: Pairs, seed: int = 0, rounds: int = 20) -> list[bool]:
         some = [pairs[i] for i in kept]
         if len(some) < _FEWEST:
             return [False] * len(pairs)
-        features, *_ = _features(some)
-        scores = _scores(features, some)
+        counted = _counted(some)
+        if counted is None:
+            return [False] * len(pairs)
+        scores = _scores(counted[0], _Likelihoods(some), some)
         accuracy = float((scores > 0).mean())
         if accuracy - 1.96 * math.sqrt(0.25 / len(some)) <= 0.5:
             break
@@ -90,19 +98,23 @@ def _fold(caption: str) -> int:
     return hashlib.sha256(caption.encode()).digest()[0] % _FOLDS
 
 
-def _features(pairs: Pairs) -> tuple[sparse.csr_matrix, list[str], float]:
-    """``(P, F)`` caption less negative, names of the first columns, share of pairs with the likelier caption."""
+def _counted(pairs: Pairs) -> tuple[sparse.csr_matrix, list[str]] | None:
+    """``(P, F)`` caption less negative and names of the first columns; None where no word comes three times."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     vectorizer = CountVectorizer(analyzer=_grams, binary=True, min_df=3, max_features=50_000)
     captions, negatives = ([pair[side] for pair in pairs] for side in (0, 1))
-    vectorizer.fit([*captions, *negatives])
+    try:
+        vectorizer.fit([*captions, *negatives])
+    except ValueError:  # no word is left
+        return None
     counts = vectorizer.transform(captions).astype(np.float64) - vectorizer.transform(negatives)
     lengths = np.array([[len(words(c)) - len(words(n)), (len(c) - len(n)) / 10] for c, n in pairs])
-    likely = _likelihoods(pairs)
-    dense = sparse.csr_matrix(np.column_stack([lengths, likely]))
-    share = float(np.mean(np.where(np.abs(likely) < 1e-12, 0.5, likely > 0)))
-    return sparse.hstack([counts, dense]).tocsr(), list(vectorizer.get_feature_names_out()), share
+    return sparse.hstack([counts, sparse.csr_matrix(lengths)]).tocsr(), list(vectorizer.get_feature_names_out())
+
+
+def _joined(differences: sparse.csr_matrix, likely: np.ndarray) -> sparse.csr_matrix:
+    return sparse.hstack([differences, sparse.csr_matrix(likely[:, None])]).tocsr()
 
 
 def _grams(text: str) -> list[str]:
@@ -110,26 +122,42 @@ def _grams(text: str) -> list[str]:
     return [*tokens, *(" ".join(pair) for pair in zip(["^", *tokens], [*tokens, "$"], strict=True))]
 
 
-def _likelihoods(pairs: Pairs) -> np.ndarray:
-    """``(P,)`` mean log-probability of the caption's bigrams less the negative's, by captions of other folds."""
-    captions = dict.fromkeys(caption for caption, _ in pairs)
-    models = []
-    for fold in range(_FOLDS):
-        singles, doubles = Counter(), Counter()
-        for caption in captions:
-            if _fold(caption) != fold:
-                tokens = ["^", *words(caption), "$"]
-                singles.update(tokens)
-                doubles.update(pairwise(tokens))
-        models.append((singles, doubles, len(singles) + 1))
+class _Likelihoods:
+    """How likely bigrams of other captions find each text."""
 
-    def mean(text: str, fold: int) -> float:
-        singles, doubles, size = models[fold]
+    def __init__(self, pairs: Pairs):
+        self.pairs = pairs
+        self.folds = [_fold(caption) for caption, _ in pairs]
+        self.singles = [Counter() for _ in range(_FOLDS)]
+        self.doubles = [Counter() for _ in range(_FOLDS)]
+        for caption in dict.fromkeys(caption for caption, _ in pairs):
+            tokens = ["^", *words(caption), "$"]
+            self.singles[_fold(caption)].update(tokens)
+            self.doubles[_fold(caption)].update(pairwise(tokens))
+        self.num_words = len(set().union(*self.singles)) + 1
+
+    def differences(self, unseen: int | None = None) -> np.ndarray:
+        """``(P,)`` mean log-probability of the caption's bigrams less the negative's.
+
+        By captions of other folds than the pair's own, and never by those of ``unseen``: what is learnt from has
+        to know as little of the captions that are judged as they know of themselves.
+        """
+        models = {}
+        for fold in set(self.folds):
+            others = [i for i in range(_FOLDS) if i not in (fold, unseen)]
+            models[fold] = [sum((parts[i] for i in others), Counter()) for parts in (self.singles, self.doubles)]
+        return np.array(
+            [
+                self._mean(caption, *models[fold]) - self._mean(negative, *models[fold])
+                for (caption, negative), fold in zip(self.pairs, self.folds, strict=True)
+            ]
+        )
+
+    def _mean(self, text: str, singles: Counter, doubles: Counter) -> float:
         tokens = ["^", *words(text), "$"]
-        logs = [math.log((doubles[a, b] + 0.1) / (singles[a] + 0.1 * size)) for a, b in pairwise(tokens)]
+        floor = 0.1 * self.num_words
+        logs = [math.log((doubles[a, b] + 0.1) / (singles[a] + floor)) for a, b in pairwise(tokens)]
         return sum(logs) / len(logs)
-
-    return np.array([mean(c, _fold(c)) - mean(n, _fold(c)) for c, n in pairs])
 
 
 def _fitted(features: sparse.csr_matrix):
@@ -140,12 +168,13 @@ def _fitted(features: sparse.csr_matrix):
     return LogisticRegression(fit_intercept=False, C=1.0, max_iter=300).fit(both, labels)
 
 
-def _scores(features: sparse.csr_matrix, pairs: Pairs) -> np.ndarray:
+def _scores(differences: sparse.csr_matrix, likelihoods: _Likelihoods, pairs: Pairs) -> np.ndarray:
     """``(P,)`` positive where a model of the other folds takes the caption for the caption."""
-    folds = np.array([_fold(caption) for caption, _ in pairs])
+    folds = np.array(likelihoods.folds)
     scores = np.zeros(len(pairs))
     for fold in set(folds.tolist()):
         if (folds != fold).any():
+            features = _joined(differences, likelihoods.differences(unseen=fold))
             model = _fitted(features[folds != fold])
             scores[folds == fold] = model.decision_function(features[folds == fold])
     return scores

@@ -64,7 +64,7 @@ def read_captions(file: str | None, caption: str = "caption", image: str = "imag
 def in_shard(caption: str, shard: tuple[int, int]) -> bool:
     """Whether a caption belongs to shard ``(i, n)``; equal captions belong together."""
     number, of = shard
-    return int.from_bytes(hashlib.sha256(caption.encode()).digest()[:8], "big") % of == number
+    return int.from_bytes(hashlib.sha256(caption.encode(errors="replace")).digest()[:8], "big") % of == number
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:

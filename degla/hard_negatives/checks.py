@@ -38,7 +38,7 @@ def rejection(caption: str, text: str, kind: str, tag: Tag, earlier: Sequence[st
     text = text.strip()
     if not text:
         return "empty"
-    if _CHATTER.search(text):
+    if _CHATTER.search(text) and not _CHATTER.search(caption):
         return "refusal or chatter"
     before, after = words(caption), words(text)
     if before == after:

@@ -15,6 +15,7 @@ from degla.errors import ConfigError
 
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
 _MISTAKES = {
+    402: "the account has no credit left",
     401: "the key in ${env} is not accepted",
     403: "access is forbidden",
     404: "there is no such model or path",

@@ -57,6 +57,7 @@ class ModelWriter(Prompted):
         self.concurrency = concurrency
         self.max_failures = max_failures
         self._failures = 0
+        self._has_answered = False
 
     def write(self, tasks: Tasks, store: Store, progress: Progress) -> None:
         """Ask, ``concurrency`` at a time; the tasks are drawn as they are needed, so memory stays flat."""
@@ -69,6 +70,7 @@ class ModelWriter(Prompted):
         async def work():
             for caption, kind in tasks:
                 await self._one(caption, kind, store, progress)
+                await asyncio.sleep(0)  # what is answered already must not keep the requests under way waiting
 
         async with self.client, asyncio.TaskGroup() as group:
             for _ in range(self.concurrency):
@@ -87,15 +89,16 @@ class ModelWriter(Prompted):
         key = self.filing.key(caption, kind, attempt)
         try:
             reply = await self.client.ask(self.body(caption, kind, attempt))
-        except Refused as error:
-            return Answer(key, caption, kind, [], str(error))
-        except Unavailable as error:
+        except (Refused, Unavailable) as error:
             self._failures += 1
             if self._failures >= self.max_failures:
                 raise ConfigError(
                     f"negatives.base_url: {self._failures} requests in a row failed ({error}); "
                     "what was answered is kept, the same command goes on"
                 ) from error
-            return Answer(key, caption, kind, [], str(error), is_final=False)
+            # A refusal is this caption's own only where others are answered: else the settings are to blame.
+            final = isinstance(error, Refused) and self._has_answered
+            return Answer(key, caption, kind, [], str(error), is_final=final)
         self._failures = 0
+        self._has_answered = True
         return self.answer(key, caption, kind, reply)

@@ -8,14 +8,17 @@ class Unparsable(ValueError):
 
 
 def parse_answer(text: str | None, finish_reason: str | None = None, refusal: str | None = None) -> list[str]:
-    """The negatives in ``{"negatives": [...]}``, fences and chatter around it forgiven.
+    """The negatives in ``{"negatives": [...]}``, fences, chatter and thoughts around it forgiven.
 
     Raises:
         Unparsable: refused, cut short, or not of this form.
     """
     if refusal or finish_reason == "content_filter":
         raise Unparsable("refused")
-    if not text or not text.strip():
+    if text is not None and not isinstance(text, str):
+        raise Unparsable("an answer that is no text")
+    text = (text or "").rpartition("</think>")[2]  # what a reasoning model says to itself may hold drafts
+    if not text.strip():
         raise Unparsable("empty answer")
     start, end = text.find("{"), text.rfind("}")
     try:

@@ -9,7 +9,7 @@ from degla.hard_negatives.phrases import Caption, Phrase, is_symmetric, parsed
 from degla.hard_negatives.tagger import tagger
 from degla.hard_negatives.words import Token, finished, plural, singular, words
 
-VERSION = 1  # part of what an answer is filed under; raise it when a rule or the lexicon changes
+VERSION = 2  # part of what an answer is filed under; raise it when a rule or the lexicon changes
 
 
 class Unable(ValueError):
@@ -165,6 +165,10 @@ def _replaced_nouns(caption: Caption, rng: random.Random) -> Iterable[str]:
         for rival in rng.sample(rivals, len(rivals)):
             if rival in _absent([rival], caption):
                 last = rival.split()[-1]
+                if last in lexicon().plural_only:
+                    if phrase.is_plural:  # never "a jeans"
+                        yield _with(caption, phrase.head, phrase.end, rival)
+                    continue
                 text = rival[: len(rival) - len(last)] + (plural(last) if phrase.is_plural else last)
                 yield _with(caption, phrase.head, phrase.end, text)
 

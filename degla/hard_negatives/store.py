@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 def answer_key(caption: str, kind: str, prompt: str, model: str, seed: int, count: int, attempt: int = 0) -> str:
     """What an answer is filed under: 32 hexadecimal digits."""
     known = json.dumps([caption, kind, prompt, model, seed, count, attempt], ensure_ascii=False)
-    return hashlib.sha256(known.encode()).hexdigest()[:32]
+    return hashlib.sha256(known.encode(errors="replace")).hexdigest()[:32]
 
 
 class Store:
@@ -80,7 +80,7 @@ class Store:
             self._files.append(self.folder / f"{uuid.uuid4().hex}.jsonl")
             self._file = os.open(self._files[-1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             self._written = 0
-        line = (json.dumps(answer._asdict(), ensure_ascii=False) + "\n").encode()
+        line = (json.dumps(answer._asdict(), ensure_ascii=False) + "\n").encode(errors="replace")
         place = os.lseek(self._file, 0, os.SEEK_END)
         done = 0
         while done < len(line):

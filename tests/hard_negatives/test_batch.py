@@ -62,9 +62,9 @@ def test_out_and_back(tmp_path):
     lines = [json.dumps(answer) for answer in reversed(answers)]
     (tmp_path / "out.jsonl").write_text("\n".join([*lines, lines[0], "{cut", json.dumps({"custom_id": "strange"})]))
     mine, store, again = write(tmp_path, [str(tmp_path / "out*.jsonl")])
-    # What failed is asked once more under another key, what was lost under its own; nothing else is.
-    assert len(again) == 4 and lost["custom_id"] in {request["custom_id"] for request in again}
-    assert {r["custom_id"] for r in again} & {r["custom_id"] for r in requests} == {lost["custom_id"]}
+    # A bad answer is asked for once more under another key; what was lost, expired or met an error, under its own.
+    passing = {lost["custom_id"], *(requests[i]["custom_id"] for i in (2, 3))}
+    assert len(again) == 4 and {r["custom_id"] for r in again} & {r["custom_id"] for r in requests} == passing
     assert {r["body"]["seed"] for r in again} == {0, 1}
 
     (tmp_path / "more.jsonl").write_text("\n".join(json.dumps(served(request)) for request in again))
@@ -73,6 +73,20 @@ def test_out_and_back(tmp_path):
     for caption, kind in TASKS:
         assert mine.filing.verdict(store, caption, kind).accepted
     assert sum(store.get(mine.filing.key(*task)).input_tokens for task in TASKS) > 0
+
+
+def test_an_error_takes_no_answer_back_and_is_asked_again_however_often(tmp_path):
+    _, _, requests = write(tmp_path)
+    good = [served(request) for request in requests[1:]]
+    for round_ in range(4):
+        errors = [served(request, status=429) for request in requests]
+        lines = [json.dumps(line) for line in [*good, *errors]]
+        (tmp_path / f"out{round_}.jsonl").write_text("\n".join(lines))
+        *_, again = write(tmp_path, [str(tmp_path / "out*.jsonl")])
+        assert [request["custom_id"] for request in again] == [requests[0]["custom_id"]]
+    (tmp_path / "refused.jsonl").write_text(json.dumps(served(requests[0], status=400)))
+    *_, again = write(tmp_path, [str(tmp_path / "refused.jsonl")])
+    assert [request["custom_id"] for request in again] != [requests[0]["custom_id"]]
 
 
 def test_a_missing_file_is_said(tmp_path):

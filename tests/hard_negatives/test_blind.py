@@ -47,3 +47,22 @@ def test_what_cannot_be_balanced_goes():
 def test_too_few_pairs_say_nothing():
     row = blind_row("x", pairs(10))
     assert row.accuracy != row.accuracy
+
+
+def test_exchangeable_texts_are_chance_however_often_it_is_tried():
+    """Both texts drawn alike: a model that had seen the judged captions in any way would be ahead."""
+    accuracies = []
+    for seed in range(6):
+        rng = random.Random(seed)
+        nouns = [f"{word}{i}" for word in WORDS for i in range(12)]
+
+        def text(rng=rng, nouns=nouns):
+            return f"a {rng.choice(nouns)} {rng.choice(['sees', 'chases', 'likes'])} a {rng.choice(nouns)}"
+
+        accuracies.append(blind_row("x", [(text(), text()) for _ in range(1000)]).accuracy)
+    assert sum(accuracies) / 6 < 0.52
+
+
+def test_a_script_without_common_words_says_nothing():
+    row = blind_row("x", [(f"\u4e00{chr(0x4E10 + i)}", f"\u4e01{chr(0x5E10 + i)}") for i in range(60)])
+    assert row.num_pairs == 60 and row.accuracy != row.accuracy

@@ -171,10 +171,23 @@ def test_a_wrong_key_is_said_at_once(tmp_path):
 
 
 def test_what_the_server_refuses_for_good_is_not_asked_again(tmp_path):
-    with LlmServer(lambda *_: "400") as server:
-        mine, store, _ = run(server, tasks(2), tmp_path, attempts=1)
+    *others, bad = tasks(4)
+    with LlmServer(lambda caption, kind, nth: "400" if (caption, kind) == bad else "good") as server:
+        for _ in range(2):
+            mine, store, _ = run(server, [*others, bad], tmp_path, attempts=1, concurrency=1)
         assert set(server.asked.values()) == {1}
-        assert mine.filing.verdict(store, *tasks(2)[0]).reason == "HTTP 400: made-up 400"
+        assert mine.filing.verdict(store, *bad).reason == "HTTP 400: made-up 400"
+
+
+def test_where_everything_is_refused_the_settings_are_to_blame(tmp_path):
+    mode = "400"
+    with LlmServer(lambda *_: mode) as server:
+        run(server, tasks(2), tmp_path)
+        with pytest.raises(ConfigError, match=r"3 requests in a row failed .*made-up 400"):
+            run(server, tasks(8), tmp_path, max_failures=3, concurrency=1)
+        mode = "good"
+        mine, store, _ = run(server, tasks(8), tmp_path)
+        assert all(mine.filing.verdict(store, *task).accepted for task in tasks(8))
 
 
 def test_a_limit_holds_back_all_requests(tmp_path):

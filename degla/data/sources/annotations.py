@@ -146,7 +146,7 @@ def _folder_records(file: str, images: str) -> Iterator[dict]:
 def read_records(file: Path) -> Iterator[tuple[int, dict | str]]:
     """Line or row numbers (from 1) with records; a record that cannot be parsed is its error message."""
     if file.suffix == ".jsonl":
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
@@ -164,7 +164,7 @@ def read_records(file: Path) -> Iterator[tuple[int, dict | str]]:
                     number += 1
                     yield number, record
     else:
-        with file.open(encoding="utf-8", newline="") as lines:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
             for record in reader:
                 yield reader.line_num, record
@@ -172,7 +172,7 @@ def read_records(file: Path) -> Iterator[tuple[int, dict | str]]:
 
 def _coco_records(file: str, images: str) -> Iterator[dict]:
     name = Path(file).name
-    for number, item in enumerate(json.loads(Path(file).read_text(encoding="utf-8"))):
+    for number, item in enumerate(json.loads(Path(file).read_text(encoding="utf-8-sig"))):
         image = f"{images}/COCO_train2014_{int(item['image_id']):012d}.jpg"
         yield table_record(f"{name}:{number}", image, item["original"], item["enhanced"])
 
