@@ -30,8 +30,18 @@ class RunCheckpoint(ModelCheckpoint):
         if isinstance(exception, SIGTERMException) and trainer.global_step:
             self._save_now(trainer)
 
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Save every so many steps, but the last step only when all is done.
+
+        Lightning does nothing for a run that is resumed at its end: a kill during the last evaluation, or the
+        export, would leave it without either for good.
+        """
+        loop = trainer.fit_loop.epoch_loop
+        if not (loop._num_ready_batches_reached() or trainer.global_step == trainer.max_steps):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
     def on_train_end(self, trainer, pl_module) -> None:
-        """Save the end of the run."""
+        """Save the end of the run: Lightning calls checkpoints after all other callbacks."""
         self._save_now(trainer)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
