@@ -43,11 +43,6 @@ def build(config, custom_text):
     return plain, ours
 
 
-@pytest.fixture(params=[64, 2], ids=["one group", "groups"], autouse=True)
-def group_size(request, monkeypatch):
-    monkeypatch.setattr(packing, "_GROUP_SIZE", request.param)
-
-
 def packed(texts):
     tokens = open_clip.tokenize(texts)
     return pack(tokens, tokens.argmax(1) + 1)
@@ -63,8 +58,11 @@ def assert_same_gradients(plain, ours):
 
 @pytest.mark.parametrize("custom_text", [False, True])
 @pytest.mark.parametrize("text", [{}, {"pool_type": "eos", "eos_id": 49407}, {"proj_bias": True}, {"layers": 1}])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_packed_texts_have_the_features_and_gradients_of_full_ones(custom_text, text, checkpointing):
+@pytest.mark.parametrize(("checkpointing", "group_size"), [(False, 2), (True, 64)])
+def test_packed_texts_have_the_features_and_gradients_of_full_ones(
+    custom_text, text, checkpointing, group_size, monkeypatch
+):
+    monkeypatch.setattr(packing, "_GROUP_SIZE", group_size)
     plain, ours = build(small(**text), custom_text)
     ours.set_grad_checkpointing(checkpointing)
     assert is_causal(ours) and not is_causal(plain)
@@ -102,7 +100,8 @@ def test_every_beginning_is_kept_once():
     assert torch.equal(flat[texts.source], torch.arange(len(texts.tokens)))
 
 
-def test_packing_is_checked_on_random_texts():
+def test_packing_is_checked_on_random_texts(monkeypatch):
+    monkeypatch.setattr(packing, "_GROUP_SIZE", 3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
         rows = int(torch.randint(1, 12, (), generator=generator))
