@@ -1,5 +1,6 @@
 """Checkpoints from which a run goes on as if it had never stopped."""
 
+from copy import deepcopy
 from pathlib import Path
 
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -24,10 +25,14 @@ class RunCheckpoint(ModelCheckpoint):
             save_top_k=-1 if keep_all else 1,
             save_on_train_epoch_end=False,
         )
+        self._loops_of_last_step: dict | None = None
 
     def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
-        """Save on SIGTERM, which Lightning raises between batches; elsewhere a step may be half done."""
-        if isinstance(exception, SIGTERMException) and trainer.global_step:
+        """Save on SIGTERM, which Lightning raises between batches; elsewhere a step may be half done.
+
+        Not after the last step, for the reason given at ``on_train_batch_end``.
+        """
+        if isinstance(exception, SIGTERMException) and trainer.global_step and self._loops_of_last_step is None:
             self._save_now(trainer)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -37,11 +42,17 @@ class RunCheckpoint(ModelCheckpoint):
         export, would leave it without either for good.
         """
         loop = trainer.fit_loop.epoch_loop
-        if not (loop._num_ready_batches_reached() or trainer.global_step == trainer.max_steps):
+        if loop._num_ready_batches_reached() or trainer.global_step == trainer.max_steps:
+            self._loops_of_last_step = deepcopy(trainer.fit_loop.state_dict())
+        else:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_end(self, trainer, pl_module) -> None:
-        """Save the end of the run: Lightning calls checkpoints after all other callbacks."""
+        """Save the end of the run: Lightning calls checkpoints after all other callbacks.
+
+        The loops are saved as they were after the last step: by now they count as run to their end, and a
+        checkpoint that says so trains no further when ``trainer.max_steps`` is raised.
+        """
         self._save_now(trainer)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
@@ -51,6 +62,8 @@ class RunCheckpoint(ModelCheckpoint):
         weights have not moved since the window began. A validation cut short is left out: half its scores
         are gone, and the rest would pass for the whole.
         """
+        if self._loops_of_last_step is not None:
+            checkpoint["loops"]["fit_loop"] = self._loops_of_last_step
         if trainer.validating:
             for counts in ("total", "current"):
                 seen = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"][counts]
