@@ -17,11 +17,11 @@ def main() -> None:
 def make(cfg: DictConfig) -> None:
     """Write, check, export and report as ``cfg`` says."""
     from degla.build import call
-    from degla.hard_negatives.captions import parse_shard, read_captions
+    from degla.hard_negatives.captions import image_type, parse_shard, read_captions
     from degla.hard_negatives.dataset import write_card, write_dataset
     from degla.hard_negatives.kinds import KINDS
     from degla.hard_negatives.pipeline import distinct, fill, judged, store_folder, tasks
-    from degla.hard_negatives.progress import Progress
+    from degla.hard_negatives.progress import Progress, dollars
     from degla.hard_negatives.store import Store
     from degla.report.negatives_report import print_summary
 
@@ -38,7 +38,7 @@ def make(cfg: DictConfig) -> None:
     facts = {"input": Path(cfg.input).name, "written by": cfg.negatives.get("model") or cfg.negatives._target_}
     if cfg.negatives._target_.endswith("GivenNegatives"):  # nothing is written, so there is no store
         checks = call(cfg.negatives, "negatives")
-        summary = write_dataset(checks.judged(rows()), output, cfg.balance, cfg.seed)
+        summary = write_dataset(checks.judged(rows()), output, image_type(cfg.input, cfg.image), cfg.balance, cfg.seed)
     else:
         if shard != (0, 1) and cfg.negatives._target_.endswith("BatchWriter"):
             raise ConfigError("shard: request files are cut by negatives.max_requests already; set shard=null")
@@ -55,9 +55,11 @@ def make(cfg: DictConfig) -> None:
             print(f"shard {cfg.shard} is done; when all are, the same command without shard= exports {output}")
             return
         facts |= {"model": writer.filing.model, "prompts": dict(writer.filing.prompts), "seed": cfg.seed}
-        facts |= {"tokens of this run": progress.input_tokens + progress.output_tokens}
-        facts |= {"cost of this run": f"${progress.cost:.2f}"} if progress.cost else {}
-        summary = write_dataset(judged(writer, rows(), cfg.kinds, store), output, cfg.balance, cfg.seed)
+        if any(store.tokens):
+            facts["tokens"] = "{:,} in, {:,} out".format(*store.tokens)
+            facts |= {"cost": f"${cost:.2f}"} if (cost := dollars(store.tokens, cfg.prices)) else {}
+        result = judged(writer, rows(), cfg.kinds, store)
+        summary = write_dataset(result, output, image_type(cfg.input, cfg.image), cfg.balance, cfg.seed)
     write_card(output, summary, facts)
     print_summary(summary, output)
 

@@ -72,7 +72,7 @@ class BatchWriter(Prompted):
                 key = self.filing.key(caption, kind, verdict.next_attempt)
                 if key not in came:
                     break
-                store.add(self._read(key, caption, kind, *came.pop(key)))
+                store.add(self._read(caption, kind, verdict.next_attempt, *came.pop(key)))
             progress.done(bool(verdict.accepted))
             if verdict.next_attempt is None:
                 continue
@@ -114,7 +114,7 @@ class BatchWriter(Prompted):
                         place += len(line)
         return found, num_failed
 
-    def _read(self, key: str, caption: str, kind: str, path: str, place: int) -> Answer:
+    def _read(self, caption: str, kind: str, attempt: int, path: str, place: int) -> Answer:
         with Path(path).open("rb") as lines:
             lines.seek(place)
             came = json.loads(lines.readline())
@@ -122,9 +122,9 @@ class BatchWriter(Prompted):
         try:
             if came.get("error") or response.get("status_code", 200) != 200:
                 raise NoCompletion(str(came.get("error") or response.get("body"))[:300])
-            return self.answer(key, caption, kind, reply_of(response.get("body")))
+            return self.answer(caption, kind, attempt, reply_of(response.get("body")))
         except NoCompletion as error:
-            return Answer(key, caption, kind, [], str(error))
+            return Answer(self.filing.key(caption, kind, attempt), caption, kind, [], str(error))
 
 
 def _is_lasting(came: dict) -> bool:

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from degla.data.schema import Negative, parse_negatives
 from degla.data.sources.annotations import read_records
 from degla.errors import ConfigError
@@ -61,6 +64,15 @@ def read_captions(file: str | None, caption: str = "caption", image: str = "imag
         yield _captioned(row, record, caption, image)
 
 
+def image_type(file: str, image: str = "image") -> pa.DataType:
+    """Of the column of images: Parquet's struct of bytes and path where the input has one, else text."""
+    if Path(file).suffix == ".parquet":
+        schema = pq.read_schema(file)
+        if image in schema.names and pa.types.is_struct(schema.field(image).type):
+            return schema.field(image).type
+    return pa.string()
+
+
 def in_shard(caption: str, shard: tuple[int, int]) -> bool:
     """Whether a caption belongs to shard ``(i, n)``; equal captions belong together."""
     number, of = shard
@@ -82,17 +94,19 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 
 
 def _captioned(row: str, record: dict, caption: str, image: str) -> Captioned:
-    text = record.get(caption)
+    text, picture = record.get(caption), record.get(image)
+    if picture is not None and not isinstance(picture, dict):
+        picture = str(picture)  # a number is a name as well
     if not isinstance(text, str) or not text.strip():
-        return Captioned(row, record.get(image), "", [], "empty caption")
+        return Captioned(row, picture or None, "", [], "empty caption")
     negatives = record.get("negatives")
     if negatives is None:
         columns = sorted(key for key in record if str(key).startswith("negative"))
         negatives = [record[key] for key in columns if record[key]]
     try:
-        return Captioned(row, record.get(image), " ".join(text.split()), parse_negatives(negatives))
+        return Captioned(row, picture or None, " ".join(text.split()), parse_negatives(negatives))
     except ValueError as error:
-        return Captioned(row, record.get(image), " ".join(text.split()), [], str(error))
+        return Captioned(row, picture or None, " ".join(text.split()), [], str(error))
 
 
 def _records(path: Path, caption: str) -> Iterator[tuple[int, dict | str]]:

@@ -1,14 +1,13 @@
 """Whether a text is a negative of its kind; if not, the reason."""
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
 
 from degla.hard_negatives.kinds import KINDS
 from degla.hard_negatives.lexicon import lexicon
-from degla.hard_negatives.phrases import is_symmetric, parsed
+from degla.hard_negatives.phrases import Caption, parsed
+from degla.hard_negatives.sameness import changes, is_turned, plain, who_is_what, without_numbers
 from degla.hard_negatives.tagger import Tag
 from degla.hard_negatives.words import singular, words
 
@@ -20,6 +19,8 @@ _CHATTER = re.compile(
 )
 _LENGTHS = (0.6, 1.6)  # words of the negative over words of the caption
 _SPARE = 2  # words more or less that no length is blamed for
+_LONGEST = 4  # words that one replacement may take out
+_CLASSES = {"noun": ("noun", "nouns", "proper"), "adjective": ("adjective",), "relation": ("other", "verb")}
 
 
 def rejection(caption: str, text: str, kind: str, tag: Tag, earlier: Sequence[str] = ()) -> str:
@@ -43,6 +44,8 @@ def rejection(caption: str, text: str, kind: str, tag: Tag, earlier: Sequence[st
     before, after = words(caption), words(text)
     if before == after:
         return "equal to the caption"
+    if plain(before) == plain(after):
+        return "paraphrase: articles or other words for the same"
     if any(after == words(other) for other in earlier):
         return "duplicate"
     low, high = (factor * len(before) for factor in _LENGTHS)
@@ -50,63 +53,65 @@ def rejection(caption: str, text: str, kind: str, tag: Tag, earlier: Sequence[st
         return "length"
     if kind not in KINDS:
         return ""
-    kept, lost, new = _difference(before, after)
-    if KINDS[kind].change == "replace":
-        return _wrong_replacement(kind, caption, text, kept, lost, new, tag)
+    change, word_class = KINDS[kind]
+    if word_class == "number":
+        return _wrong_count(before, after)
+    if change == "replace":
+        return _wrong_replacement(word_class, before, after, parsed(caption, tag))
     if _lemmas(before) != _lemmas(after):
         return "wrong kind: not the same words"
-    return _wrong_swap(kind, caption, before, after, tag) if KINDS[kind].change == "swap" else ""
+    if is_turned(parsed(caption, tag), after):
+        return "paraphrase: the two may change places"
+    return _wrong_swap(word_class, before, after, parsed(caption, tag), parsed(text, tag)) if change == "swap" else ""
 
 
-def _wrong_swap(kind: str, caption: str, before: list[str], after: list[str], tag: Tag) -> str:
-    seen = parsed(caption, tag)
-    wanted = ("noun", "nouns") if KINDS[kind].word_class == "noun" else ("adjective",)
-    movers = {singular(t.text.lower()) for t, k in zip(seen.tokens, seen.classes, strict=True) if k in wanted}
-    old, new = ([singular(word) for word in text if singular(word) in movers] for text in (before, after))
-    moved = {word for pair in zip(old, new, strict=True) if pair[0] != pair[1] for word in pair}
-    if not moved:
-        return f"wrong kind: no {KINDS[kind].word_class} moved"
-    if kind == "swap_nouns":
-        for first, second in combinations(seen.phrases, 2):
-            if moved == {first.noun(seen.tokens), second.noun(seen.tokens)} and is_symmetric(seen, first, second):
-                return "paraphrase: the two may change places"
+def _wrong_swap(word_class: str, before: list[str], after: list[str], seen: Caption, now: Caption) -> str:
+    def in_order(text: list[str], classes: Sequence[str]) -> list[str]:
+        named = {singular(t.text.lower()) for t, k in zip(seen.tokens, seen.classes, strict=True) if k in classes}
+        return [singular(word) for word in text if singular(word) in named]
+
+    if in_order(before, _CLASSES[word_class]) == in_order(after, _CLASSES[word_class]):
+        return f"wrong kind: no {word_class} moved"
+    if word_class == "adjective":
+        if who_is_what(seen) == who_is_what(now):
+            return "paraphrase: every thing keeps its adjectives"
+        things = [
+            singular(token.text.lower()) for phrase in seen.phrases for token in seen.tokens[phrase.head : phrase.end]
+        ]
+        if [w for w in map(singular, before) if w in things] != [w for w in map(singular, after) if w in things]:
+            return "wrong kind: things moved, not adjectives alone"
     return ""
 
 
-def _wrong_replacement(kind, caption, text, kept, lost: list[str], new: list[str], tag: Tag) -> str:
-    if not lost or not new or not kept:
-        return "wrong kind: nothing replaced"
-    if len(lost) > 4 or len(new) > 4:
-        return "wrong kind: more than one thing changed"
-    if Counter(lost) == Counter(new):
+def _wrong_replacement(word_class: str, before: list[str], after: list[str], seen: Caption) -> str:
+    if Counter(before) == Counter(after):
         return "wrong kind: moved, not replaced"
-    known = lexicon()
-    mine, theirs = singular(lost[-1]), singular(new[-1])
-    if len(lost) == len(new) == 1 and (mine == theirs or theirs in known.synonyms.get(mine, ())):
+    found = changes(plain(before), plain(after))
+    if not found:
         return "paraphrase: a word for the same"
-    word_class = KINDS[kind].word_class
-    if word_class == "relation":
-        return ""
-    if word_class == "number":
-        return "" if {*lost} & {*known.numbers, "one", "a"} else "wrong kind: no number changed"
-    seen = parsed(caption, tag)
-    of_class = ("noun", "nouns", "proper") if word_class == "noun" else ("adjective",)
+    lost, new = found[0]
+    if any(change != found[0] for change in found) or len(lost) > _LONGEST or len(new) > len(lost) + 1:
+        return "wrong kind: more than one thing changed"
+    if not lost or not new:
+        return "wrong kind: nothing replaced"
     by_word = {t.text.lower(): k for t, k in zip(seen.tokens, seen.classes, strict=True)}
-    if not any(by_word.get(word) in of_class for word in lost):
+    classes = {by_word.get(word, "other") for word in lost}  # a relation of several words is in no class
+    if not classes & {*_CLASSES[word_class]}:
         return f"wrong kind: no {word_class} replaced"
+    known = lexicon()
+    if word_class == "relation":
+        if any(singular(word) in known.nouns or word in known.adjectives for word in new):
+            return "wrong kind: no relation put in"
+    elif classes & {*_CLASSES["adjective" if word_class == "noun" else "noun"]} and " ".join(lost) not in known.nouns:
+        return f"wrong kind: more than {'a noun' if word_class == 'noun' else 'an adjective'} replaced"
     return ""
 
 
-def _difference(before: list[str], after: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """Words kept, lost and new."""
-    kept, lost, new = [], [], []
-    for operation, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-        if operation == "equal":
-            kept += before[a:b]
-        else:
-            lost += before[a:b]
-            new += after[c:d]
-    return kept, lost, new
+def _wrong_count(before: list[str], after: list[str]) -> str:
+    (old, things), (new, same_things) = without_numbers(before), without_numbers(after)
+    if old == new or len(old) != len(new):
+        return "wrong kind: no number changed"
+    return "wrong kind: more than the number changed" if changes(things, same_things) else ""
 
 
 def _lemmas(text: list[str]) -> Counter:

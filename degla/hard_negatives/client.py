@@ -73,6 +73,7 @@ class ChatClient:
         self.max_retries = max_retries
         self.max_wait_seconds = max_wait_seconds
         self.num_retries = 0
+        self.has_answered = False  # so key, path and model are right
         self._open_at = 0.0  # monotonic seconds before which nobody asks: the server said so
         self._session: aiohttp.ClientSession | None = None
 
@@ -106,8 +107,12 @@ class ChatClient:
                     content = await response.read()
                     self._heed(response)
                 if response.status == 200:
-                    return reply_of(_decoded(content))
+                    reply = reply_of(_decoded(content))
+                    self.has_answered = True
+                    return reply
                 reason = f"HTTP {response.status}: {_message(content)}"
+                if response.status == 403 and self.has_answered:  # of this request alone: moderation
+                    raise Refused(reason)
                 if response.status in _MISTAKES:
                     what = _MISTAKES[response.status].format(env=self.api_key_env).replace("$", "")
                     raise ConfigError(

@@ -34,6 +34,7 @@ class Summary(NamedTuple):
 
     num_rows: int
     num_without: int  # rows without any negative
+    num_without_image: int
     accepted: Counter  # by kind
     reasons: dict[str, Counter]  # kind -> reason -> count; of texts, and of captions for which there was none
     samples: dict[str, list[tuple[str, str]]]
@@ -41,7 +42,9 @@ class Summary(NamedTuple):
     dropped: Counter  # by kind, to balance
 
 
-def write_dataset(rows: Iterable[Judged], folder: Path, balance: bool = False, seed: int = 0) -> Summary:
+def write_dataset(
+    rows: Iterable[Judged], folder: Path, image_type: pa.DataType, balance: bool = False, seed: int = 0
+) -> Summary:
     """Write ``captions.parquet`` (image, caption, negatives) and ``log/rejected.parquet``.
 
     Rows without a caption are in the second only.
@@ -49,6 +52,7 @@ def write_dataset(rows: Iterable[Judged], folder: Path, balance: bool = False, s
     Args:
         rows: drawn once; memory holds a row group and the pairs that the blind model sees, to balance all pairs.
         folder: both files are replaced when they are whole.
+        image_type: of the column of images.
         balance: drop negatives until the blind model cannot tell them from captions.
         seed: of the choice of what is dropped.
     """
@@ -56,14 +60,15 @@ def write_dataset(rows: Iterable[Judged], folder: Path, balance: bool = False, s
     part, log = folder / ".captions.part", folder / "log" / ".rejected.part"
     accepted, reasons = Counter(), {}
     pairs: dict[str, list[tuple[str, str]]] = {}
-    num_rows = num_without = 0
+    num_rows = num_without = num_without_image = 0
     rng = random.Random(seed)
-    columns = _Columns(part)
+    columns = _Columns(part, image_type)
     with pq.ParquetWriter(log, _REJECTED, compression="zstd") as rejected:
         lines: list[dict] = []
         for row in rows:
             num_rows += bool(row.caption)
             num_without += bool(row.caption) and not row.negatives
+            num_without_image += bool(row.caption) and row.image is None
             for negative in row.negatives:
                 accepted[negative.type] += 1
                 some = pairs.setdefault(negative.type, [])
@@ -93,7 +98,7 @@ def write_dataset(rows: Iterable[Judged], folder: Path, balance: bool = False, s
     part.replace(folder / "captions.parquet")
     blind = [blind_row(kind, _every(some, _BLIND_SAMPLE)) for kind, some in pairs.items()]
     samples = {kind: _every(some, _SAMPLES) for kind, some in pairs.items()}
-    return Summary(num_rows, num_without, accepted, reasons, samples, blind, dropped)
+    return Summary(num_rows, num_without, num_without_image, accepted, reasons, samples, blind, dropped)
 
 
 def write_card(folder: Path, summary: Summary, facts: Mapping[str, Any]) -> None:
@@ -115,6 +120,11 @@ def write_card(folder: Path, summary: Summary, facts: Mapping[str, Any]) -> None
         "# Captions with hard negatives",
         "",
         f"{summary.num_rows} captions with {total} negatives; {summary.num_without} captions have none.",
+        *(
+            [f"{summary.num_without_image} rows name no image; training needs one."]
+            if summary.num_without_image
+            else []
+        ),
         "",
         *(f"- {name}: {value}" for name, value in facts.items()),
         "",
@@ -163,12 +173,12 @@ def blind_table(rows: Sequence[BlindRow]) -> list[str]:
 
 
 class _Columns:
-    """Parquet by row groups; the type of the image column is that of the first group."""
+    """Parquet by row groups."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, image_type: pa.DataType):
         self.rows: list[dict] = []
-        self.writer: pq.ParquetWriter | None = None
+        self.schema = pa.schema([("image", image_type), ("caption", pa.string()), ("negatives", _NEGATIVES)])
+        self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
 
     def add(self, image: Any, caption: str, negatives: Sequence[Negative]) -> None:
         self.rows.append({"image": image, "caption": caption, "negatives": [n._asdict() for n in negatives]})
@@ -180,11 +190,6 @@ class _Columns:
         self.writer.close()
 
     def _flush(self) -> None:
-        if self.writer is None:
-            images = pa.array([row["image"] for row in self.rows])
-            image_type = pa.string() if images.type == pa.null() else images.type
-            self.schema = pa.schema([("image", image_type), ("caption", pa.string()), ("negatives", _NEGATIVES)])
-            self.writer = pq.ParquetWriter(self.path, self.schema, compression="zstd")
         self.writer.write_table(pa.Table.from_pylist(self.rows, self.schema))
         self.rows = []
 
@@ -193,8 +198,9 @@ def _thinned(path: Path, keep: Mapping[str, list[bool]]) -> int:
     """Take out of the file what is not kept; the number of rows without negatives."""
     flags = {kind: iter(values) for kind, values in keep.items()}
     other = path.with_name(".thinned.part")
-    columns, num_without = _Columns(other), 0
+    num_without = 0
     with pq.ParquetFile(path) as file:
+        columns = _Columns(other, file.schema_arrow.field("image").type)
         for batch in file.iter_batches(_ROW_GROUP):
             for row in batch.to_pylist():
                 kept = [Negative(**n) for n in row["negatives"] if next(flags[n["type"]])]

@@ -27,26 +27,42 @@ class Filing:
         seed: of the writer.
         count: negatives wanted of each kind.
         attempts: how often a bad answer is asked for again, the first time included.
+        max_tokens: of an answer; 0 where there is no such limit.
     """
 
-    def __init__(self, model: str, prompts: Mapping[str, str], tag: Tag, seed: int, count: int, attempts: int = 1):
+    def __init__(
+        self,
+        model: str,
+        prompts: Mapping[str, str],
+        tag: Tag,
+        seed: int,
+        count: int,
+        attempts: int = 1,
+        max_tokens: int = 0,
+    ):
         self.model = model
         self.prompts = prompts
         self.tag = tag
         self.seed = seed
         self.count = count
         self.attempts = attempts
+        self.max_tokens = max_tokens
 
     def key(self, caption: str, kind: str, attempt: int = 0) -> str:
         """What the answer is filed under."""
         return answer_key(caption, kind, self.prompts[kind], self.model, self.seed, self.count, attempt)
+
+    def key_of_cut(self, caption: str, kind: str, attempt: int = 0) -> str:
+        """What an answer that ran into the limit is filed under: with more room it is asked for again."""
+        prompt = f"{self.prompts[kind]}-cut at {self.max_tokens}"
+        return answer_key(caption, kind, prompt, self.model, self.seed, self.count, attempt)
 
     def verdict(self, store: Store, caption: str, kind: str) -> Verdict:
         """Judge what has been answered so far."""
         rejected: list[tuple[str, str]] = []
         reason = "not asked yet"
         for attempt in range(self.attempts):
-            answer = store.get(self.key(caption, kind, attempt))
+            answer = store.get(self.key(caption, kind, attempt)) or store.get(self.key_of_cut(caption, kind, attempt))
             if answer is None:
                 return Verdict([], rejected, reason, attempt)
             if answer.failure:

@@ -14,7 +14,9 @@ class Lexicon(NamedTuple):
     nouns: dict[str, list[str]]
     adjectives: dict[str, list[str]]
     relations: list[tuple[tuple[str, ...], list[str]]]  # words of a phrase -> its rivals; the longest first
+    same_relations: list[tuple[tuple[str, ...], str]]  # words of a phrase -> the name of its meaning; the longest first
     numbers: list[str]
+    mass: frozenset[str]
     plural_only: frozenset[str]
     worn: frozenset[str]
     light_nouns: frozenset[str]
@@ -39,6 +41,7 @@ def lexicon() -> Lexicon:
             synonyms.setdefault(word, set()).update(meaning.split())
     relations = [(tuple(phrases[0].split()), phrases[1:]) for phrases in raw["relations"]]
     relations += [(tuple(other.split()), [phrases[0]]) for phrases in raw["relations"] for other in phrases[1:]]
+    same_relations = [(tuple(phrase.split()), phrases[0]) for phrases in raw["same_relations"] for phrase in phrases]
     known: dict[tuple[str, ...], list[str]] = {}
     for phrase, rivals in relations:
         known.setdefault(phrase, rivals)
@@ -46,7 +49,9 @@ def lexicon() -> Lexicon:
         _rivals(raw["nouns"].values(), synonyms),
         _rivals([raw["colours"], *raw["adjectives"].values()], synonyms),
         sorted(known.items(), key=lambda item: -len(item[0])),
+        sorted(same_relations, key=lambda item: -len(item[0])),
         raw["numbers"],
+        frozenset(raw["mass"].split()),
         frozenset(raw["plural_only"].split()),
         _members(raw, "worn") | frozenset(raw["worn_too"].split()),
         frozenset(raw["light_nouns"].split()),

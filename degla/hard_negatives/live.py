@@ -57,7 +57,6 @@ class ModelWriter(Prompted):
         self.concurrency = concurrency
         self.max_failures = max_failures
         self._failures = 0
-        self._has_answered = False
 
     def write(self, tasks: Tasks, store: Store, progress: Progress) -> None:
         """Ask, ``concurrency`` at a time; the tasks are drawn as they are needed, so memory stays flat."""
@@ -86,7 +85,6 @@ class ModelWriter(Prompted):
         progress.done(bool(verdict.accepted))
 
     async def _asked(self, caption: str, kind: str, attempt: int) -> Answer:
-        key = self.filing.key(caption, kind, attempt)
         try:
             reply = await self.client.ask(self.body(caption, kind, attempt))
         except (Refused, Unavailable) as error:
@@ -97,8 +95,7 @@ class ModelWriter(Prompted):
                     "what was answered is kept, the same command goes on"
                 ) from error
             # A refusal is this caption's own only where others are answered: else the settings are to blame.
-            final = isinstance(error, Refused) and self._has_answered
-            return Answer(key, caption, kind, [], str(error), is_final=final)
+            final = isinstance(error, Refused) and self.client.has_answered
+            return Answer(self.filing.key(caption, kind, attempt), caption, kind, [], str(error), is_final=final)
         self._failures = 0
-        self._has_answered = True
-        return self.answer(key, caption, kind, reply)
+        return self.answer(caption, kind, attempt, reply)

@@ -6,6 +6,10 @@ import json
 class Unparsable(ValueError):
     """An answer that holds no list of negatives; the message is the reason."""
 
+    def __init__(self, reason: str, is_cut: bool = False):
+        super().__init__(reason)
+        self.is_cut = is_cut  # it ran into the limit of tokens
+
 
 def parse_answer(text: str | None, finish_reason: str | None = None, refusal: str | None = None) -> list[str]:
     """The negatives in ``{"negatives": [...]}``, fences, chatter and thoughts around it forgiven.
@@ -19,6 +23,8 @@ def parse_answer(text: str | None, finish_reason: str | None = None, refusal: st
         raise Unparsable("an answer that is no text")
     text = (text or "").rpartition("</think>")[2]  # what a reasoning model says to itself may hold drafts
     if not text.strip():
+        if finish_reason == "length":  # spent on thoughts
+            raise Unparsable("cut short: raise negatives.max_tokens", is_cut=True)
         raise Unparsable("empty answer")
     start, end = text.find("{"), text.rfind("}")
     try:
@@ -26,7 +32,7 @@ def parse_answer(text: str | None, finish_reason: str | None = None, refusal: st
         negatives = content["negatives"]
     except (ValueError, KeyError, TypeError) as error:
         if finish_reason == "length":
-            raise Unparsable("cut short: raise negatives.max_tokens") from error
+            raise Unparsable("cut short: raise negatives.max_tokens", is_cut=True) from error
         raise Unparsable("no JSON of the form {negatives: [...]}") from error
     if not isinstance(negatives, list) or not all(isinstance(item, str) for item in negatives):
         raise Unparsable("negatives are no list of strings")

@@ -1,5 +1,7 @@
 """A bar with what was answered, what it cost and how long it will take."""
 
+from collections.abc import Sequence
+
 from tqdm import tqdm
 
 
@@ -20,11 +22,6 @@ class Progress:
         self.output_tokens = 0
         self._bar = tqdm(total=total, desc="Writing negatives", unit="", smoothing=0.05, disable=disable)
 
-    @property
-    def cost(self) -> float:
-        """Dollars."""
-        return (self.input_tokens * self.prices[0] + self.output_tokens * self.prices[1]) / 1e6
-
     def done(self, has_negatives: bool) -> None:
         """A caption and kind has its negatives, or a reason why not."""
         self.num_answered += 1
@@ -36,8 +33,9 @@ class Progress:
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
         if self.input_tokens:
+            cost = dollars((self.input_tokens, self.output_tokens), self.prices)
             shown = {"tokens": f"{self.input_tokens + self.output_tokens:,}", "none": self.num_without}
-            self._bar.set_postfix(shown | ({"cost": f"${self.cost:.2f}"} if self.cost else {}), refresh=False)
+            self._bar.set_postfix(shown | ({"cost": f"${cost:.2f}"} if cost else {}), refresh=False)
 
     def say(self, text: str) -> None:
         """A line above the bar."""
@@ -46,3 +44,8 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.close()
+
+
+def dollars(tokens: Sequence[int], prices: Sequence[float]) -> float:
+    """What input and output tokens cost, at dollars for a million of each."""
+    return (tokens[0] * prices[0] + tokens[1] * prices[1]) / 1e6

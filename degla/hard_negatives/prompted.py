@@ -37,7 +37,7 @@ class Prompted:
         self.max_tokens = max_tokens
         self.structured = structured
         versions = {kind: f"{prompt.version}-t{temperature:g}" for kind, prompt in self.prompts.items()}
-        self.filing = Filing(model, versions, load_tagger(tagger), seed, count, attempts)
+        self.filing = Filing(model, versions, load_tagger(tagger), seed, count, attempts, max_tokens)
 
     def forget_examples(self) -> None:
         """Ask by the rules alone, as one does to get examples."""
@@ -60,12 +60,14 @@ class Prompted:
             body["response_format"] = {"type": "json_object"}
         return body
 
-    def answer(self, key: str, caption: str, kind: str, reply: Reply) -> Answer:
+    def answer(self, caption: str, kind: str, attempt: int, reply: Reply) -> Answer:
         """What a reply comes to; a bad one is filed with its text and the reason."""
-        tokens = (reply.input_tokens, reply.output_tokens)
+        key, tokens = self.filing.key(caption, kind, attempt), (reply.input_tokens, reply.output_tokens)
         try:
             texts = parse_answer(reply.text, reply.finish_reason, reply.refusal)
         except Unparsable as error:
+            if error.is_cut:
+                key = self.filing.key_of_cut(caption, kind, attempt)
             raw = (reply.refusal or reply.text or "")[:500]
             return Answer(key, caption, kind, [raw] if raw else [], str(error), True, *tokens)
         return Answer(key, caption, kind, texts, "", True, *tokens)

@@ -9,7 +9,7 @@ from degla.hard_negatives.phrases import Caption, Phrase, is_symmetric, parsed
 from degla.hard_negatives.tagger import tagger
 from degla.hard_negatives.words import Token, finished, plural, singular, words
 
-VERSION = 2  # part of what an answer is filed under; raise it when a rule or the lexicon changes
+VERSION = 3  # part of what an answer is filed under; raise it when a rule or the lexicon changes
 
 
 class Unable(ValueError):
@@ -163,7 +163,7 @@ def _replaced_nouns(caption: Caption, rng: random.Random) -> Iterable[str]:
         compound = " ".join(token.text.lower() for token in caption.tokens[phrase.head : phrase.end])
         rivals = known.get(compound) or known.get(phrase.noun(caption.tokens)) or []
         for rival in rng.sample(rivals, len(rivals)):
-            if rival in _absent([rival], caption):
+            if rival in _absent([rival], caption) and _fits(caption, phrase, rival):
                 last = rival.split()[-1]
                 if last in lexicon().plural_only:
                     if phrase.is_plural:  # never "a jeans"
@@ -171,6 +171,15 @@ def _replaced_nouns(caption: Caption, rng: random.Random) -> Iterable[str]:
                     continue
                 text = rival[: len(rival) - len(last)] + (plural(last) if phrase.is_plural else last)
                 yield _with(caption, phrase.head, phrase.end, text)
+
+
+def _fits(caption: Caption, phrase: Phrase, rival: str) -> bool:
+    """Never "a snow", and not "plays stick" for "plays tennis"."""
+    mass = lexicon().mass
+    if phrase.is_bare and not phrase.is_plural:
+        return rival in mass or phrase.noun(caption.tokens) not in mass
+    counted = phrase.is_plural or caption.tokens[phrase.start].text.lower() in ("a", "an", "one", "another", "each")
+    return not (counted and rival in mass)
 
 
 def _replaced_relations(caption: Caption, rng: random.Random) -> Iterable[str]:

@@ -41,6 +41,7 @@ class Store:
 
     Attributes:
         num_torn: unfinished lines that were found and left out.
+        tokens: input and output tokens of all answers, those of earlier runs included.
     """
 
     _SYNC_EVERY = 256
@@ -48,12 +49,14 @@ class Store:
     def __init__(self, folder: Path):
         self.folder = folder
         self.num_torn = 0
+        self.tokens = (0, 0)
         self._file: int | None = None
         self._places: dict[bytes, int] = {}  # key -> number of the file, and in the low bits where the line begins
         self._files: list[Path] = []
         self._written = 0
         for path in sorted(folder.glob("*.jsonl")):
             for place, answer in self._lines(path):
+                self._count(answer)
                 if answer.is_final:
                     self._places[bytes.fromhex(answer.key)] = len(self._files) << _PLACE_BITS | place
             self._files.append(path)
@@ -85,6 +88,7 @@ class Store:
         done = 0
         while done < len(line):
             done += os.write(self._file, line[done:])
+        self._count(answer)
         if answer.is_final:
             self._places[bytes.fromhex(answer.key)] = len(self._files) - 1 << _PLACE_BITS | place
         self._written += 1
@@ -104,6 +108,9 @@ class Store:
             for _, answer in self._lines(path):
                 if not answer.is_final and answer.key not in self:
                     yield answer
+
+    def _count(self, answer: Answer) -> None:
+        self.tokens = (self.tokens[0] + answer.input_tokens, self.tokens[1] + answer.output_tokens)
 
     def _lines(self, path: Path) -> Iterator[tuple[int, Answer]]:
         place = 0

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from degla.errors import ConfigError
+from degla.hard_negatives.lexicon import lexicon
 
 try:
     import inflect
@@ -82,7 +83,11 @@ def plural(noun: str) -> str:
 @lru_cache(65536)
 def singular(noun: str) -> str:
     """Of a plural noun in lower case; a singular one comes back as it is."""
-    return _SINGULAR.get(noun) or _INFLECT.singular_noun(noun) or noun
+    if noun in _SINGULAR:
+        return _SINGULAR[noun]
+    if noun in lexicon().nouns or noun.endswith(("ss", "us", "is")):  # bus, tennis, which inflect takes for plurals
+        return noun
+    return _INFLECT.singular_noun(noun) or noun
 
 
 def words(caption: str) -> list[str]:

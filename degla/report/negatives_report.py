@@ -26,6 +26,12 @@ def print_summary(summary: Summary, folder: Path) -> None:
         "The last column: percent of pairs in which a model that reads only the texts finds the caption; 50 is chance.",
         style="dim",
     )
+    if summary.num_without_image:
+        console.print(
+            f"{summary.num_without_image} of {summary.num_rows} rows name no image; training needs one: image=<column>",
+            style="yellow",
+            highlight=False,
+        )
     if sum(summary.dropped.values()):
         console.print(f"{sum(summary.dropped.values())} negatives were dropped for balance.", highlight=False)
     for name in ("captions.parquet", "README.md", "log/rejected.parquet"):

@@ -12,7 +12,7 @@ from degla.errors import ConfigError
 from degla.hard_negatives.client import _duration, _retry_after
 from degla.hard_negatives.kinds import KINDS
 from degla.hard_negatives.live import ModelWriter
-from degla.hard_negatives.progress import Progress
+from degla.hard_negatives.progress import Progress, dollars
 from degla.hard_negatives.store import Store
 from tests.helpers.forked import fork_server
 from tests.helpers.llm_server import MODES, LlmServer
@@ -66,7 +66,8 @@ def test_good_answers_are_asked_for_once(tmp_path, monkeypatch):
             verdict = mine.filing.verdict(store, caption, kind)
             assert verdict.accepted and not verdict.rejected and verdict.next_attempt is None
         assert progress.num_answered == 100 and progress.num_without == 0
-        assert progress.cost == pytest.approx((100 * 100 * 1.0 + 100 * 10 * 2.0) / 1e6)
+        assert store.tokens == (100 * 100, 100 * 10) == Store(tmp_path).tokens
+        assert dollars(store.tokens, (1.0, 2.0)) == pytest.approx(0.012)
         run(server, tasks(20), tmp_path)
         assert sum(server.asked.values()) == 100  # nothing again
     assert "a secret" not in "".join(path.read_text() for path in tmp_path.iterdir())
@@ -188,6 +189,25 @@ def test_where_everything_is_refused_the_settings_are_to_blame(tmp_path):
         mode = "good"
         mine, store, _ = run(server, tasks(8), tmp_path)
         assert all(mine.filing.verdict(store, *task).accepted for task in tasks(8))
+
+
+def test_more_room_is_reason_to_ask_again_for_what_was_cut_short(tmp_path):
+    with LlmServer(lambda caption, kind, nth: "cut" if nth == 1 else "good") as server:
+        for _ in range(2):
+            mine, store, _ = run(server, tasks(3), tmp_path, attempts=1)
+            assert all(mine.filing.verdict(store, *task).reason.startswith("cut short") for task in tasks(3))
+            assert set(server.asked.values()) == {1}
+        mine, store, _ = run(server, tasks(3), tmp_path, attempts=1, max_tokens=512)
+        assert all(mine.filing.verdict(store, *task).accepted for task in tasks(3))
+
+
+def test_forbidden_is_one_requests_matter_where_others_were_answered(tmp_path):
+    *others, bad = tasks(4)
+    with LlmServer(lambda caption, kind, nth: "403" if (caption, kind) == bad else "good") as server:
+        mine, store, _ = run(server, [*others, bad], tmp_path, attempts=1, concurrency=1)
+        assert mine.filing.verdict(store, *bad).reason.startswith("HTTP 403")
+        with pytest.raises(ConfigError, match="access is forbidden"):
+            run(server, [bad], tmp_path / "another", attempts=1, concurrency=1)
 
 
 def test_a_limit_holds_back_all_requests(tmp_path):
