@@ -91,6 +91,7 @@ def build(cfg: DictConfig) -> Run:
         # Not Lightning's estimate: asking for it starts the training loader before a resume is restored.
         scheduler=lazily(cfg.scheduler, "scheduler", total_steps=_total_steps(cfg, datamodule)),
         teacher_texts=teacher_texts,
+        non_finite=cfg.non_finite,
         config=OmegaConf.to_container(cfg, resolve=True),
     )
     return Run(module, datamodule, _trainer(cfg, datamodule, objective))
@@ -225,6 +226,8 @@ def _refuse_precision(cfg: DictConfig) -> None:
             "trainer.gradient_clip_val and precision=16-mixed do not work with a fused optimizer, which unscales by "
             "itself: set optimizer.fused=false, or precision=bf16-mixed"
         )
+    if cfg.non_finite not in ("stop", "skip"):
+        raise ConfigError(f"non_finite={cfg.non_finite} is neither stop nor skip")
     if cfg.float32_matmul not in _MATMULS:
         raise ConfigError(f"float32_matmul={cfg.float32_matmul} is none of {', '.join(_MATMULS)}")
     if fsdp2 and cfg.loader.chunk_size is not None:

@@ -1,6 +1,7 @@
 """The LightningModule: student, teacher and objective; it logs, ``compute_losses`` computes."""
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import lightning as L
 import torch
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from degla.data.schema import Batch, Chunk
 from degla.data.text_features import TextFeatures
 from degla.errors import ConfigError
+from degla.guard import NonFiniteGuard
 from degla.losses import Features, LossTerms, Objective
 from degla.models import ClipModel, PackedTexts, Teacher
 from degla.optim import name_state, number_state
@@ -29,6 +31,7 @@ class DeGLAModule(L.LightningModule):
         teacher: None where no term of the objective reads it.
         optimizer: makes the optimizer of the student.
         scheduler: makes the learning-rate schedule of the optimizer.
+        non_finite: ``stop`` the run where a loss or gradient is not finite, or ``skip`` the step.
         teacher_texts: where a frozen teacher's text features are kept; None makes them anew in each step.
         config: plain nested dict of the run, kept in checkpoints and shown as TensorBoard's hparams.
     """
@@ -40,6 +43,7 @@ class DeGLAModule(L.LightningModule):
         teacher: Teacher | None,
         optimizer: Callable[[ClipModel], Optimizer],
         scheduler: Callable,
+        non_finite: Literal["stop", "skip"] = "stop",
         teacher_texts: TextFeatures | None = None,
         config: dict | None = None,
     ):
@@ -51,6 +55,7 @@ class DeGLAModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.save_hyperparameters(config or {})
+        self.guard = NonFiniteGuard(student, skip=non_finite == "skip")
         self._validated: list[Embedded] = []
         self.validated_step: int | None = None  # steps taken when the student was last validated
 
@@ -86,22 +91,17 @@ class DeGLAModule(L.LightningModule):
         values = torch.stack([losses.total.detach(), *losses.terms.values()])
         if self.trainer.world_size > 1:
             values = self.all_gather(values).mean(0)
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # where the log waits for the device anyway
-            self._refuse_non_finite(values, losses)
+        self.guard.note(batch, losses.terms, values[1:])
         names = ["train/loss", *(f"train/loss_{name}" for name in losses.terms)]
         self.log_dict(dict(zip(names, values, strict=True)), batch_size=len(batch.rows))
         self.log("loss", values[0], prog_bar=True, logger=False, batch_size=len(batch.rows))
         return losses.total
 
-    def _refuse_non_finite(self, values: Tensor, losses: LossTerms) -> None:
-        if not values.isfinite().all():
-            terms = ", ".join(
-                f"{name} {value:.4g}" for name, value in zip(losses.terms, values[1:].tolist(), strict=True)
-            )
-            raise ConfigError(
-                f"the loss is not finite at step {self.global_step} ({terms}): lower optimizer.lr, set "
-                "trainer.gradient_clip_val=1, or use precision=bf16-mixed; ckpt_path=last goes on from before"
-            )
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Stop or skip where the gradient is not finite; the scaler of 16-mixed looks for that itself."""
+        if self.trainer.precision != "16-mixed":
+            self.guard.check(self.global_step)
+        self.log("train/skipped_steps", float(self.guard.num_skipped), batch_size=1)
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
         """Log what moves with the optimizer."""
@@ -153,7 +153,7 @@ class DeGLAModule(L.LightningModule):
         that the fp16 scaler skips get here. A fused optimizer is called for skipped steps too and carries
         ``found_inf`` then.
         """
-        if bool(getattr(optimizer, "found_inf", False)):
+        if self.guard.has_skipped or bool(getattr(optimizer, "found_inf", False)):
             return
         self.student.clamp_logit_scale()
         if self.teacher is not None:

@@ -1,5 +1,6 @@
 """``degla-train`` and ``python -m degla.train``: compose, build, fit, report."""
 
+import errno
 import json
 import logging
 import math
@@ -34,6 +35,7 @@ def train(cfg: DictConfig) -> float:
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from degla.build import build
+    from degla.callbacks import Preemption
     from degla.report.run_report import print_report, write_report
 
     _quiet_lightning()
@@ -45,6 +47,8 @@ def train(cfg: DictConfig) -> float:
     L.seed_everything(cfg.seed, workers=True)
     with one_job_per_child():
         run = build(cfg)
+        if run.trainer.is_global_zero and cfg.ckpt_path != "last" and (run_dir / "config.yaml").exists():
+            raise ConfigError(f"run_dir: {run_dir} holds a run already; set ckpt_path=last to go on, or another name")
         run_dir.mkdir(parents=True, exist_ok=True)
         if run.trainer.is_global_zero:
             OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
@@ -56,11 +60,16 @@ def train(cfg: DictConfig) -> float:
             log.warning(
                 f"stopped by SIGTERM at step {run.trainer.global_step}; the same command with ckpt_path=last goes on"
             )
+            for callback in run.trainer.callbacks:
+                if isinstance(callback, Preemption) and run.trainer.is_global_zero:
+                    callback.requeue()
             sys.exit(SIGTERM_EXIT)
-        except Exception:
+        except Exception as error:
             if run.trainer.strategy.launcher is not None:  # else the other ranks wait for this one until they time out
                 run.trainer.strategy.launcher.kill(signal.SIGKILL)
-            raise
+            if isinstance(error, ConfigError) or not (advice := _advice(error)):
+                raise
+            raise ConfigError(f"{advice} (step {run.trainer.global_step}: {str(error).splitlines()[0]})") from error
     value = _value(run_dir)
     if run.trainer.is_global_zero:
         write_report(run_dir)
@@ -72,6 +81,21 @@ def train(cfg: DictConfig) -> float:
 
 
 _FINISHED = "finished.json"
+
+
+def _advice(error: Exception) -> str:
+    """What a user can do about an error of the machine; "" for all other errors."""
+    import torch
+
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if out_of_memory or "can't allocate memory" in str(error):  # as torch says it of a CPU
+        return (
+            "out of memory: set loader.chunk_size to a part of the batch (the same result), "
+            "model.grad_checkpointing=true or precision=bf16-mixed, or lower loader.global_batch_size"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "the disk is full: free some space, ckpt_path=last goes on"
+    return ""
 
 
 def _value(run_dir: Path) -> float:
@@ -96,7 +120,7 @@ def _finished(cfg: DictConfig, run_dir: Path) -> float | None:
 
 def _checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
     """The checkpoint to go on from; ``last`` where there is none yet means a start, said aloud."""
-    from degla.callbacks import newest_checkpoint
+    from degla.callbacks import newest_checkpoint, what_is_broken
 
     if ckpt_path is None:
         return None
@@ -108,6 +132,8 @@ def _checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
         return newest
     if not Path(ckpt_path).is_file():
         raise ConfigError(f"ckpt_path: there is no file {ckpt_path}; set it to a step-*.ckpt, or to last")
+    if broken := what_is_broken(Path(ckpt_path)):
+        raise ConfigError(f"ckpt_path: {ckpt_path}: {broken}; set it to another step-*.ckpt, or to last")
     return Path(ckpt_path)
 
 

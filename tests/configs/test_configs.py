@@ -110,6 +110,9 @@ def test_models_build_and_encode(option):
         ["loader.negatives=random"],
         ["loader.num_negatives=0"],
         ["model.grad_checkpointing=true"],
+        ["loader.chunk_size=2"],
+        ["teacher=frozen", "teacher.text_cache=teacher_texts"],
+        ["optimizer.fused=false", "float32_matmul=high"],
         ["model.unlocked_image_groups=0"],
         ["objective.local_loss=false"],
         ["data=scenes", "data.num_scenes=40", "~data.path"],
@@ -119,7 +122,8 @@ def test_models_build_and_encode(option):
     ],
     ids=" ".join,
 )
-def test_two_steps_with(photos, tmp_path, overrides):
+def test_two_steps_with(photos, tmp_path, monkeypatch, overrides):
+    monkeypatch.chdir(tmp_path)
     overrides = [o for o in overrides if not o.startswith("~")]
     if any(override.startswith("data=scenes") for override in overrides):
         cfg = composed("model=tiny", *overrides, "loader.num_workers=0", "loader.global_batch_size=4",

@@ -9,6 +9,7 @@ import degla.build
 from tests.conftest import TINY, degla
 from tests.helpers.forked import degla_forked
 
+FSDP2 = ["strategy=fsdp2", "trainer.devices=2"]
 CASES = {
     # wrong keys
     "key": (["optimizer.lrr=1"], "did you mean optimizer.lr"),
@@ -41,7 +42,19 @@ CASES = {
     ),
     "no term": (["objective=clip", "objective.contrastive=0"], "every weight of the objective is 0"),
     "fp16 on a CPU": (["precision=16-mixed"], "precision=16-mixed needs a GPU"),
-    "fp16 sharded": (["precision=16-mixed", "strategy=fsdp2", "trainer.devices=2"], "set precision=bf16-mixed"),
+    "fp16 sharded": (["precision=16-mixed", *FSDP2], "set precision=bf16-mixed"),
+    "fused, clipped fp16": (
+        ["precision=16-mixed", "trainer.accelerator=gpu", "trainer.gradient_clip_val=1"],
+        "set optimizer.fused=false",
+    ),
+    "TF32": (["float32_matmul=tf32"], "float32_matmul=tf32 is none of highest, high, medium"),
+    "chunks": (["loader.chunk_size=0"], "loader.chunk_size"),
+    "chunks sharded": (["loader.chunk_size=2", *FSDP2], "loader.chunk_size does not work with strategy=fsdp2"),
+    "kept texts sharded": (
+        ["teacher=frozen", "teacher.text_cache=texts", *FSDP2],
+        "teacher.text_cache does not work with strategy=fsdp2",
+    ),
+    "kept texts of a moving teacher": (["teacher.text_cache=texts"], "teacher.text_cache is for teacher=frozen"),
     "sharded alone": (["strategy=fsdp2"], "strategy=fsdp2 needs at least 2 processes"),
     "stream without end": (["data=hub_stream"], "data.path is not set"),
     "ragged rows": (["objective=degla_released", "loader.num_negatives=7"], "use objective=degla for rows with fewer"),

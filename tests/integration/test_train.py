@@ -173,7 +173,7 @@ def test_no_tolerance_stops_with_the_row(photo_folder, tmp_path, workers):
 
 def test_accumulation_moves_the_teacher_once_a_step(photo_folder, tmp_path):
     output = degla(*TINY, f"data.path={photo_folder}", "loader.global_batch_size=4", "loader.epochs=1",
-                   "trainer.accumulate_grad_batches=3", "teacher.decay=0.5", "callbacks.checkpoint.keep_all=true",
+                   "trainer.accumulate_grad_batches=3", "teacher.decay=0.5", "callbacks.checkpoint.keep_last=-1",
                    "callbacks.checkpoint.every_n_steps=1", cwd=tmp_path).stdout  # fmt: skip
     assert "the optimizer and the EMA teacher step once every 12 rows" in output.replace("\n", " ")
     one, two = (

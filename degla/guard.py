@@ -1,0 +1,99 @@
+"""What happens when a loss or a gradient is not finite."""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from degla.data.schema import Batch
+from degla.errors import ConfigError
+from degla.models import ClipModel
+
+log = logging.getLogger(__name__)
+
+_MOST_IN_A_ROW = 20  # skipped steps after which the weights are to blame
+_MOST_ROWS = 5  # named in a message
+
+
+class NonFiniteGuard:
+    """Looks at the gradient before each step of the optimizer.
+
+    It reads the gradients of one-dimensional parameters only: every layer has some, what is not finite in a layer
+    reaches them, and they are a thousandth of all.
+
+    Args:
+        student: whose gradients.
+        skip: leave such a step out; else stop the run.
+    """
+
+    def __init__(self, student: ClipModel, skip: bool):
+        self.student = student
+        self.skip = skip
+        self.num_skipped = 0
+        self.has_skipped = False  # the step under way
+        self._in_a_row = 0
+        self._window: list[tuple[Batch, list[str], Tensor]] = []  # micro-batches of the step under way
+
+    def note(self, batch: Batch, terms: Iterable[str], values: Tensor) -> None:
+        """Remember a micro-batch and its terms, the means over all ranks, until the optimizer's step."""
+        self._window.append((batch, list(terms), values))
+
+    def check(self, step: int) -> None:
+        """Before the optimizer's step; drops the gradients if it is to be left out.
+
+        Raises:
+            ConfigError: something is not finite, and ``skip`` is False or has not helped.
+        """
+        window, self._window, self.has_skipped = self._window, [], False
+        gradients = [p.grad for p in self.student.parameters() if p.ndim == 1 and p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if norm.isfinite():
+            self._in_a_row = 0
+            return
+        what = (
+            f"the {'gradient' if _are_finite(window) else 'loss'} is not finite at step {step} ({self._causes(window)})"
+        )
+        if self.skip and self._in_a_row < _MOST_IN_A_ROW:
+            self.has_skipped = True
+            self._in_a_row += 1
+            self.num_skipped += 1
+            for parameter in self.student.parameters():
+                parameter.grad = None  # the optimizer leaves out what has none: neither weights nor moments move
+            log.warning(f"{what}: the step is skipped")
+            return
+        skipped = f", after {self._in_a_row} skipped steps" if self._in_a_row else ""
+        raise ConfigError(
+            f"{what}{skipped}: lower optimizer.lr, set trainer.gradient_clip_val=1, use precision=bf16-mixed, or "
+            "non_finite=skip; ckpt_path=last goes on from before"
+        )
+
+    @torch.no_grad()
+    def _causes(self, window: list[tuple[Batch, list[str], Tensor]]) -> str:
+        """Terms, and the rows of all ranks whose features are not finite."""
+        terms, rows = [], []
+        for batch, names, values in window:
+            if not values.isfinite().all() or len(window) == 1:
+                terms = [f"{name} {value:.4g}" for name, value in zip(names, values.tolist(), strict=True)]
+            image, text, _ = self.student(batch.images, torch.cat([batch.captions, batch.negatives.flatten(0, 1)]))
+            captions, negatives = text.split([len(image), len(text) - len(image)])
+            sums = image.sum(-1) + captions.sum(-1) + negatives.reshape(len(image), -1).sum(-1)
+            rows += [row.id for row, total in zip(batch.rows, sums.tolist(), strict=True) if total - total != 0]
+        parts = [rows]
+        if dist.is_available() and dist.is_initialized():
+            parts = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, rows)
+        rows = sorted({row for part in parts for row in part})
+        if not rows:
+            who = "no row by itself"
+        elif len(rows) > _MOST_ROWS:
+            who = f"{len(rows)} rows, {', '.join(rows[:_MOST_ROWS])} among them"
+        else:
+            who = f"rows {', '.join(rows)}"
+        return f"{', '.join(terms)}; {who}"
+
+
+def _are_finite(window: list[tuple[Batch, list[str], Tensor]]) -> bool:
+    return all(bool(values.isfinite().all()) for _, _, values in window)
