@@ -18,9 +18,9 @@ ALLOWED = {
     "data": {"data", "errors", "hub"},
     "evaluation": {"evaluation", "data", "errors", "hub", "models"},  # of models the words for ImageNet only
     "hard_negatives": {"hard_negatives", "data", "errors"},
-    "callbacks": {"callbacks", "data", "evaluation", "models"},
+    "callbacks": {"callbacks", "data", "errors", "evaluation", "models"},
     "report": {"report", "callbacks", "data", "errors", "evaluation", "hard_negatives", "models"},
-    "module": {"data", "errors", "losses", "models", "optim", "validation"},
+    "module": {"data", "errors", "guard", "losses", "models", "optim", "validation"},
     "validation": {"data", "losses"},
     "optim": set(),
     "errors": set(),

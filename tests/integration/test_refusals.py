@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 import degla.build
+from degla.train import _advice
 from tests.conftest import TINY, degla
 from tests.helpers.forked import degla_forked
 
@@ -90,6 +93,26 @@ def test_the_papers_recipe_names_what_is_missing(tmp_path):
 def test_a_refused_run_leaves_no_run_behind(photo_folder, tmp_path):
     degla_forked(*TINY, f"data.path={photo_folder}", "teacher=none", cwd=tmp_path)
     assert not list(tmp_path.glob("runs/*/*/checkpoints"))
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(photo_folder, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/config.yaml").write_text("name: old")
+    result = degla_forked(
+        *TINY, f"data.path={photo_folder}", "loader.global_batch_size=4", "hydra.run.dir=old", cwd=tmp_path
+    )
+    assert result.returncode == 2 and "old holds a run already; set ckpt_path=last" in result.stderr
+    assert (tmp_path / "old/config.yaml").read_text() == "name: old"
+
+
+def test_what_to_do_where_the_machine_is_full():
+    with pytest.raises(RuntimeError) as memory:
+        torch.empty(2**60)
+    assert "loader.chunk_size" in _advice(memory.value) and "loader.chunk_size" in _advice(torch.OutOfMemoryError())
+    with pytest.raises(OSError) as disk, Path("/dev/full").open("w") as full:
+        full.write("x" * 100_000)
+    assert _advice(disk.value).startswith("the disk is full")
+    assert _advice(ValueError("another")) == ""
 
 
 def test_help_and_completion_do_not_wait_for_torch():
