@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import math
+import pickle
 import signal
 import sys
 from pathlib import Path
@@ -93,6 +94,8 @@ def _advice(error: Exception) -> str:
             "out of memory: set loader.chunk_size to a part of the batch (the same result), "
             "model.grad_checkpointing=true or precision=bf16-mixed, or lower loader.global_batch_size"
         )
+    if isinstance(error, pickle.UnpicklingError):
+        return "ckpt_path: the file holds more than tensors and plain data, which could be a program; it is not loaded"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "the disk is full: free some space, ckpt_path=last goes on"
     return ""

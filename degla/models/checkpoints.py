@@ -24,11 +24,26 @@ class Weights(NamedTuple):
     quick_gelu: bool | None  # None: the file does not say
 
 
-def read_weights(path: Path) -> Weights:
+def read_settings(path: Path) -> dict:
+    """The settings of the run that wrote a checkpoint of this project; ``{}`` of any other file."""
+    if path.suffix == ".safetensors" or _is_torchscript(path):
+        return {}
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception:
+        return {}  # read_weights says why
+    return dict(checkpoint.get("hyper_parameters") or {}) if isinstance(checkpoint, dict) else {}
+
+
+def read_weights(path: Path, part: str = "student") -> Weights:
     """Read safetensors, a PyTorch file or an OpenAI TorchScript archive, without running pickled code.
 
     Accepts a bare state dict, ``{"state_dict": ...}`` or ``{"model": ...}``, a Lightning checkpoint of this
     project (its student), and names behind ``module.``, ``model.``, ``student.`` and the like.
+
+    Args:
+        path: the file.
+        part: of a checkpoint of this project: ``student`` or ``teacher.model``.
 
     Raises:
         ConfigError: the file is not a weights file, or holds objects other than tensors and plain data.
@@ -51,7 +66,7 @@ def read_weights(path: Path) -> Weights:
             f"({type(error).__name__}: {str(error).splitlines()[0]}); give a .safetensors file, or a .pt file "
             "that holds tensors only"
         ) from error
-    state = _tensors(_strip(_inner(state, path), path), path)
+    state = _tensors(_strip(_inner(state, path), path, part), path)
     if recorded is None and _looks_like_openai(state):
         recorded = True
     return Weights(state, recorded)
@@ -74,10 +89,12 @@ def _inner(checkpoint: object, path: Path) -> dict:
     return checkpoint
 
 
-def _strip(state: dict, path: Path) -> dict:
-    """Remove wrappers' prefixes; of a checkpoint of this project keep the student."""
+def _strip(state: dict, path: Path, part: str) -> dict:
+    """Remove wrappers' prefixes; of a checkpoint of this project keep one model."""
     if any(name.startswith("student.") for name in state):
-        state = {name: value for name, value in state.items() if name.startswith("student.")}
+        state = {name.removeprefix(f"{part}."): v for name, v in state.items() if name.startswith(f"{part}.")}
+        if not state:
+            raise ConfigError(f"{path} holds no {part}: the run had no teacher; set weights=student")
     while prefix := next((p for p in _PREFIXES if state and all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     if not any(name.startswith("visual.") for name in state):

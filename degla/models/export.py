@@ -27,6 +27,18 @@ def save_open_clip(model: ClipModel, folder: Path, state: dict[str, Tensor] | No
     Returns:
         ``folder``.
     """
+    save_safetensors(model, folder, state)
+    if model.merges and model.merges.resolve().parent != folder.resolve():
+        shutil.copyfile(model.merges, folder / model.merges.name)
+    temporary = folder / f".{CONFIG_NAME}.part"
+    content = {"model_cfg": model.config, "preprocess_cfg": model.preprocess}
+    temporary.write_text(json.dumps(content, indent=2))
+    temporary.replace(folder / CONFIG_NAME)
+    return folder
+
+
+def save_safetensors(model: ClipModel, folder: Path, state: dict[str, Tensor] | None = None) -> Path:
+    """Write ``open_clip_model.safetensors`` alone; see ``save_open_clip``."""
     folder.mkdir(parents=True, exist_ok=True)
     state = model.clip.state_dict() if state is None else state
     state = {name: value.detach().float().cpu().contiguous() for name, value in state.items()}
@@ -37,10 +49,4 @@ def save_open_clip(model: ClipModel, folder: Path, state: dict[str, Tensor] | No
     temporary = folder / f".{WEIGHTS_NAME}.part"
     save_file(state, temporary, metadata={"format": "pt", "quick_gelu": json.dumps(quick_gelu)})
     temporary.replace(folder / WEIGHTS_NAME)
-    if model.merges and model.merges.resolve().parent != folder.resolve():
-        shutil.copyfile(model.merges, folder / model.merges.name)
-    temporary = folder / f".{CONFIG_NAME}.part"
-    content = {"model_cfg": model.config, "preprocess_cfg": model.preprocess}
-    temporary.write_text(json.dumps(content, indent=2))
-    temporary.replace(folder / CONFIG_NAME)
     return folder

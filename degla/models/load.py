@@ -44,6 +44,7 @@ def load_clip(
     unlocked_text_groups: int | None = None,
     grad_checkpointing: bool = False,
     cache_dir: str | None = None,
+    part: str = "student",
 ) -> ClipModel:
     """Build an open_clip model and load its weights.
 
@@ -58,6 +59,7 @@ def load_clip(
         unlocked_text_groups: None trains the whole text tower, 0 freezes it, n trains its last n groups.
         grad_checkpointing: recompute activations in the backward pass to save memory.
         cache_dir: where downloads are kept; None is the Hugging Face default.
+        part: which model of a checkpoint of this project: ``student`` or ``teacher.model``.
 
     Returns:
         The model in float32 on the CPU. Weights load strictly.
@@ -66,7 +68,7 @@ def load_clip(
         ConfigError: unknown name or tag, unreadable or unfitting weights, or an activation that contradicts
             the weights.
     """
-    source = _find_weights(name, pretrained, cache_dir)
+    source = _find_weights(name, pretrained, cache_dir, part)
     config = _architecture(source.name)
     config["quick_gelu"] = _activation(quick_gelu, source, config)
     clip = _build(source, config)
@@ -94,7 +96,7 @@ class _Source(NamedTuple):
     preprocess: dict
 
 
-def _find_weights(name: str, pretrained: str | None, cache_dir: str | None) -> _Source:
+def _find_weights(name: str, pretrained: str | None, cache_dir: str | None, part: str) -> _Source:
     if pretrained and Path(pretrained.removeprefix(LOCAL_DIR_PREFIX)).is_dir():
         name, pretrained = LOCAL_DIR_PREFIX + pretrained.removeprefix(LOCAL_DIR_PREFIX), None
     if name.startswith((LOCAL_DIR_PREFIX, HF_HUB_PREFIX)):
@@ -104,7 +106,7 @@ def _find_weights(name: str, pretrained: str | None, cache_dir: str | None) -> _
     if pretrained is None:
         return _Source(name, None, "random weights", None, {})
     if Path(pretrained).is_file():
-        weights = read_weights(Path(pretrained))
+        weights = read_weights(Path(pretrained), part)
         return _Source(name, weights, pretrained, weights.quick_gelu, {})
     bundled = _BUNDLED / name / f"{pretrained}.safetensors"
     if bundled.is_file():

@@ -1,0 +1,99 @@
+"""``degla-export`` and ``python -m degla.export``: a checkpoint as a model that others load."""
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from degla.config import hydra_main
+from degla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from degla.models import ClipModel
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Entry point."""
+    hydra_main("export", export)
+
+
+def export(cfg: DictConfig) -> None:
+    """Read the checkpoint, write the model and its card, and upload them where that is asked for."""
+    from degla.models import save_open_clip, save_safetensors
+    from degla.models.hf import save_hf
+    from degla.report.model_card import write_card
+
+    if cfg.to not in ("open_clip", "safetensors", "hf"):
+        raise ConfigError(f"to={cfg.to} is none of open_clip, safetensors, hf")
+    if cfg.weights not in ("student", "ema"):
+        raise ConfigError(f"weights={cfg.weights} is neither student nor ema")
+    if cfg.push_to_hub and not os.environ.get("HF_TOKEN"):
+        raise ConfigError("push_to_hub needs a token of the Hugging Face hub in the environment: set HF_TOKEN")
+    checkpoint = _checkpoint(cfg.ckpt)
+    run_dir = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
+    out = Path(cfg.out or (run_dir or checkpoint.parent) / f"{checkpoint.stem}_{cfg.to}")
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"out: {out} is not empty; choose another folder")
+    model, settings = _model(cfg, checkpoint)
+    write = {"open_clip": save_open_clip, "safetensors": save_safetensors, "hf": save_hf}[cfg.to]
+    write(model, out)
+    write_card(out, model, OmegaConf.to_container(cfg, resolve=True), checkpoint, settings, run_dir)
+    print(out)
+    if cfg.push_to_hub:
+        _push(out, cfg.push_to_hub)
+
+
+def _checkpoint(ckpt: str | None) -> Path:
+    from degla.callbacks import newest_checkpoint
+
+    if ckpt is None:
+        raise ConfigError("ckpt is not set: a run's folder, a step-*.ckpt, or a file of weights such as epoch_5.pt")
+    path = Path(ckpt)
+    if path.is_dir():
+        if (newest := newest_checkpoint(path / "checkpoints")) is None:
+            raise ConfigError(f"ckpt: {path} holds no whole checkpoints/step-*.ckpt")
+        return newest
+    if not path.is_file():
+        raise ConfigError(f"ckpt: there is no file {path}")
+    return path
+
+
+def _model(cfg: DictConfig, checkpoint: Path) -> tuple["ClipModel", dict]:
+    """The model to be written, and the settings of the run that made it, ``{}`` where they are not known."""
+    from degla.models import interpolated, load_clip
+    from degla.models.checkpoints import read_settings
+
+    settings = read_settings(checkpoint)
+    arguments = OmegaConf.to_container(cfg.model, resolve=True) if cfg.model else dict(settings.get("model") or {})
+    arguments.pop("_target_", None)
+    if not arguments:
+        raise ConfigError(f"ckpt: {checkpoint} does not say its architecture: set model=vit_b_32 or another")
+    base = arguments.pop("pretrained", None)
+    part = {"student": "student", "ema": "teacher.model"}[cfg.weights]
+    model = load_clip(**arguments, pretrained=str(checkpoint), part=part)
+    if cfg.wise_ft is not None:
+        if not 0 <= cfg.wise_ft <= 1:
+            raise ConfigError(f"wise_ft={cfg.wise_ft} must be from 0 (the base) to 1 (the fine-tuned model)")
+        if base is None:
+            raise ConfigError(
+                "wise_ft needs the weights that fine-tuning began with: set model=... model.pretrained=..."
+            )
+        first = load_clip(**arguments, pretrained=base).clip.state_dict()
+        model.clip.load_state_dict(interpolated(first, model.clip.state_dict(), cfg.wise_ft))
+    return model.eval(), settings
+
+
+def _push(folder: Path, name: str) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=os.environ["HF_TOKEN"])
+    api.create_repo(name, private=True, exist_ok=True)
+    print(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model exported by degla"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What others load: plain open_clip, transformers; and the files of others that we read."""
+
+import json
+import pickle
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+
+from degla.build import build
+from degla.models import interpolated, load_clip
+from tests.configs.test_configs import tiny
+from tests.conftest import make_photo_folder
+from tests.helpers.forked import degla_forked
+
+TEXTS = ["a dog on a mat", "Two cats, and a Café's dog?!", "x " * 90]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two steps from weights in a file."""
+    folder = tmp_path_factory.mktemp("export")
+    photos = make_photo_folder(folder / "photos", images=6)
+    torch.save(load_clip("degla-tiny").clip.state_dict(), folder / "base.pt")
+    base = [f"model.pretrained={folder / 'base.pt'}", "model.quick_gelu=true"]
+    found = build(tiny(photos, str(folder / "run"), *base, "optimizer.lr=1e-2", "teacher.decay=0.5"))
+    found.trainer.fit(found.module, found.datamodule)
+    return found
+
+
+def folder_of(run) -> Path:
+    return Path(run.trainer.default_root_dir)
+
+
+def exported(tmp_path, *arguments, check=True):
+    result = degla_forked(*arguments, "out=out", cwd=tmp_path, program="export")
+    assert not check or result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def images(size=64):
+    return torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def same_in_open_clip(folder: Path, model) -> None:
+    """Loaded by open_clip alone, the model gives the features of ours."""
+    theirs = open_clip.create_model(f"local-dir:{folder}").eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
+    pixels = (images(model.image_size[0]).float() - model.pixel_mean) / model.pixel_std
+    with torch.no_grad():
+        torch.testing.assert_close(
+            theirs.encode_text(tokens, normalize=True), model.encode_text(tokens), atol=1e-5, rtol=0
+        )
+        ours = model.encode_image(images(model.image_size[0]))
+        torch.testing.assert_close(theirs.encode_image(pixels, normalize=True), ours, atol=1e-5, rtol=0)
+
+
+def same_in_transformers(folder: Path, model) -> None:
+    from transformers import CLIPModel, CLIPProcessor
+
+    theirs, processor = CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
+    words = processor.tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
+    pixels = (images(model.image_size[0]).float() - model.pixel_mean) / model.pixel_std
+    with torch.no_grad():
+        out = theirs(**words, pixel_values=pixels)
+        text, image = model.encode_text(model.tokenizer(TEXTS)), model.encode_image(images(model.image_size[0]))
+    torch.testing.assert_close(F.normalize(out.text_embeds, dim=-1), text, atol=1e-5, rtol=0)
+    torch.testing.assert_close(F.normalize(out.image_embeds, dim=-1), image, atol=1e-5, rtol=0)
+    assert processor.image_processor.crop_size["height"] == model.image_size[0]
+
+
+def test_for_open_clip_with_a_card(run, tmp_path):
+    exported(tmp_path, f"ckpt={folder_of(run)}")
+    same_in_open_clip(tmp_path / "out", run.module.student.eval())
+    card = (tmp_path / "out/README.md").read_text()
+    assert "QuickGELU" in card and "base.pt" in card and "lr: 0.01" in card and "| val/" in card and "photos" in card
+    again = exported(tmp_path, f"ckpt={folder_of(run)}", check=False)
+    assert again.returncode == 2 and "out is not empty" in again.stderr
+    ours = load_clip(pretrained=str(tmp_path / "out"))
+    torch.testing.assert_close(ours.clip.state_dict(), run.module.student.clip.state_dict(), atol=0, rtol=0)
+
+
+def test_the_teacher_and_what_lies_between(run, tmp_path):
+    exported(tmp_path, f"ckpt={folder_of(run)}", "weights=ema", "to=safetensors", "wise_ft=0.25")
+    base = load_clip("degla-tiny", str(folder_of(run).parent / "base.pt"), True).clip.state_dict()
+    wanted = interpolated(base, run.module.teacher.model.clip.state_dict(), 0.25)
+    found = load_clip("degla-tiny", str(tmp_path / "out/open_clip_model.safetensors"))
+    torch.testing.assert_close(found.clip.state_dict(), wanted, atol=0, rtol=0)
+
+
+def test_for_transformers(run, tmp_path):
+    exported(tmp_path, f"ckpt={folder_of(run)}", "to=hf")
+    same_in_transformers(tmp_path / "out", run.module.student.eval())
+    assert json.loads((tmp_path / "out/config.json").read_text())["text_config"]["hidden_act"] == "quick_gelu"
+
+
+@pytest.mark.parametrize("quick_gelu", [True, False])
+def test_a_released_vit_b_32(tmp_path, quick_gelu):
+    """The authors' layout: a dict with the epoch, the name, the state behind ``module.`` and the optimizer's."""
+    torch.manual_seed(0)
+    model = load_clip("ViT-B-32", quick_gelu=quick_gelu).eval()
+    state = {f"module.{name}": value for name, value in model.clip.state_dict().items()}
+    torch.save({"epoch": 5, "name": "degla", "state_dict": state, "optimizer": {"state": {}}}, tmp_path / "epoch_5.pt")
+    arguments = ["ckpt=epoch_5.pt", "model=vit_b_32", f"model.quick_gelu={str(quick_gelu).lower()}"]
+    to, check = ("hf", same_in_transformers) if quick_gelu else ("open_clip", same_in_open_clip)
+    exported(tmp_path, *arguments, f"to={to}")
+    check(tmp_path / "out", model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "ckpt is not set"),
+        (["ckpt=no.pt"], "there is no file no.pt"),
+        (["ckpt=base.pt"], "does not say its architecture: set model=vit_b_32"),
+        (["ckpt=RUN", "to=onnx"], "to=onnx is none of open_clip, safetensors, hf"),
+        (["ckpt=RUN", "wise_ft=2"], "wise_ft=2 must be from 0"),
+        (["ckpt=base.pt", "model=tiny", "model.quick_gelu=true", "wise_ft=0.5"], "set model=... model.pretrained=..."),
+        (["ckpt=base.pt", "model=scenes", "model.quick_gelu=true", "to=hf"], "does not fit model.name=degla-scenes"),
+        (["ckpt=RUN", "push_to_hub=me/mine"], "set HF_TOKEN"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refusals(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    (tmp_path / "base.pt").symlink_to(folder_of(run).parent / "base.pt")
+    result = exported(tmp_path, *[a.replace("RUN", str(folder_of(run))) for a in arguments], check=False)
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, result.stderr
+
+
+def test_only_a_moving_teacher_is_one(tmp_path, run):
+    state = {key: value for key, value in run.module.state_dict().items() if key.startswith("student.")}
+    torch.save({"state_dict": state}, tmp_path / "alone.ckpt")
+    result = exported(tmp_path, "ckpt=alone.ckpt", "model=tiny", "weights=ema", check=False)
+    assert result.returncode == 2 and "set weights=student" in result.stderr
+
+
+class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_a_program_in_a_checkpoint_is_not_run(run, tmp_path, form):
+    mark, path = tmp_path / "was_here", tmp_path / "step-00000001.ckpt"
+    content = {"state_dict": run.module.state_dict(), "extra": Evil(mark)}
+    if form == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    photos = folder_of(run).parent / "photos"
+    results = [
+        exported(tmp_path, f"ckpt={path}", "model=tiny", check=False),
+        degla_forked("model=tiny", f"data.path={photos}", f"model.pretrained={path}", "loader.global_batch_size=4",
+                     "trainer.accelerator=cpu", cwd=tmp_path),
+        degla_forked("model=tiny", f"data.path={photos}", f"ckpt_path={path}", "loader.global_batch_size=4",
+                     "trainer.accelerator=cpu", "loader.num_workers=0", cwd=tmp_path),
+    ]  # fmt: skip
+    for result in results:
+        assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr[-3000:]
+    assert not mark.exists()
