@@ -18,6 +18,7 @@ $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch torchvision)
 	@$(BIN)/pip install --quiet -e '.[dev]'
+	@$(BIN)/pip install --quiet --no-deps 'hydra-optuna-sweeper==1.3.0' # it works with today's Optuna, but forbids it
 	@touch $@
 
 demo: install ## fine-tune a tiny CLIP offline; prints before and after

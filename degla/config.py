@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import difflib
+import importlib.util
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from degla.errors import ConfigError
+from degla.sweeps import storage, trial_folder, trials_left
 
 USAGE_ERROR = 2
 
@@ -69,7 +71,6 @@ def hydra_main(config_name: str, task: Callable[[DictConfig], None]) -> None:
 
     ``HYDRA_FULL_ERROR=1`` brings the tracebacks back.
     """
-    OmegaConf.register_new_resolver("degla.run_folder", run_folder, use_cache=True, replace=True)
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise, so that the message is ours
     try:
@@ -79,6 +80,13 @@ def hydra_main(config_name: str, task: Callable[[DictConfig], None]) -> None:
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
+
+
+# As soon as this is imported, which launchers in a fresh process do before they read any config.
+OmegaConf.register_new_resolver("degla.run_folder", run_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("degla.storage", storage, replace=True)
+OmegaConf.register_new_resolver("degla.trials_left", trials_left, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("degla.trial_folder", trial_folder, replace=True)
 
 
 def _sentence(error: Exception) -> str:
@@ -147,14 +155,18 @@ def one_job_per_child():
         return
     import torch.distributed as dist
 
-    arguments, environment = sys.argv, os.environ.copy()
+    import __main__
+
+    arguments, environment, spec = sys.argv, os.environ.copy(), __main__.__spec__
+    if Path(arguments[0]).name != "degla-train":  # a launcher's own program, or `python -m`
+        __main__.__spec__ = importlib.util.find_spec("degla.train")
     sys.argv = [arguments[0], *cfg.overrides.task, "hydra.mode=RUN"]
     with read_write(cfg), open_dict(cfg):
         cfg.run.dir = cfg.runtime.output_dir
     try:
         yield
     finally:
-        sys.argv = arguments
+        sys.argv, __main__.__spec__ = arguments, spec
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
         for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data._utils import worker as torch_worker
 
 from degla.data.collate import Collate, Draw
 from degla.data.schema import Batch, Row
@@ -70,8 +71,8 @@ class StreamBatches(IterableDataset):
 
     A batch takes ``batch_size`` rows off the stream and holds those that could be read, so that its place
     in the stream does not depend on which could. Resuming reads the rows before ``start`` again, without
-    decoding, and drops them: no row is lost or repeated, but with several workers the next batches may
-    come in another order.
+    decoding, and drops them: with as many ranks and workers as before, the next batches are those that would
+    have come.
 
     Args:
         stream: the rows.
@@ -102,8 +103,9 @@ class StreamBatches(IterableDataset):
         self.start = start
 
     def __iter__(self) -> Iterator[Batch]:
+        done = self._done_by_this_worker()
         rows = self._endless()
-        for _ in range(self._done_by_this_worker() * self.batch_size):
+        for _ in range(done * self.batch_size):
             next(rows, None)
         while chunk := list(itertools.islice(rows, self.batch_size)):
             batch = self.collate(chunk)
@@ -120,11 +122,24 @@ class StreamBatches(IterableDataset):
                 return
 
     def _done_by_this_worker(self) -> int:
+        """Batches that were read by the worker whose turn is this worker's now.
+
+        The loader asks its workers in turn, beginning with the first; where another was next when the run was
+        stopped, the workers change their parts of the shards, which ``datasets`` gives out by number.
+        """
         worker = get_worker_info()
         if worker is None:
             return self.start
-        busy = min(worker.num_workers, max(1, self.stream.dataset.num_shards // self.world_size))
-        return self.start // busy + (worker.id < self.start % busy) if worker.id < busy else 0
+        shards = self.stream.dataset.num_shards
+        if shards % self.world_size == 0:  # else every rank reads every shard, and leaves out the others' rows
+            shards //= self.world_size
+        busy = min(worker.num_workers, shards)
+        if worker.id >= busy:
+            return 0
+        number = (worker.id + self.start) % busy
+        known = {"id": number, "num_workers": worker.num_workers, "seed": worker.seed, "dataset": worker.dataset}
+        torch_worker._worker_info = torch_worker.WorkerInfo(**known)
+        return self.start // busy + (number < self.start % busy)
 
 
 def as_is(batch: Batch) -> Batch:

@@ -46,7 +46,8 @@ def tiny(photos, run_dir, *overrides):
 def test_no_file_is_forgotten():
     """A new group or option needs a line here, and so a test below."""
     known = {"benchmark", "callbacks", "data", "evaluate.yaml", "experiment", "loader", "logger", "model", "negatives",
-             "negatives.yaml", "objective", "optimizer", "scheduler", "strategy", "study.yaml", "sweep", "teacher",
+             "negatives.yaml",
+                 "export.yaml", "objective", "optimizer", "scheduler", "strategy", "study.yaml", "sweep", "teacher",
              "trainer", "train.yaml"}  # fmt: skip
     assert {Path(file).parts[0] for file in FILES} == known
 

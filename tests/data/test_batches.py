@@ -1,10 +1,19 @@
 """Rows to batches: choice of negatives, bad rows, order, shards, resuming."""
 
+import collections
+import io
+import itertools
+import json
 import random
+import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import DataLoader
 
 from degla.data import DataModule
 from degla.data.collate import Collate, Draw
@@ -234,6 +243,66 @@ def test_stream_resumes_where_it_stopped(stream, collate):
         return [[row.caption for row in next(loader).rows] for _ in range(count)]
 
     assert batches(0, 12)[5:] == batches(5, 7)  # a pass is 6 batches: across its end
+
+
+@pytest.mark.parametrize("form", ["parquet", "webdataset"])
+def test_uneven_shards_over_ranks_and_workers(collate, tmp_path, form):
+    """Three shards of 7, 3 and 12 rows: nobody runs dry, and no row is seen twice before all have been seen."""
+    stream = uneven_shards(tmp_path, form)
+    first_pass = collections.Counter()
+    for rank in range(2):
+        for workers in (0, 2):
+            batches = DataLoader(StreamBatches(stream, collate, 2, 0, rank, 2, 0), batch_size=None, num_workers=workers)
+            drawn = [row.caption for batch in itertools.islice(batches, 30) for row in batch.rows]
+            assert len(drawn) == 60
+            if workers == 0:
+                first_pass.update(drawn[:11])
+    assert set(first_pass.values()) == {1} and len(first_pass) == 22
+
+
+@pytest.mark.parametrize(("shards", "world_size"), [((8, 8, 8, 8), 1), ((8, 8, 8, 8), 2), ((7, 3, 12), 2), ((9,), 1)])
+def test_a_stream_resumed_with_workers_goes_on_where_it_was(collate, tmp_path, shards, world_size):
+    stream = uneven_shards(tmp_path, "parquet", shards)
+
+    def drawn(start, count):
+        batches = StreamBatches(stream, collate, 2, 0, 0, world_size, start)
+        loader = DataLoader(batches, batch_size=None, num_workers=2)
+        return [[row.caption for row in batch.rows] for batch in itertools.islice(loader, count)]
+
+    undisturbed = drawn(0, 20)  # more than a pass
+    assert drawn(5, 15) == undisturbed[5:] and drawn(12, 8) == undisturbed[12:]
+
+
+def test_a_shard_cut_short_is_said(tmp_path, caplog):
+    stream = uneven_shards(tmp_path, "parquet")
+    bad = tmp_path / "1.parquet"
+    bad.write_bytes(bad.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"a shard of the stream cannot be read .*leave it out of data.data_files"):
+        list(stream.rows(0, 0, 0, 1))
+    assert "1.parquet" in caplog.text
+
+
+def uneven_shards(folder, form, rows=(7, 3, 12)):
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "JPEG")
+    photo = buffer.getvalue()
+    for shard, count in enumerate(rows):
+        names = [f"row {shard} {i}" for i in range(count)]
+        if form == "parquet":
+            table = {"image": [{"bytes": photo, "path": None}] * count, "caption": names, "negatives": [["no"]] * count}
+            pq.write_table(pa.table(table), folder / f"{shard}.parquet", row_group_size=2)
+            continue
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for i, name in enumerate(names):
+                text = json.dumps({"caption": name, "negatives": ["no"]}).encode()
+                for suffix, content in (("jpg", photo), ("json", text)):
+                    member = tarfile.TarInfo(f"{shard}_{i:03d}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    if form == "parquet":
+        return huggingface("parquet", data_files=str(folder / "*.parquet"), streaming=True, shuffle_buffer=4)
+    columns = {"image": "jpg", "caption": "json.caption", "negatives": "json.negatives"}
+    return huggingface("webdataset", data_files=str(folder / "*.tar"), **columns, streaming=True, shuffle_buffer=4)
 
 
 def test_stream_cannot_be_split(student, stream):

@@ -117,14 +117,3 @@ def test_a_rank_that_stops_takes_the_others_along(tmp_path):
     time.sleep(2)
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
     assert not any(str(folder).encode() in command for command in commands)
-
-
-def test_a_sweep_of_two_process_jobs_has_one_folder_a_job(photos, tmp_path):
-    degla("-m", *arguments(photos, *LAYOUTS["ddp"], "loader.epochs=1", "optimizer.lr=1e-3,1e-4"), cwd=tmp_path)
-    sweeps = list((tmp_path / "runs" / "train").iterdir())
-    assert len(sweeps) == 1
-    jobs = sorted(path for path in sweeps[0].iterdir() if path.is_dir())
-    assert [job.name for job in jobs] == ["0", "1"]
-    for job, lr in zip(jobs, ("0.001", "0.0001"), strict=True):
-        assert f"lr: {lr}" in (job / "config.yaml").read_text()
-        assert newest_checkpoint(job / "checkpoints") and (job / "report.html").is_file()

@@ -1,5 +1,6 @@
 """Rows by number from a memory-mapped table, or one after the other from a stream."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ import datasets
 from datasets.distributed import split_dataset_by_node
 
 from degla.data.schema import TABLE_FEATURES, Negative, Row, parse_negatives
+from degla.errors import DataError
 
 
 class RowTable:
@@ -67,11 +69,25 @@ class RowStream:
         self.shuffle_buffer = shuffle_buffer
 
     def rows(self, seed: int, epoch: int, rank: int, world_size: int) -> Iterator[Row]:
-        """One pass over this rank's (and DataLoader worker's) share of the rows."""
+        """One pass over this rank's (and DataLoader worker's) share of the rows.
+
+        Raises:
+            DataError: a shard cannot be read; which, the ``datasets`` library has logged.
+        """
         part = self.dataset.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
         part = split_dataset_by_node(part, rank, world_size)
         part.set_epoch(epoch)
-        for number, record in enumerate(part):
+        records = iter(part)
+        for number in itertools.count():
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise DataError(
+                    f"a shard of the stream cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); the "
+                    "line above names it: repair it, or leave it out of data.data_files"
+                ) from error
             yield self.to_row(record, number)
 
 

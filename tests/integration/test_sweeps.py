@@ -1,0 +1,73 @@
+"""Sweeps of jobs that have two processes each, under every launcher; one of Optuna killed and taken up again."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from degla.callbacks import newest_checkpoint
+from degla.sweeps import trial_folder
+from tests.conftest import TINY, degla, make_photo_folder, read_csv
+
+pytestmark = pytest.mark.slow
+
+
+def arguments(tmp_path, *more):
+    photos = tmp_path / "photos"
+    if not photos.exists():
+        make_photo_folder(photos, images=6)
+    return [*TINY, f"data.path={photos}", "loader.global_batch_size=4", "trainer.devices=2", "loader.val_fraction=0",
+            "data@val_data=folder", f"val_data.path={photos}", *more]  # fmt: skip
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_one_folder_a_job_and_a_summary(tmp_path, launcher):
+    degla("-m", *arguments(tmp_path, "loader.epochs=1", "optimizer.lr=1e-3,1e-4", f"hydra/launcher={launcher}"),
+          *(["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []), cwd=tmp_path)  # fmt: skip
+    (sweep,) = (tmp_path / "runs" / "train").iterdir()
+    jobs = sorted(path for path in sweep.iterdir() if path.is_dir() and path.name[0] != ".")
+    assert [job.name for job in jobs] == ["0", "1"]
+    for job, lr in zip(jobs, ("0.001", "0.0001"), strict=True):
+        assert f"lr: {lr}" in (job / "config.yaml").read_text()
+        assert newest_checkpoint(job / "checkpoints") and (job / "report.html").is_file()
+    summary = read_csv(sweep / "sweep.csv")
+    assert {row["optimizer.lr"]: row["folder"] for row in summary} == {"0.001": "0", "0.0001": "1"}
+    assert {row["state"] for row in summary} == {"finished"} and {row["steps"] for row in summary} == {"3"}
+    assert (sweep / "sweep.png").stat().st_size > 5000
+
+
+def test_an_optuna_search_is_killed_and_goes_on(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="docs/sweeps.md says how to install it")
+    search = arguments(tmp_path, "+sweep=optuna", "loader.epochs=3", "callbacks.checkpoint.every_n_steps=2")
+    killed = subprocess.Popen([sys.executable, "-m", "degla.train", *search, "trials=2"], cwd=tmp_path,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    sweep = tmp_path / "runs/train/optuna"
+    deadline = time.time() + 120
+    while not list(sweep.glob("*/checkpoints/step-*4.ckpt")):
+        assert killed.poll() is None and time.time() < deadline
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    (first,) = (path for path in sweep.iterdir() if path.is_dir())
+    assert not (first / "finished.json").exists()
+    output = degla(*search, "trials=2", cwd=tmp_path)
+    assert "trial 0 was cut short" in output.stdout + output.stderr and "going on from" in output.stdout + output.stderr
+    rows = read_csv(sweep / "sweep.csv")
+    assert len(rows) == 2 == len({row["folder"] for row in rows}) and first.name in {row["folder"] for row in rows}
+    assert {row["state"] for row in rows} == {"finished"} and {row["steps"] for row in rows} == {"9"}
+    with (first / "metrics.csv").open() as file:  # nothing was trained twice but what no checkpoint had
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["name"] == "train/loss"]
+    assert sorted(set(steps)) == list(range(9)) and len(steps) <= 9 + 2
+    again = degla(*search, "trials=2", cwd=tmp_path)  # all there: nothing is trained
+    assert "2 jobs in" in again.stdout and len(read_csv(sweep / "sweep.csv")) == 2
+
+
+def test_a_trials_folder_is_named_by_what_varies():
+    overrides = ["optimizer.lr=1e-3", "data.path=/a/b", "objective.igc=0.5"]
+    assert trial_folder(overrides, {"optimizer.lr": "", "objective.igc": ""}, 3) == "lr=1e-3,igc=0.5"
+    assert trial_folder(overrides, None, 3) == "3"
