@@ -1,0 +1,216 @@
+"""A run of two ranks with two workers each, killed at random until it is done: what survives, what is lost.
+
+    python benchmarks/faults.py --kills 100
+    python benchmarks/faults.py --kills 20 --stream       # from uneven Parquet shards
+
+The same run, left alone, tells what the weights should be, to the last bit.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from record import save
+from tqdm import tqdm
+
+from degla.callbacks import newest_checkpoint
+
+_FAULTS = {
+    "kill -9 of rank 0": (0, signal.SIGKILL),
+    "kill -9 of rank 1": (1, signal.SIGKILL),
+    "kill -9 of a worker": (2, signal.SIGKILL),
+    "SIGTERM to rank 0": (0, signal.SIGTERM),
+    "SIGTERM to rank 1": (1, signal.SIGTERM),
+    "kill -9 of all, newest checkpoint cut short": (3, signal.SIGKILL),
+    "kill -9 of all, newest checkpoint with a flipped bit": (4, signal.SIGKILL),
+}
+_ROWS, _BATCH = 44, 4
+
+
+def main() -> None:
+    """Measure and save the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--stream", action="store_true", help="from shards, in place of a table")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    rng = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        command = _command(root, arguments)
+        for name in ("calm", "torn"):
+            (root / name).mkdir()
+        started = time.time()
+        subprocess.run(command, cwd=root / "calm", env=_environment(), check=True, capture_output=True)
+        figures = {"undisturbed_seconds": time.time() - started}
+        tries, survived = Counter(), Counter()
+        starts = 0
+        with tqdm(total=arguments.kills, desc="Killing") as bar:
+            while not _is_finished(root / "torn"):
+                starts += 1
+                fault = rng.choice(list(_FAULTS)) if sum(tries.values()) < arguments.kills else None
+                before = _step(root / "torn")
+                process = subprocess.Popen(command, cwd=root / "torn", env=_environment(), start_new_session=True,
+                                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+                if fault is None:
+                    errors = process.communicate(timeout=900)[1]
+                    if process.returncode:
+                        raise SystemExit(f"the last start failed: {errors[-2000:]}")
+                    continue
+                if not _wait(process, root / "torn", before, rng):
+                    continue  # it came to its end first
+                ended = _strike(process, root / "torn", fault, rng)
+                tries[fault] += 1
+                survived[fault] += ended  # that the next start goes on shows in the steps
+                bar.update()
+        calm, torn = (_state(root / name) for name in ("calm", "torn"))
+        steps = Counter(_logged_steps(root / "torn"))
+        figures |= {
+            "faults": {name: {"tries": tries[name], "survived": survived[name]} for name in _FAULTS},
+            "starts": starts,
+            "bit_equal": all(torch.equal(value, torn[name]) for name, value in calm.items()),
+            "steps_missing": len(set(range(arguments.steps)) - set(steps)),
+            "steps_made_twice": sum(count - 1 for count in steps.values()),
+            "samples_lost": (len(set(range(arguments.steps)) - set(steps))) * _BATCH,
+        }
+    save("faults_stream" if arguments.stream else "faults", vars(arguments), figures)
+
+
+def _command(root: Path, arguments: argparse.Namespace) -> list[str]:
+    rng = np.random.default_rng(0)
+    (root / "photos" / "images").mkdir(parents=True)
+    lines = []
+    for i in range(_ROWS):
+        path = root / "photos" / "images" / f"{i}.jpg"
+        Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((80, 80)).save(path)
+        lines.append({"image": f"images/{i}.jpg", "caption": f"photo number {i}", "negatives": [f"number {i} photo"]})
+    (root / "photos" / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = [f"data.path={root / 'photos'}", f"loader.epochs={arguments.steps * _BATCH // _ROWS}"]
+    if arguments.stream:
+        for shard, rows in enumerate((lines[:5], lines[5:20], lines[20:])):
+            images = [{"bytes": (root / "photos" / row["image"]).read_bytes(), "path": None} for row in rows]
+            columns = {key: [row[key] for row in rows] for key in ("caption", "negatives")}
+            pq.write_table(pa.table({"image": images, **columns}), root / f"{shard}.parquet", row_group_size=4)
+        data = ["data=hub_stream", "data.path=parquet", f"data.data_files={root}/*.parquet", "loader.val_fraction=0"]
+    return [
+        sys.executable, "-m", "degla.train", "model=tiny", *data, f"trainer.max_steps={arguments.steps}",
+        "loader.num_negatives=1", f"loader.global_batch_size={_BATCH}", "loader.num_workers=2", "strategy=ddp",
+        "trainer.devices=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "callbacks.progress_bar=null",
+        "callbacks.checkpoint.every_n_steps=3", "callbacks.export=null", "callbacks.batch_images=null",
+        "teacher.decay=0.9", "optimizer.lr=1e-3", "ckpt_path=last",
+    ]  # fmt: skip
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def _run(folder: Path) -> Path:
+    """The newest: a start that was killed before its first checkpoint leaves a folder behind."""
+    return max(folder.glob("runs/train/*/metrics.csv"), key=lambda path: path.stat().st_mtime).parent
+
+
+def _is_finished(folder: Path) -> bool:
+    return bool(list(folder.glob("runs/train/*/finished.json")))
+
+
+def _logged_steps(folder: Path) -> list[int]:
+    steps = []
+    for path in folder.glob("runs/train/*/metrics.csv"):
+        with path.open(newline="") as file:
+            steps += [int(row["step"]) for row in csv.DictReader(file) if row["name"] == "train/loss"]
+    return steps
+
+
+def _step(folder: Path) -> int:
+    return max(_logged_steps(folder), default=-1)
+
+
+def _wait(process: subprocess.Popen, folder: Path, before: int, rng: random.Random) -> bool:
+    """Until it has moved on, and then some; False where it came to its end."""
+    lines = len(_logged_steps(folder))
+    while len(_logged_steps(folder)) < lines + 2:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.05)
+    time.sleep(rng.uniform(0, 0.6))
+    return process.poll() is None
+
+
+def _strike(process: subprocess.Popen, folder: Path, fault: str, rng: random.Random) -> bool:
+    """Whether everything ended in time."""
+    whom, number = _FAULTS[fault]
+    ranks = [process.pid, *(pid for pid in _children(process.pid) if b"LOCAL_RANK=1\0" in _read(pid, "environ"))]
+    workers = [pid for rank in ranks for pid in _children(rank) if pid not in ranks]
+    if whom < 2:
+        os.kill(ranks[whom], number)
+    elif whom == 2:
+        os.kill(rng.choice(workers), number)
+    else:
+        os.killpg(process.pid, number)
+    try:
+        process.communicate(timeout=60)
+        ended = True
+    except subprocess.TimeoutExpired:
+        ended = False
+    time.sleep(0.3)
+    left = [pid for pid in (*ranks, *workers) if b"degla" in _read(pid, "cmdline")]
+    deadline = time.time() + 30
+    while left and time.time() < deadline:
+        time.sleep(0.2)
+        left = [pid for pid in left if b"degla" in _read(pid, "cmdline")]
+    for pid in (process.pid, *left):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL) if pid == process.pid else os.kill(pid, signal.SIGKILL)
+    newest = newest_checkpoint(_run(folder) / "checkpoints")
+    if newest is not None and whom == 3:
+        os.truncate(newest, rng.randrange(newest.stat().st_size))
+    if newest is not None and whom == 4:
+        content = bytearray(newest.read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        newest.write_bytes(content)
+    return ended and not left
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if parent == pid:
+            found.append(int(path.name))
+    return found
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+def _state(folder: Path) -> dict:
+    path = newest_checkpoint(_run(folder) / "checkpoints")
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+if __name__ == "__main__":
+    main()
