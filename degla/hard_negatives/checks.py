@@ -96,13 +96,14 @@ def _wrong_replacement(word_class: str, before: list[str], after: list[str], see
         return "wrong kind: nothing replaced"
     by_word = {t.text.lower(): k for t, k in zip(seen.tokens, seen.classes, strict=True)}
     classes = {by_word.get(word, "other") for word in lost}  # a relation of several words is in no class
-    if not classes & {*_CLASSES[word_class]}:
+    compound = " ".join([*lost[:-1], singular(lost[-1])])
+    if not classes & {*_CLASSES[word_class]} and not (word_class == "noun" and compound in lexicon().nouns):
         return f"wrong kind: no {word_class} replaced"
     known = lexicon()
     if word_class == "relation":
         if any(singular(word) in known.nouns or word in known.adjectives for word in new):
             return "wrong kind: no relation put in"
-    elif classes & {*_CLASSES["adjective" if word_class == "noun" else "noun"]} and " ".join(lost) not in known.nouns:
+    elif classes & {*_CLASSES["adjective" if word_class == "noun" else "noun"]} and compound not in known.nouns:
         return f"wrong kind: more than {'a noun' if word_class == 'noun' else 'an adjective'} replaced"
     return ""
 

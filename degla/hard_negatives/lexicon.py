@@ -85,7 +85,7 @@ def _heads(meaning: str) -> list[str]:
 
 _COMPOUNDS = {
     "parking lot", "living room", "dining room", "washing machine", "hot dog", "stop sign", "fire hydrant",
-    "parking meter", "street lamp",
+    "parking meter", "street lamp", "traffic light", "railroad track",
 }  # fmt: skip
 
 

@@ -160,17 +160,20 @@ def _replaced_nouns(caption: Caption, rng: random.Random) -> Iterable[str]:
     known = lexicon().nouns
     things = _things(caption)
     for phrase in rng.sample(things, len(things)):
-        compound = " ".join(token.text.lower() for token in caption.tokens[phrase.head : phrase.end])
-        rivals = known.get(compound) or known.get(phrase.noun(caption.tokens)) or []
+        head, noun = phrase.head, phrase.noun(caption.tokens)
+        before = [token.text.lower() for token in caption.tokens[phrase.start : phrase.end - 1]]
+        if before and f"{before[-1]} {noun}" in known:  # "hot dogs" are no dogs, though "hot" looks like an adjective
+            head, noun = phrase.end - 2, f"{before[-1]} {noun}"
+        rivals = known.get(noun, [])
         for rival in rng.sample(rivals, len(rivals)):
             if rival in _absent([rival], caption) and _fits(caption, phrase, rival):
                 last = rival.split()[-1]
                 if last in lexicon().plural_only:
                     if phrase.is_plural:  # never "a jeans"
-                        yield _with(caption, phrase.head, phrase.end, rival)
+                        yield _with(caption, head, phrase.end, rival)
                     continue
                 text = rival[: len(rival) - len(last)] + (plural(last) if phrase.is_plural else last)
-                yield _with(caption, phrase.head, phrase.end, text)
+                yield _with(caption, head, phrase.end, text)
 
 
 def _fits(caption: Caption, phrase: Phrase, rival: str) -> bool:
