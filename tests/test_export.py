@@ -1,7 +1,13 @@
 """What others load: plain open_clip, transformers; and the files of others that we read."""
 
+import base64
 import json
+import os
 import pickle
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import open_clip
@@ -22,7 +28,7 @@ TEXTS = ["a dog on a mat", "Two cats, and a Café's dog?!", "x " * 90]
 def run(tmp_path_factory):
     """A run of two steps from weights in a file."""
     folder = tmp_path_factory.mktemp("export")
-    photos = make_photo_folder(folder / "photos", images=6)
+    photos = make_photo_folder(folder / "photos")
     torch.save(load_clip("degla-tiny").clip.state_dict(), folder / "base.pt")
     base = [f"model.pretrained={folder / 'base.pt'}", "model.quick_gelu=true"]
     found = build(tiny(photos, str(folder / "run"), *base, "optimizer.lr=1e-2", "teacher.decay=0.5"))
@@ -107,6 +113,56 @@ def test_a_released_vit_b_32(tmp_path, quick_gelu):
     to, check = ("hf", same_in_transformers) if quick_gelu else ("open_clip", same_in_open_clip)
     exported(tmp_path, *arguments, f"to={to}")
     check(tmp_path / "out", model)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as an upload asks for."""
+
+    files: dict[str, bytes] = {}
+    asked: list[str] = []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append(f"{self.path} {self.headers['Authorization']}")
+        answer = {}
+        if self.path == "/api/repos/create":
+            assert b"private" in body and b"public" not in body
+            answer = {"url": f"http://{self.headers['Host']}/me/mine"}
+        elif "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            answer = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            answer = {"commitUrl": f"http://{self.headers['Host']}/me/mine/commit/0", "commitOid": "0"}
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_upload_on_request_alone(run, tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {**os.environ, "HF_TOKEN": "a secret", "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+    environment.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, "-m", "degla.export", f"ckpt={folder_of(run)}", "out=out"]
+    for more, count in (([], 0), (["push_to_hub=me/mine", "out=again"], 3)):
+        result = subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert len(Hub.files) == count
+    server.shutdown()
+    assert {name: content == (tmp_path / "again" / name).read_bytes() for name, content in Hub.files.items()} == {
+        "README.md": True, "open_clip_config.json": True, "open_clip_model.safetensors": True
+    }  # fmt: skip
+    assert all(line.endswith("Bearer a secret") for line in Hub.asked)
+    assert not any(b"a secret" in path.read_bytes() for path in (tmp_path / "again").iterdir())
 
 
 @pytest.mark.parametrize(

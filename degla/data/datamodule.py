@@ -181,7 +181,7 @@ class DataModule(L.LightningDataModule):
             if val_fraction and self.val_source is None:
                 for start in range(0, len(held_out), 1000):
                     indices = list(range(start, min(start + 1000, len(held_out))))
-                    shares = [_share(image_key(row), self.seed) for row in self.source.rows(indices)]
+                    shares = [_share(_tail(image_key(row)), self.seed) for row in self.source.rows(indices)]
                     held_out[indices] = np.array(shares) < val_fraction
         val = np.arange(len(self.val_source)) if self.val_source is not None else np.flatnonzero(held_out)
         return np.flatnonzero(~held_out), val[:max_val_rows]
@@ -211,6 +211,11 @@ class DataModule(L.LightningDataModule):
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1
+
+
+def _tail(key: str) -> str:
+    """File and folder of a path: the split stays what it is when the data move."""
+    return "/".join(Path(key).parts[-2:])
 
 
 def _share(key: str, seed: int) -> float:

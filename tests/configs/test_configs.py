@@ -20,7 +20,7 @@ FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return make_photo_folder(tmp_path_factory.mktemp("configs") / "photos", images=6)
+    return make_photo_folder(tmp_path_factory.mktemp("configs") / "photos")
 
 
 def composed(*overrides, run_dir="runs/x"):

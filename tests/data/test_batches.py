@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import random
+import shutil
 import tarfile
 
 import numpy as np
@@ -223,6 +224,12 @@ def test_images_are_never_on_both_sides_of_the_split(student, photo_folder):
     train, val = ({row.image_path for row in data.source.rows(list(i))} for i in (data.train_indices, data.val_indices))
     assert train and val and not train & val
     assert len(data.train_indices) + len(data.val_indices) == 24
+
+
+def test_the_split_stays_when_the_data_move(student, photo_folder, tmp_path):
+    shutil.copytree(photo_folder, tmp_path / "elsewhere")
+    one, other = (module(student, folder(str(f)), val_fraction=0.4) for f in (photo_folder, tmp_path / "elsewhere"))
+    assert list(one.val_indices) == list(other.val_indices)
 
 
 def test_too_few_rows_for_a_batch(student, photo_folder):
