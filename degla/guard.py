@@ -40,17 +40,19 @@ class NonFiniteGuard:
         """Remember a micro-batch and its terms, the means over all ranks, until the optimizer's step."""
         self._window.append((batch, list(terms), values))
 
-    def check(self, step: int) -> None:
+    def check(self, step: int, scaled: bool = False) -> None:
         """Before the optimizer's step; drops the gradients if it is to be left out.
+
+        Args:
+            step: of the optimizer.
+            scaled: 16-mixed: its scaler skips steps whose gradient is not finite, which is how it finds its scale; only
+                the loss is looked at.
 
         Raises:
             ConfigError: something is not finite, and ``skip`` is False or has not helped.
         """
         window, self._window, self.has_skipped = self._window, [], False
-        gradients = [p.grad for p in self.student.parameters() if p.ndim == 1 and p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        if norm.isfinite():
+        if _are_finite(window) if scaled else self._has_finite_gradient():
             self._in_a_row = 0
             return
         what = (
@@ -60,7 +62,7 @@ class NonFiniteGuard:
             self.has_skipped = True
             self._in_a_row += 1
             self.num_skipped += 1
-            for parameter in self.student.parameters():
+            for parameter in () if scaled else self.student.parameters():
                 parameter.grad = None  # the optimizer leaves out what has none: neither weights nor moments move
             log.warning(f"{what}: the step is skipped")
             return
@@ -69,6 +71,11 @@ class NonFiniteGuard:
             f"{what}{skipped}: lower optimizer.lr, set trainer.gradient_clip_val=1, use precision=bf16-mixed, or "
             "non_finite=skip; ckpt_path=last goes on from before"
         )
+
+    def _has_finite_gradient(self) -> bool:
+        gradients = [p.grad for p in self.student.parameters() if p.ndim == 1 and p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return bool((norm.full_tensor() if hasattr(norm, "full_tensor") else norm).isfinite())
 
     @torch.no_grad()
     def _causes(self, window: list[tuple[Batch, list[str], Tensor]]) -> str:

@@ -98,10 +98,10 @@ class DeGLAModule(L.LightningModule):
         return losses.total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Stop or skip where the gradient is not finite; the scaler of 16-mixed looks for that itself."""
-        if self.trainer.precision != "16-mixed":
-            self.guard.check(self.global_step)
-        self.log("train/skipped_steps", float(self.guard.num_skipped), batch_size=1)
+        """Stop or skip where the gradient is not finite."""
+        self.guard.check(self.global_step, scaled=self.trainer.precision == "16-mixed")
+        if self.guard.skip:
+            self.log("train/skipped_steps", float(self.guard.num_skipped), batch_size=1)
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
         """Log what moves with the optimizer."""

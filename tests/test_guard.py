@@ -63,6 +63,22 @@ def test_stop_is_the_default_and_says_which_step(photos, tmp_path):
         run.trainer.fit(run.module, run.datamodule)
 
 
+def test_under_a_scaler_the_loss_alone_decides(photos, tmp_path):
+    run, _ = started(photos, tmp_path)
+    guard, student = run.module.guard, run.module.student
+    student.clip.logit_scale.grad = torch.full_like(student.clip.logit_scale, float("inf"))
+    for value, stops in ((1.0, False), (float("nan"), True)):
+        guard.note(next(iter(run.datamodule.train_dataloader())), ["contrastive"], torch.tensor([value]))
+        if stops:
+            with pytest.raises(
+                ConfigError, match=r"the loss is not finite at step 7 \(contrastive nan; no row by itself"
+            ):
+                guard.check(7, scaled=True)
+        else:
+            guard.check(7, scaled=True)
+    assert not guard._window and student.clip.logit_scale.grad is not None
+
+
 def test_skipping_for_ever_is_no_training(photos, tmp_path):
     run, _ = started(
         photos, tmp_path, "non_finite=skip", "trainer.max_steps=40", "loader.epochs=20", steps=range(1, 40)

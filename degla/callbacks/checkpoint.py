@@ -38,6 +38,7 @@ class RunCheckpoint(ModelCheckpoint):
             every_n_train_steps=every_n_steps,
             save_top_k=-1,  # we delete, see below
             save_on_train_epoch_end=False,
+            enable_version_counter=False,  # one that was damaged is written over when its step comes again
         )
         self.keep_last = keep_last
         self._loops_of_last_step: dict | None = None
