@@ -85,9 +85,9 @@ def main() -> None:
             "faults": {name: {"tries": tries[name], "survived": survived[name]} for name in _FAULTS},
             "starts": starts,
             "bit_equal": all(torch.equal(value, torn[name]) for name, value in calm.items()),
-            "steps_missing": len(set(range(arguments.steps)) - set(steps)),
-            "steps_made_twice": sum(count - 1 for count in steps.values()),
-            "samples_lost": (len(set(range(arguments.steps)) - set(steps))) * _BATCH,
+            "steps_made_again": sum(count - 1 for count in steps.values()),
+            # A kill between a checkpoint and the line of its step: the step is made, and not told.
+            "steps_without_a_line_in_the_log": len(set(range(arguments.steps)) - set(steps)),
         }
     save("faults_stream" if arguments.stream else "faults", vars(arguments), figures)
 

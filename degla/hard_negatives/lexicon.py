@@ -41,7 +41,8 @@ def lexicon() -> Lexicon:
             synonyms.setdefault(word, set()).update(meaning.split())
     relations = [(tuple(phrases[0].split()), phrases[1:]) for phrases in raw["relations"]]
     relations += [(tuple(other.split()), [phrases[0]]) for phrases in raw["relations"] for other in phrases[1:]]
-    same_relations = [(tuple(phrase.split()), phrases[0]) for phrases in raw["same_relations"] for phrase in phrases]
+    same_relations = {phrase: phrase for phrases in raw["relations"] for phrase in phrases}
+    same_relations |= {phrase: phrases[0] for phrases in raw["same_relations"] for phrase in phrases}
     known: dict[tuple[str, ...], list[str]] = {}
     for phrase, rivals in relations:
         known.setdefault(phrase, rivals)
@@ -49,7 +50,9 @@ def lexicon() -> Lexicon:
         _rivals(raw["nouns"].values(), synonyms),
         _rivals([raw["colours"], *raw["adjectives"].values()], synonyms),
         sorted(known.items(), key=lambda item: -len(item[0])),
-        sorted(same_relations, key=lambda item: -len(item[0])),
+        sorted(
+            ((tuple(phrase.split()), name) for phrase, name in same_relations.items()), key=lambda item: -len(item[0])
+        ),
         raw["numbers"],
         frozenset(raw["mass"].split()),
         frozenset(raw["plural_only"].split()),

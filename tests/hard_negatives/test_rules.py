@@ -147,6 +147,8 @@ PARAPHRASE = "paraphrase"
         ("A kite flies over trees", "A kite flies above trees", "replace_relation", PARAPHRASE),
         ("A man in a car", "A man in a truck", "replace_relation", "wrong kind: no relation"),
         ("A man in front of a car", "A man behind a car", "replace_relation", ""),
+        ("A man behind a car", "A man in front of a car", "replace_relation", ""),
+        ("A car in the background", "A car in the foreground", "replace_relation", ""),
         ("Two dogs run", "2 dogs run", "change_count", PARAPHRASE),
         ("Two dogs run", "A pair of dogs run", "change_count", PARAPHRASE),
         ("Two dogs run", "A dog runs", "change_count", ""),
