@@ -25,7 +25,7 @@ ALLOWED = {
     "optim": set(),
     "errors": set(),
     "hub": set(),
-    "config": {"errors"},
+    "config": {"errors", "sweeps"},
 }
 ONLY = {
     "open_clip": {"models"},
