@@ -29,7 +29,7 @@ ALLOWED = {
 }
 ONLY = {
     "open_clip": {"models"},
-    "hydra": {"config", "build"},
+    "hydra": {"config", "build", "sweeps"},
     "lightning": {"module", "data", "callbacks", "build", "train"},
 }
 

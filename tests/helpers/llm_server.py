@@ -82,7 +82,7 @@ class LlmServer:
             self.in_flight -= 1
 
     async def _behave(self, request, mode: str, caption: str, kind: str) -> web.StreamResponse:
-        if mode in ("429", "500", "401", "400"):
+        if mode in ("429", "500", "401", "400", "403"):
             headers = {"Retry-After": self.retry_after} if mode == "429" else {}
             return web.json_response({"error": {"message": f"made-up {mode}"}}, status=int(mode), headers=headers)
         if mode == "page":
