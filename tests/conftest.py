@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.forked import degla_forked
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 KINDS = ("reshuffle_order", "swap_nouns", "swap_adjectives", "replace_adjectives", "replace_nouns")
 
@@ -66,23 +68,39 @@ def make_photo_folder(folder: Path, images: int = 12) -> Path:
     return folder
 
 
-def degla(*arguments: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
-    """Run ``python -m degla.train`` as a user does."""
-    result = subprocess.run(
-        [sys.executable, "-m", "degla.train", *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+def degla(
+    *arguments: str, cwd: Path, check: bool = True, program: str = "train", **environment: str
+) -> subprocess.CompletedProcess:
+    """Run ``python -m degla.<program>`` as a user does.
+
+    Where Lightning or a launcher starts further processes by the command line, in a process of its own; else forked.
+    """
+    if any(argument.startswith(("trainer.devices=", "hydra/launcher=")) for argument in arguments):
+        result = subprocess.run(
+            [sys.executable, "-m", f"degla.{program}", *arguments],
+            cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+    else:
+        result = degla_forked(*arguments, cwd=cwd, program=program, **environment)
     assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
     return result
 
 
+LONGEST = ("every_layout", "one_fault_after", "vit_b_32_on", "study_killed", "optuna_search", "an_epoch_of_real")
+
+
 def pytest_collection_modifyitems(items):
-    """The longest first, so that no process is left alone with them at the end."""
-    items.sort(key=lambda item: ("vit_b_32_on_real" not in item.name, item.get_closest_marker("slow") is None))
+    """The longest first, so that no process is left alone with them at the end (xdist hands them out in order)."""
+
+    def place(item):
+        longest = [i for i, name in enumerate(LONGEST) if name in item.name]
+        return (longest or [len(LONGEST)])[0], item.get_closest_marker("slow") is None
+
+    items.sort(key=place)
 
 
 def only_run(cwd: Path, name: str = "train") -> Path:

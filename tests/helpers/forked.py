@@ -1,4 +1,4 @@
-"""``degla.train`` in a copy of a process that has imported it already: hundreds of refusals cost seconds, not an hour.
+"""``degla.train`` in a copy of a process that has imported it already: a thousand starts cost minutes, not hours.
 
 The copies come from Python's fork server, a process that imports and does nothing else. A copy of the test process
 itself would inherit the locks and thread pools of every test before, and crash now and then.
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import traceback
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 fork_server = multiprocessing.get_context("forkserver")
@@ -18,11 +19,20 @@ fork_server.set_forkserver_preload(
 )
 
 
-def degla_forked(*arguments: str, cwd: Path, program: str = "train") -> subprocess.CompletedProcess:
-    """Run ``python -m degla.<program>`` with these arguments in a prepared process."""
-    job = fork_server.Process(target=_become_degla, args=(program, arguments, str(cwd), dict(os.environ)))
+def start_forked(*arguments: str, cwd: Path, program: str = "train", **environment: str) -> ForkServerProcess:
+    """``python -m degla.<program>`` with these arguments, begun; what it prints is in ``cwd/stdout`` and ``stderr``."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    job = fork_server.Process(target=_become_degla, args=(program, arguments, str(cwd), variables))
     job.start()
-    job.join(timeout=300)
+    return job
+
+
+def degla_forked(
+    *arguments: str, cwd: Path, program: str = "train", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The same, waited for."""
+    job = start_forked(*arguments, cwd=cwd, program=program, **environment)
+    job.join(timeout=500)
     assert job.exitcode is not None, f"still running: {arguments}"
     return subprocess.CompletedProcess(
         arguments, job.exitcode, (cwd / "stdout").read_text(), (cwd / "stderr").read_text()
@@ -31,9 +41,12 @@ def degla_forked(*arguments: str, cwd: Path, program: str = "train") -> subproce
 
 def _become_degla(program: str, arguments: tuple[str, ...], cwd: str, environment: dict[str, str]) -> None:
     """In the child: never returns, whatever happens."""
+    import torch
+
     code = 1
     os.environ.clear()
     os.environ |= environment
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # torch read the fork server's own
     os.chdir(cwd)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

@@ -42,23 +42,28 @@ def photos(tmp_path_factory):
     return make_photo_folder(tmp_path_factory.mktemp("distributed") / "photos", images=14)
 
 
-@pytest.fixture(scope="module")
-def runs(photos, tmp_path_factory):
-    cwd = tmp_path_factory.mktemp("runs")
-    measured = ["benchmark=scenes", "benchmark.scenes.num_items=4", "callbacks.evaluate.every_n_steps=10"]
+def test_same_curves_and_weights_in_every_layout_and_from_one_to_another(photos, tmp_path):
+    """One test, so that the runs are made once, however many processes share the tests."""
+    more = ["benchmark=scenes", "benchmark.scenes.num_items=4", "callbacks.evaluate.every_n_steps=10",
+            "callbacks.checkpoint.every_n_steps=10"]  # fmt: skip
     names = ("one", "ddp", "ddp4", "fsdp2")
     for name in names:
-        degla(*arguments(photos, *LAYOUTS[name], *measured, f"name={name}"), cwd=cwd)
-    return {name: only_run(cwd, name) for name in names}
+        degla(*arguments(photos, *LAYOUTS[name], *more, f"name={name}"), cwd=tmp_path)
+    runs = {name: only_run(tmp_path, name) for name in names}
+    for layout in ("ddp", "ddp4", "fsdp2"):
+        compare(runs, layout)
+    for first, then in (("fsdp2", "one"), ("one", "fsdp2")):
+        # Taken half-way under one layout, finished under another: the curve of the run that stayed.
+        halfway = runs[first] / "checkpoints" / "step-00000010.ckpt"
+        degla(*arguments(photos, *LAYOUTS[then], f"ckpt_path={halfway}", f"name=moved-{then}"), cwd=tmp_path)
+        run = only_run(tmp_path, f"moved-{then}")
+        stayed, moved = (read_metrics(path / "metrics.csv")["train/loss"] for path in (runs[first], run))
+        assert list(moved) == list(range(10, 20))
+        assert list(moved.values()) == pytest.approx([stayed[step] for step in moved], rel=1e-5)
 
 
 def weights(run):
     return torch.load(newest_checkpoint(run / "checkpoints"), weights_only=True)["state_dict"]
-
-
-def test_same_curves_and_weights(runs):
-    for layout in ("ddp", "ddp4", "fsdp2"):  # in one test: the runs are made once, whatever process has them
-        compare(runs, layout)
 
 
 def compare(runs, layout):
@@ -75,21 +80,6 @@ def compare(runs, layout):
         torch.testing.assert_close(theirs[name], mine[name], rtol=1e-4, atol=2e-5)
     assert (runs[layout] / "model" / "open_clip_model.safetensors").is_file()
     assert list(one["eval_mean/overall"])[:2] == [0, 10]
-
-
-@pytest.mark.parametrize(("first", "then"), [("fsdp2", "one"), ("one", "fsdp2")])
-def test_a_run_goes_on_in_another_layout(photos, tmp_path, first, then):
-    """Stopped half-way under one layout, finished under another: the curve of the undisturbed run."""
-    short = ["loader.epochs=4", "scheduler=constant"]
-    degla(*arguments(photos, *LAYOUTS[first], *short, "trainer.max_steps=5"), cwd=tmp_path)
-    halfway = newest_checkpoint(only_run(tmp_path) / "checkpoints")
-    for name in (first, then):
-        degla(*arguments(photos, *LAYOUTS[name], *short, f"ckpt_path={halfway}", f"name={name}-rest"), cwd=tmp_path)
-    stayed, moved = (
-        read_metrics(only_run(tmp_path, f"{name}-rest") / "metrics.csv")["train/loss"] for name in (first, then)
-    )
-    assert list(moved) == list(range(5, len(moved) + 5))
-    assert moved == pytest.approx(stayed, rel=1e-5)
 
 
 def test_parameters_without_gradient_do_not_stop_ddp(photos, tmp_path):

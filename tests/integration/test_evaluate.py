@@ -18,17 +18,8 @@ SUBSETS = ["swap_obj", "swap_att"]
 SMALL = ["model=scenes", "benchmark=sugarcrepe", "benchmark.sugarcrepe.subsets=[swap_obj,swap_att]", "num_workers=0"]
 
 
-def evaluate(*arguments, cwd, check=True, launcher=(sys.executable, "-m"), **environment):
-    result = subprocess.run(
-        [*launcher, "degla.evaluate", *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert not check or result.returncode == 0, result.stderr[-3000:]
-    return result
+def evaluate(*arguments, cwd, check=True, **environment):
+    return degla(*arguments, cwd=cwd, check=check, program="evaluate", COLUMNS="200", **environment)
 
 
 def results(cwd):
@@ -70,8 +61,9 @@ def test_a_model_beside_its_base(data):
 def test_two_ranks_give_the_json_of_one(data):
     evaluate(*SMALL, "batch_size=8", cwd=data)
     one = results(data)[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m"]
-    evaluate(*SMALL, "batch_size=8", "cache_dir=elsewhere", cwd=data, launcher=launcher)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command = [*torchrun, "-m", "degla.evaluate", *SMALL, "batch_size=8", "cache_dir=elsewhere"]
+    subprocess.run(command, cwd=data, check=True, capture_output=True, timeout=300)
     two = results(data)[1]
     assert two["benchmarks"] == one["benchmarks"] and two["model"] == one["model"]
     assert sum(two["made"]["encoded"].values()) < sum(one["made"]["encoded"].values())
@@ -113,9 +105,7 @@ def test_mistakes_end_in_one_sentence(tmp_path, arguments, message):
 
 def test_doctor(data):
     (data / "data/coco/val2017/000000000003.jpg").unlink()
-    output = evaluate(
-        "model=scenes", "benchmark=[sugarcrepe,aro,scenes]", "doctor=true", cwd=data, COLUMNS="200"
-    ).stdout
+    output = evaluate("model=scenes", "benchmark=[sugarcrepe,aro,scenes]", "doctor=true", cwd=data).stdout
     line = next(line for line in output.splitlines() if "swap_obj" in line)
     assert "39" in line and "245" in line and "3 of 4" in line
     assert "missing" in next(line for line in output.splitlines() if "add_att" in line)

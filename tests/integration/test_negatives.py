@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import datasets
 import pyarrow.parquet as pq
@@ -25,12 +22,7 @@ CAPTIONS = [
 
 
 def negatives(*arguments, cwd, check=True, **environment):
-    result = subprocess.run(
-        [sys.executable, "-m", "degla.negatives", *arguments],
-        cwd=cwd, env={**os.environ, "COLUMNS": "160", **environment}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert not check or result.returncode == 0, result.stderr[-3000:]
-    return result
+    return degla(*arguments, cwd=cwd, check=check, program="negatives", COLUMNS="160", **environment)
 
 
 @pytest.fixture

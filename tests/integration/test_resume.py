@@ -2,9 +2,8 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,26 +11,16 @@ import torch
 
 from degla.callbacks import newest_checkpoint
 from tests.conftest import TINY, degla, make_photo_folder, only_run
+from tests.helpers.forked import start_forked
 
 pytestmark = pytest.mark.slow
 
 
-def start(cwd: Path, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "degla.train", *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for_step(process: subprocess.Popen, cwd: Path, step: int) -> None:
+def wait_for_step(is_running: Callable[[], bool], cwd: Path, step: int) -> None:
     """Until the run has logged ``step``, which is after the checkpoint of an earlier one."""
     deadline = time.time() + 200
     while time.time() < deadline:
-        assert process.poll() is None, process.stdout.read()[-4000:]
+        assert is_running(), f"ended before step {step}: {(cwd / 'stderr').read_text()[-4000:]}"
         for file in cwd.glob("runs/train/*/metrics.csv"):
             steps = [int(line.split(",")[0]) for line in file.read_text().splitlines()[1:] if line.count(",") == 2]
             if steps and max(steps) >= step:
@@ -91,11 +80,11 @@ def undisturbed(photos, tmp_path_factory):
 def test_resumed_equals_undisturbed(undisturbed, photos, tmp_path, how, workers):
     arguments = run_arguments(photos, workers, "ckpt_path=last")
     for step in (13, 40):  # both in the middle of a pass
-        process = start(tmp_path, *arguments)
-        wait_for_step(process, tmp_path, step)
-        process.send_signal(how)
-        process.communicate(timeout=60)
-        assert process.returncode == (143 if how is signal.SIGTERM else -9)
+        process = start_forked(*arguments, cwd=tmp_path)
+        wait_for_step(process.is_alive, tmp_path, step)
+        os.kill(process.pid, how)
+        process.join(60)
+        assert process.exitcode == (143 if how is signal.SIGTERM else -9)
     before = newest_checkpoint(only_run(tmp_path) / "checkpoints")
     output = degla(*arguments, cwd=tmp_path).stdout
     assert f"going on from {before}" in output.replace("\n", "")[:99999] or str(before.name) in output
@@ -110,10 +99,10 @@ def test_sigterm_inside_an_accumulation_loses_nothing(photos, tmp_path):
     torn = tmp_path / "torn"
     torn.mkdir()
     for step in (4, 9, 15):
-        process = start(torn, *arguments, "ckpt_path=last")
-        wait_for_step(process, torn, step)
+        process = start_forked(*arguments, "ckpt_path=last", cwd=torn)
+        wait_for_step(process.is_alive, torn, step)
         process.terminate()
-        process.communicate(timeout=60)
-        assert process.returncode == 143
+        process.join(60)
+        assert process.exitcode == 143
     degla(*arguments, "ckpt_path=last", cwd=torn)
     assert_same(state(torn), state(calm))

@@ -62,7 +62,8 @@ def test_an_optuna_search_is_killed_and_goes_on(tmp_path):
     assert {row["state"] for row in rows} == {"finished"} and {row["steps"] for row in rows} == {"9"}
     with (first / "metrics.csv").open() as file:  # nothing was trained twice but what no checkpoint had
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["name"] == "train/loss"]
-    assert sorted(set(steps)) == list(range(9)) and len(steps) <= 9 + 2
+    # A step's line is written after its checkpoint: a kill between the two loses that one line (docs/clusters.md).
+    assert len(set(range(9)) - set(steps)) <= 1 and max(steps) == 8 and len(steps) <= 9 + 2
     again = degla(*search, "trials=2", cwd=tmp_path)  # all there: nothing is trained
     assert "2 jobs in" in again.stdout and len(read_csv(sweep / "sweep.csv")) == 2
 
