@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # What a config may build: a config is data, and must not be able to call anything else.
 _ALLOWED = ("degla.", "lightning.Trainer", "lightning.pytorch.")
+_HOMES = ("degla.", "lightning.pytorch.")  # of what is found there: degla.build.os.system is not ours
 
 
 class Run(NamedTuple):
@@ -163,6 +164,8 @@ def _checked(node: DictConfig, key: str) -> tuple[Callable, dict]:
         target = get_object(path)
     except Exception as error:
         raise ConfigError(f"{key}._target_={path} does not exist") from error
+    if not f"{getattr(target, '__module__', None)}.".startswith(_HOMES):
+        raise ConfigError(f"{key}._target_={path} is not allowed: it must be defined in {' or '.join(_HOMES)}")
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

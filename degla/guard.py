@@ -15,13 +15,14 @@ log = logging.getLogger(__name__)
 
 _MOST_IN_A_ROW = 20  # skipped steps after which the weights are to blame
 _MOST_ROWS = 5  # named in a message
+_PROJECTIONS = ("visual.proj", "text_projection")
 
 
 class NonFiniteGuard:
     """Looks at the gradient before each step of the optimizer.
 
-    It reads the gradients of one-dimensional parameters only: every layer has some, what is not finite in a layer
-    reaches them, and they are a thousandth of all.
+    It reads the gradients of one-dimensional parameters and of the two projections only: every layer has some, what
+    is not finite in a layer reaches them, and they are a hundredth of all.
 
     Args:
         student: whose gradients.
@@ -68,12 +69,17 @@ class NonFiniteGuard:
             return
         skipped = f", after {self._in_a_row} skipped steps" if self._in_a_row else ""
         raise ConfigError(
-            f"{what}{skipped}: lower optimizer.lr, set trainer.gradient_clip_val=1, use precision=bf16-mixed, or "
-            "non_finite=skip; ckpt_path=last goes on from before"
+            f"{what}{skipped}: lower optimizer.lr, set trainer.gradient_clip_val=1, "
+            f"{'or ' if self.skip else ''}use precision=bf16-mixed{'' if self.skip else ', or non_finite=skip'}; "
+            "ckpt_path=last goes on from before"
         )
 
     def _has_finite_gradient(self) -> bool:
-        gradients = [p.grad for p in self.student.parameters() if p.ndim == 1 and p.grad is not None]
+        gradients = [
+            parameter.grad
+            for name, parameter in self.student.named_parameters()
+            if parameter.grad is not None and (parameter.ndim == 1 or name.endswith(_PROJECTIONS))
+        ]
         norm = torch.nn.utils.get_total_norm(gradients)
         return bool((norm.full_tensor() if hasattr(norm, "full_tensor") else norm).isfinite())
 
@@ -103,7 +109,7 @@ class NonFiniteGuard:
             who = f"{len(rows)} rows, {', '.join(rows[:_MOST_ROWS])} among them"
         else:
             who = f"rows {', '.join(rows)}"
-        return f"{', '.join(terms)}; {who}"
+        return "; ".join(filter(None, (", ".join(terms), who)))
 
 
 def _are_finite(window: list[tuple[Batch, list[str], Tensor]]) -> bool:

@@ -99,7 +99,8 @@ class DeGLAModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Stop or skip where the gradient is not finite."""
-        self.guard.check(self.global_step, scaled=self.trainer.precision == "16-mixed")
+        with self.trainer.precision_plugin.forward_context():  # rows are looked at in the precision they were in
+            self.guard.check(self.global_step, scaled=self.trainer.precision == "16-mixed")
         if self.guard.skip:
             self.log("train/skipped_steps", float(self.guard.num_skipped), batch_size=1)
 

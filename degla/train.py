@@ -4,7 +4,6 @@ import errno
 import json
 import logging
 import math
-import pickle
 import signal
 import sys
 from pathlib import Path
@@ -33,6 +32,7 @@ def train(cfg: DictConfig) -> float:
     """
     # torch and Lightning take seconds to import: --help and shell completion must not wait for them.
     import lightning as L
+    from lightning.fabric.plugins.environments import LightningEnvironment
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from degla.build import build
@@ -52,6 +52,7 @@ def train(cfg: DictConfig) -> float:
             raise ConfigError(f"run_dir: {run_dir} holds a run already; set ckpt_path=last to go on, or another name")
         run_dir.mkdir(parents=True, exist_ok=True)
         if run.trainer.is_global_zero:
+            (run_dir / _FINISHED).unlink(missing_ok=True)  # it spoke of other settings
             OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
         try:
             run.trainer.fit(run.module, run.datamodule, ckpt_path=checkpoint)
@@ -63,14 +64,19 @@ def train(cfg: DictConfig) -> float:
             )
             for callback in run.trainer.callbacks:
                 if isinstance(callback, Preemption) and run.trainer.is_global_zero:
-                    callback.requeue()
-            sys.exit(SIGTERM_EXIT)
+                    callback.requeue(goes_on=cfg.ckpt_path == "last")
+            # Of a process that Lightning started it would take any other code for a crash, and kill the first.
+            environment = getattr(run.trainer.strategy, "cluster_environment", None)
+            is_started = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
+            sys.exit(0 if is_started else SIGTERM_EXIT)
         except Exception as error:
             if run.trainer.strategy.launcher is not None:  # else the other ranks wait for this one until they time out
                 run.trainer.strategy.launcher.kill(signal.SIGKILL)
+                run.trainer.strategy.launcher.procs.clear()  # Lightning watches them, and would kill this one too
             if isinstance(error, ConfigError) or not (advice := _advice(error)):
                 raise
-            raise ConfigError(f"{advice} (step {run.trainer.global_step}: {str(error).splitlines()[0]})") from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"{advice} (step {run.trainer.global_step}: {reason})") from error
     value = _value(run_dir)
     if run.trainer.is_global_zero:
         write_report(run_dir)
@@ -94,8 +100,6 @@ def _advice(error: Exception) -> str:
             "out of memory: set loader.chunk_size to a part of the batch (the same result), "
             "model.grad_checkpointing=true or precision=bf16-mixed, or lower loader.global_batch_size"
         )
-    if isinstance(error, pickle.UnpicklingError):
-        return "ckpt_path: the file holds more than tensors and plain data, which could be a program; it is not loaded"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "the disk is full: free some space, ckpt_path=last goes on"
     return ""

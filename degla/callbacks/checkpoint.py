@@ -2,10 +2,13 @@
 
 import logging
 import os
+import pickle
 import zipfile
 from copy import deepcopy
 from pathlib import Path
 
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -43,12 +46,33 @@ class RunCheckpoint(ModelCheckpoint):
         self.keep_last = keep_last
         self._loops_of_last_step: dict | None = None
 
-    def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
-        """Save on SIGTERM, which Lightning raises between batches; elsewhere a step may be half done.
+    def setup(self, trainer, pl_module, stage: str) -> None:
+        """Write past Lightning's temporary folder; clear away what a kill left half written."""
+        super().setup(trainer, pl_module, stage)
+        trainer.strategy.checkpoint_io = _WholeFiles()
+        if trainer.is_global_zero:
+            for part in Path(self.dirpath).glob("*.part"):
+                part.unlink()
 
-        Not after the last step, for the reason given at ``on_train_batch_end``.
+    def on_train_start(self, trainer, pl_module) -> None:
+        """All ranks go on from one step, or not at all.
+
+        Raises:
+            ConfigError: this rank found another checkpoint than the first.
         """
-        if isinstance(exception, SIGTERMException) and trainer.global_step and self._loops_of_last_step is None:
+        super().on_train_start(trainer, pl_module)
+        step = trainer.strategy.broadcast(trainer.global_step)
+        if step != trainer.global_step:
+            raise ConfigError(
+                f"rank {trainer.global_rank} goes on from step {trainer.global_step}, rank 0 from {step}: they see "
+                "different files; set ckpt_path to one step-*.ckpt that all see"
+            )
+        if step:
+            self._last_global_step_saved = step
+
+    def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
+        """Save on SIGTERM, which Lightning raises between batches; elsewhere a step may be half done."""
+        if isinstance(exception, SIGTERMException) and trainer.global_step:
             self._save_now(trainer)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -57,8 +81,7 @@ class RunCheckpoint(ModelCheckpoint):
         Lightning does nothing for a run that is resumed at its end: a kill during the last evaluation, or the
         export, would leave it without either for good.
         """
-        loop = trainer.fit_loop.epoch_loop
-        if loop._num_ready_batches_reached() or trainer.global_step == trainer.max_steps:
+        if is_last_batch(trainer):
             self._loops_of_last_step = deepcopy(trainer.fit_loop.state_dict())
         else:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -75,15 +98,10 @@ class RunCheckpoint(ModelCheckpoint):
         """Forget what was begun and cannot be finished by a resumed run.
 
         The micro-batches of an unfinished accumulation are read again: their gradients are not saved, and
-        weights have not moved since the window began. A validation cut short is left out: half its scores
-        are gone, and the rest would pass for the whole.
+        weights have not moved since the window began.
         """
         if self._loops_of_last_step is not None:
             checkpoint["loops"]["fit_loop"] = self._loops_of_last_step
-        if trainer.validating:
-            for counts in ("total", "current"):
-                seen = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"][counts]
-                seen.update(dict.fromkeys(seen, 0))
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         pending = progress["current"]["processed"] % trainer.accumulate_grad_batches
         if trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # a last window may be short
@@ -93,26 +111,9 @@ class RunCheckpoint(ModelCheckpoint):
                 counts[stage] -= pending
 
     def _save_checkpoint(self, trainer, filepath: str) -> None:
-        # Lightning writes to the temporary folder and moves: not atomic where that is another file system.
-        part, path = Path(filepath + ".part"), Path(filepath)
-        try:
-            super()._save_checkpoint(trainer, str(part))
-            if trainer.is_global_zero:
-                _to_disk(part)
-                part.replace(path)
-                _to_disk(path.parent)
-        except (OSError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "writ" not in str(error):  # as torch's writer says it
-                raise
-            if trainer.is_global_zero:
-                part.unlink(missing_ok=True)
-            before = newest_checkpoint(path.parent)
-            rest = f"with ckpt_path=last the run goes on from {before.name}" if before else "there is no earlier one"
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{path} cannot be written ({reason}): free some space; {rest}") from error
-        trainer.strategy.barrier("checkpoint renamed")
-        self._last_checkpoint_saved = filepath
+        super()._save_checkpoint(trainer, filepath)
         if trainer.is_global_zero and self.keep_last > 0:
+            path = Path(filepath)
             older = sorted(other for other in path.parent.glob("step-*.ckpt") if other.stem <= path.stem)
             for old in older[: -self.keep_last]:
                 old.unlink()
@@ -120,6 +121,37 @@ class RunCheckpoint(ModelCheckpoint):
     def _save_now(self, trainer) -> None:
         if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Writes beside the place and moves, past the cache of the operating system.
+
+    Lightning's own holds the file in memory, writes it to the temporary folder and moves it from there.
+    """
+
+    def save_checkpoint(self, checkpoint: dict, path: str | os.PathLike, storage_options=None) -> None:
+        path = Path(path)
+        part = path.with_name(f"{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(checkpoint, part)
+            _to_disk(part)
+            part.replace(path)
+            _to_disk(path.parent)
+        except (OSError, RuntimeError) as error:  # torch's writer says with a RuntimeError that the disk is full
+            part.unlink(missing_ok=True)
+            before = newest_checkpoint(path.parent)
+            rest = f"with ckpt_path=last the run goes on from {before.name}" if before else "there is no earlier one"
+            raise ConfigError(f"{path} cannot be written ({_line(error)}): free some space; {rest}") from error
+
+
+def is_last_batch(trainer) -> bool:
+    """Whether training ends with this batch: the rows, ``trainer.max_steps`` or ``trainer.max_time`` are used up."""
+    return (
+        trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+        or trainer.global_step == trainer.max_steps
+        or trainer.should_stop
+    )
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -136,10 +168,18 @@ def what_is_broken(checkpoint: Path) -> str:
     """Why a checkpoint cannot be trusted, "" where it can: torch keeps a CRC-32 with every record of the file."""
     try:
         with zipfile.ZipFile(checkpoint) as archive:
-            record = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        return f"it is cut short or no checkpoint ({error})"
-    return f"record {record} does not have the checksum that it was written with" if record else ""
+            if record := archive.testzip():
+                return f"record {record} does not have the checksum that it was written with"
+        torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)  # the index has no checksum
+    except pickle.UnpicklingError:
+        return "it holds more than tensors and plain data, which could be a program; it is not loaded"
+    except Exception as error:  # zipfile and torch have a dozen words for a damaged index
+        return f"it is cut short, damaged or no checkpoint ({_line(error)})"
+    return ""
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _to_disk(path: Path) -> None:

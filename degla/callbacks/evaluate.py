@@ -27,19 +27,30 @@ class Evaluate(Callback):
         self.num_workers = num_workers
         self._evaluated: int | None = None
 
+    def state_dict(self) -> dict:
+        """What was measured last."""
+        return {"evaluated": self._evaluated}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Not to be measured again."""
+        self._evaluated = state_dict["evaluated"]
+
     def on_train_start(self, trainer, pl_module) -> None:
-        """The untouched student."""
-        if trainer.global_step == 0:
-            self._evaluate(trainer, pl_module)
+        """The untouched student, or what a signal left unmeasured."""
+        self._evaluate_if_due(trainer, pl_module)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Every so many steps."""
-        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._evaluated:
-            self._evaluate(trainer, pl_module)
+        """Every so many steps; after a signal there may be no time."""
+        if not trainer.received_sigterm:
+            self._evaluate_if_due(trainer, pl_module)
 
     def on_train_end(self, trainer, pl_module) -> None:
         """The trained student."""
         if trainer.global_step != self._evaluated:
+            self._evaluate(trainer, pl_module)
+
+    def _evaluate_if_due(self, trainer, pl_module) -> None:
+        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._evaluated:
             self._evaluate(trainer, pl_module)
 
     def _evaluate(self, trainer, pl_module) -> None:

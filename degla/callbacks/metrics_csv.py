@@ -1,6 +1,7 @@
 """Every logged number in one file that survives a kill and grows with each resume."""
 
 import csv
+import os
 from pathlib import Path
 
 from lightning.pytorch.loggers.logger import Logger
@@ -20,6 +21,7 @@ class MetricsCsv(Logger):
     def __init__(self, path: str):
         super().__init__()
         self.path = Path(path)
+        self._is_whole = False
 
     @property
     def name(self) -> str:
@@ -38,7 +40,10 @@ class MetricsCsv(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one line a metric."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._is_whole:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_half_a_line(self.path)
+            self._is_whole = True
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if file.tell() == 0:
@@ -47,9 +52,17 @@ class MetricsCsv(Logger):
 
 
 def read_metrics(path: Path) -> dict[str, dict[int, float]]:
-    """Name -> step -> value, the last value of each step."""
+    """Name -> step -> value, the last value of each step. A last line that is being written is left out."""
     metrics: dict[str, dict[int, float]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for record in csv.DictReader(file):
-            metrics.setdefault(record["name"], {})[int(record["step"])] = float(record["value"])
+    text = path.read_text(encoding="utf-8")
+    for record in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
+        metrics.setdefault(record["name"], {})[int(record["step"])] = float(record["value"])
     return {name: dict(sorted(values.items())) for name, values in metrics.items()}
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """What a full disk or a kill left of the last line would spoil the next."""
+    if path.is_file():
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)

@@ -18,7 +18,7 @@ class Watchdog(Callback):
     """Ends a run of several processes that has stood still too long, and says who was the last to move.
 
     A thread in each process tells the others how far it is; a rank that is dead, stopped, or waits for its disk is
-    behind those that wait for it in a collective.
+    behind those that wait for it in a collective. They tell it by way of rank 0, whose silence a second thread notices.
 
     Args:
         timeout_seconds: longer than the longest validation, evaluation, checkpoint or compilation.
@@ -29,14 +29,15 @@ class Watchdog(Callback):
         self._count = 0
         self._place = "the start"
         self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._last_talk = 0.0  # when rank 0 last answered
 
     def on_train_start(self, trainer, pl_module) -> None:
         """Begin to watch."""
         if trainer.world_size > 1:
             store = dist.distributed_c10d._get_default_store().clone()  # a connection of its own: calls may block
-            self._thread = threading.Thread(target=self._watch, args=(store, trainer), daemon=True)
-            self._thread.start()
+            self._last_talk = time.monotonic()
+            threading.Thread(target=self._talk, args=(store, trainer), daemon=True).start()  # may block in the store
+            threading.Thread(target=self._listen, args=(trainer,), daemon=True).start()
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         """Its rows are there."""
@@ -58,38 +59,46 @@ class Watchdog(Callback):
         """Validation moves on too."""
         self._mark(f"batch {batch_idx} of the validation")
 
+    def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
+        """Watch no more: a sweep may go on with its next job."""
+        self._over.set()
+
     def teardown(self, trainer, pl_module, stage: str) -> None:
         """Watch no more."""
         self._over.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
 
     def _mark(self, place: str) -> None:
         self._count, self._place = self._count + 1, place
 
-    def _watch(self, store, trainer) -> None:
+    def _pause(self) -> bool:
+        return self._over.wait(min(10.0, self.timeout_seconds / 10))
+
+    def _talk(self, store, trainer) -> None:
         here = f"{socket.gethostname()}, process {os.getpid()}"
         keys = [f"degla/alive/{rank}" for rank in range(trainer.world_size)]
         known: dict[int, tuple[int, str]] = {}
         changed = time.monotonic()
-        while not self._over.wait(min(10.0, self.timeout_seconds / 10)):
+        while not self._pause():
             try:
                 store.set(keys[trainer.global_rank], json.dumps([self._count, f"{self._place} ({here})"]))
                 if store.check(["degla/verdict"]):
                     self._end(trainer)
                 now = {rank: tuple(json.loads(store.get(key))) for rank, key in enumerate(keys) if store.check([key])}
-            except Exception as error:  # the rank that holds the store is gone
-                if not self._over.wait(self.timeout_seconds):
-                    self._say(f"rank 0 cannot be reached ({type(error).__name__})")
+                self._last_talk = time.monotonic()
+                if now != known:
+                    known, changed = now, time.monotonic()
+                elif time.monotonic() - changed > self.timeout_seconds * (1 + trainer.global_rank / 100):
+                    store.set("degla/verdict", "over")
+                    self._say(self._verdict(known, trainer.world_size))
+                    time.sleep(0.5)
                     self._end(trainer)
+            except RuntimeError:  # rank 0, which holds the store, is gone
                 return
-            if now != known:
-                known, changed = now, time.monotonic()
-            elif time.monotonic() - changed > self.timeout_seconds * (1 + trainer.global_rank / 100):
-                store.set("degla/verdict", "over")
-                self._say(self._verdict(known, trainer.world_size))
-                time.sleep(0.5)
+
+    def _listen(self, trainer) -> None:
+        while not self._pause():
+            if time.monotonic() - self._last_talk > self.timeout_seconds:
+                self._say("rank 0 does not answer")
                 self._end(trainer)
 
     def _verdict(self, known: dict[int, tuple[int, str]], world_size: int) -> str:

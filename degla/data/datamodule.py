@@ -2,6 +2,7 @@
 
 import hashlib
 import multiprocessing
+import signal
 from pathlib import Path
 
 import lightning as L
@@ -132,7 +133,12 @@ class DataModule(L.LightningDataModule):
         if not len(self.val_indices):
             return []
         table = self.val_source or self.source
-        sampler = ShardSampler(self.val_indices, self.val_batch_size, self._rank, self._world_size)
+        try:
+            sampler = ShardSampler(self.val_indices, self.val_batch_size, self._rank, self._world_size)
+        except ValueError as error:
+            raise ConfigError(
+                f"{error}: raise loader.val_fraction, or name other rows with data@val_data=..."
+            ) from error
         return self._loader(TableBatches(table, self.val_collate), batch_sampler=sampler)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -199,6 +205,7 @@ class DataModule(L.LightningDataModule):
             dataset,
             collate_fn=as_is,
             num_workers=self.num_workers,
+            worker_init_fn=_leave_signals_to_the_run,
             multiprocessing_context="fork" if self.num_workers and inside_joblib else None,
             pin_memory=torch.cuda.is_available(),
             **arguments,
@@ -211,6 +218,12 @@ class DataModule(L.LightningDataModule):
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """A notice to every process of a job must not end its workers: the batch under way waits for them."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _tail(key: str) -> str:

@@ -1,5 +1,6 @@
 """The order of rows over the whole run, a pure function of the seed: so a run can be resumed anywhere."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -72,14 +73,21 @@ class RunSampler(Sampler[list[Draw]]):
 
 
 class ShardSampler(Sampler[list[Draw]]):
-    """Every row once, in order, over the ranks; no row is repeated to fill up, which would bias a score."""
+    """Every row once, in order, over the ranks; no row is repeated to fill up, which would bias a score.
+
+    Each rank has as many batches as the others, since some meet in every batch, and some batches have one row more or
+    fewer than others, with several ranks perhaps ``batch_size`` + 1.
+
+    Raises:
+        ValueError: there are fewer rows than ranks.
+    """
 
     def __init__(self, indices: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1):
-        mine = np.array_split(indices, world_size)[rank]
-        self.batches = [
-            [Draw(int(i), f"validation-{i}") for i in mine[start : start + batch_size]]
-            for start in range(0, len(mine), batch_size)
-        ]
+        least = len(indices) // world_size
+        if not least:
+            raise ValueError(f"{len(indices)} validation row(s) cannot be shared by {world_size} processes")
+        batches = np.array_split(np.array_split(indices, world_size)[rank], math.ceil(least / batch_size))
+        self.batches = [[Draw(int(i), f"validation-{i}") for i in batch] for batch in batches]
 
     def __len__(self) -> int:
         """Batches of this rank."""

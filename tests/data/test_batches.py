@@ -196,10 +196,19 @@ def test_the_global_generator_is_left_alone(collate, photo_folder):
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("rows", [1, 7, 64, 65])
-def test_validation_shards_repeat_no_row(rows):
-    seen = [d.index for rank in range(3) for batch in ShardSampler(np.arange(rows), 4, rank, 3) for d in batch]
-    assert sorted(seen) == list(range(rows))
+@pytest.mark.parametrize("rows", [3, 4, 7, 25, 64, 65])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_validation_shards_repeat_no_row_and_have_as_many_batches(rows, batch_size):
+    shards = [list(ShardSampler(np.arange(rows), batch_size, rank, 3)) for rank in range(3)]
+    assert [draw.index for shard in shards for batch in shard for draw in batch] == list(range(rows))
+    assert len({len(shard) for shard in shards}) == 1
+    assert all(1 <= len(batch) <= batch_size + 1 for shard in shards for batch in shard)
+
+
+def test_one_process_keeps_to_the_batch_size():
+    assert [len(batch) for batch in ShardSampler(np.arange(9), 4)] == [3, 3, 3]
+    with pytest.raises(ValueError, match=r"2 validation row\(s\) cannot be shared by 3 processes"):
+        ShardSampler(np.arange(2), 4, 0, 3)
 
 
 def test_eval_transform_is_open_clips(photo_folder):

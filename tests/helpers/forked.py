@@ -46,6 +46,7 @@ def _become_degla(program: str, arguments: tuple[str, ...], cwd: str, environmen
     code = 1
     os.environ.clear()
     os.environ |= environment
+    multiprocessing.set_start_method("fork", force=True)  # as anywhere else: its workers are not the fork server's
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # torch read the fork server's own
     os.chdir(cwd)
     for number, name in ((1, "stdout"), (2, "stderr")):

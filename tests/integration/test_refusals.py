@@ -37,6 +37,10 @@ CASES = {
     "checkpoint": (["ckpt_path=no.ckpt"], "ckpt_path: there is no file no.ckpt"),
     "accelerator": (["trainer.accelerator=tpuu"], "trainer: "),
     "target": (["optimizer._target_=os.system"], "optimizer._target_=os.system is not allowed"),
+    "target by way of ours": (
+        ["data._target_=degla.build.os.system"],
+        "data._target_=degla.build.os.system is not allowed: it must be defined in degla. or lightning.pytorch.",
+    ),
     # impossible together
     "distillation without teacher": (["teacher=none"], "tgc and distill need a teacher: set teacher=ema"),
     "IGC without negatives": (

@@ -29,6 +29,17 @@ def wait_for_step(is_running: Callable[[], bool], cwd: Path, step: int) -> None:
     raise AssertionError("the run did not get that far")
 
 
+def children(pid: int) -> list[int]:
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if parent(path) == pid]
+
+
+def parent(stat: Path) -> int | None:
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except OSError:  # ended since
+        return None
+
+
 def state(cwd: Path) -> dict:
     path = newest_checkpoint(only_run(cwd) / "checkpoints")
     assert path is not None
@@ -82,13 +93,39 @@ def test_resumed_equals_undisturbed(undisturbed, photos, tmp_path, how, workers)
     for step in (13, 40):  # both in the middle of a pass
         process = start_forked(*arguments, cwd=tmp_path)
         wait_for_step(process.is_alive, tmp_path, step)
-        os.kill(process.pid, how)
+        for number in (*children(process.pid), process.pid):  # as schedulers do
+            os.kill(number, how)
         process.join(60)
         assert process.exitcode == (143 if how is signal.SIGTERM else -9)
     before = newest_checkpoint(only_run(tmp_path) / "checkpoints")
     output = degla(*arguments, cwd=tmp_path).stdout
     assert f"going on from {before}" in output.replace("\n", "")[:99999] or str(before.name) in output
     assert_same(state(tmp_path), undisturbed)
+
+
+def test_a_run_is_prolonged(undisturbed, photos, tmp_path):
+    """By steps, by time, and once more after a signal."""
+    arguments = run_arguments(photos, 0, "ckpt_path=last", "scheduler=constant")
+    straight, longer = tmp_path / "straight", tmp_path / "longer"
+    straight.mkdir(), longer.mkdir()
+    degla(*arguments, "trainer.max_steps=60", cwd=straight)
+    degla(*arguments, "trainer.max_steps=20", cwd=longer)
+    assert (only_run(longer) / "finished.json").is_file()
+    process = start_forked(*arguments, "trainer.max_steps=60", cwd=longer)
+    wait_for_step(process.is_alive, longer, 30)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 143 and not (only_run(longer) / "finished.json").exists()
+    degla(*arguments, "trainer.max_steps=60", cwd=longer)
+    assert_same(state(longer), state(straight))
+    hasty = tmp_path / "hasty"
+    hasty.mkdir()
+    arguments = run_arguments(photos, 0, "ckpt_path=last")
+    degla(*arguments, "trainer.max_time=00:00:00:01", cwd=hasty)
+    assert 0 < state(hasty)["global_step"] < undisturbed["global_step"]
+    assert (only_run(hasty) / "report.html").is_file()
+    degla(*arguments, cwd=hasty)
+    assert_same(state(hasty), undisturbed)
 
 
 def test_sigterm_inside_an_accumulation_loses_nothing(photos, tmp_path):

@@ -43,6 +43,16 @@ def test_a_run_without_validation_or_metrics(tmp_path):
     assert changes(tmp_path) == [] and "Every row was used" in write_report(tmp_path).read_text()
 
 
+def test_half_a_line_is_neither_read_nor_added_to(tmp_path):
+    path = tmp_path / "metrics.csv"
+    MetricsCsv(str(path)).log_metrics({"train/loss": 1.0}, 0)
+    with path.open("a") as file:
+        file.write("1,train/loss,2")
+    assert read_metrics(path) == {"train/loss": {0: 1.0}}
+    MetricsCsv(str(path)).log_metrics({"train/loss": 3.0}, 1)
+    assert read_metrics(path) == {"train/loss": {0: 1.0, 1: 3.0}}
+
+
 def test_benchmark_before_and_after(tmp_path, capsys):
     log = MetricsCsv(str(tmp_path / "metrics.csv"))
     for step, value in ((0, 0.25), (3, 0.5), (6, 0.75)):
