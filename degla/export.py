@@ -36,8 +36,8 @@ def export(cfg: DictConfig) -> None:
     checkpoint = _checkpoint(cfg.ckpt)
     run_dir = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
     out = Path(cfg.out or (run_dir or checkpoint.parent) / f"{checkpoint.stem}_{cfg.to}")
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"out: {out} is not empty; choose another folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"out: {out} is there already; choose another folder")
     model, settings = _model(cfg, checkpoint)
     write = {"open_clip": save_open_clip, "safetensors": save_safetensors, "hf": save_hf}[cfg.to]
     write(model, out)
@@ -48,7 +48,7 @@ def export(cfg: DictConfig) -> None:
 
 
 def _checkpoint(ckpt: str | None) -> Path:
-    from degla.callbacks import newest_checkpoint
+    from degla.callbacks import newest_checkpoint, what_is_broken
 
     if ckpt is None:
         raise ConfigError("ckpt is not set: a run's folder, a step-*.ckpt, or a file of weights such as epoch_5.pt")
@@ -59,11 +59,15 @@ def _checkpoint(ckpt: str | None) -> Path:
         return newest
     if not path.is_file():
         raise ConfigError(f"ckpt: there is no file {path}")
+    if path.suffix == ".ckpt" and (broken := what_is_broken(path)):
+        raise ConfigError(f"ckpt: {path}: {broken}")
     return path
 
 
 def _model(cfg: DictConfig, checkpoint: Path) -> tuple["ClipModel", dict]:
     """The model to be written, and the settings of the run that made it, ``{}`` where they are not known."""
+    from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX
+
     from degla.models import interpolated, load_clip
     from degla.models.checkpoints import read_settings
 
@@ -73,12 +77,17 @@ def _model(cfg: DictConfig, checkpoint: Path) -> tuple["ClipModel", dict]:
     if not arguments:
         raise ConfigError(f"ckpt: {checkpoint} does not say its architecture: set model=vit_b_32 or another")
     base = arguments.pop("pretrained", None)
+    if base and Path(base.removeprefix(LOCAL_DIR_PREFIX)).is_dir():  # a folder decides on the architecture too
+        arguments["name"], base = LOCAL_DIR_PREFIX + base.removeprefix(LOCAL_DIR_PREFIX), None
+    is_whole = str(arguments["name"]).startswith((LOCAL_DIR_PREFIX, HF_HUB_PREFIX))  # a name that brings weights
+    if cfg.weights == "ema" and not (settings.get("teacher") or {}).get("decay"):
+        raise ConfigError(f"weights=ema: {checkpoint} has no EMA teacher; set weights=student")
     part = {"student": "student", "ema": "teacher.model"}[cfg.weights]
     model = load_clip(**arguments, pretrained=str(checkpoint), part=part)
     if cfg.wise_ft is not None:
         if not 0 <= cfg.wise_ft <= 1:
             raise ConfigError(f"wise_ft={cfg.wise_ft} must be from 0 (the base) to 1 (the fine-tuned model)")
-        if base is None:
+        if base is None and not is_whole:
             raise ConfigError(
                 "wise_ft needs the weights that fine-tuning began with: set model=... model.pretrained=..."
             )
@@ -89,10 +98,20 @@ def _model(cfg: DictConfig, checkpoint: Path) -> tuple["ClipModel", dict]:
 
 def _push(folder: Path, name: str) -> None:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from degla.models.checkpoints import first_line
 
     api = HfApi(token=os.environ["HF_TOKEN"])
-    api.create_repo(name, private=True, exist_ok=True)
-    print(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model exported by degla"))
+    try:
+        api.create_repo(name, private=True, exist_ok=True)
+        if not api.repo_info(name).private:
+            raise ConfigError(
+                f"push_to_hub: {name} is there already, and public: choose another name, or make it private"
+            )
+        print(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model exported by degla"))
+    except HfHubHTTPError as error:
+        raise ConfigError(f"push_to_hub: {first_line(error)}; the model is in {folder}") from error
 
 
 if __name__ == "__main__":

@@ -126,6 +126,7 @@ class DeGLAModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Key the optimizer's state by parameter names, so that any strategy can resume it."""
         checkpoint["quick_gelu"] = self.student.config["quick_gelu"]  # so that no reader has to guess
+        checkpoint["preprocess"] = dict(self.student.preprocess)
         if self._is_sharded and not self.trainer.is_global_zero:
             return  # only rank 0 holds the gathered state
         states = checkpoint["optimizer_states"]

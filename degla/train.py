@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from degla.config import hydra_main, one_job_per_child
 from degla.errors import ConfigError
+from degla.sweeps import is_search
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ def train(cfg: DictConfig) -> float:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ConfigError(f"{advice} (step {run.trainer.global_step}: {reason})") from error
     value = _value(run_dir)
+    if math.isnan(value) and is_search():
+        raise ConfigError(f"nothing was measured, so this trial has no value: see {run_dir}")
     if run.trainer.is_global_zero:
         write_report(run_dir)
         print_report(run_dir)

@@ -103,6 +103,12 @@ class DataModule(L.LightningDataModule):
             raise ConfigError(str(error)) from error
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"loader.chunk_size={chunk_size} must be 1 or more, or null for the whole batch")
+        if isinstance(val_source, RowStream):
+            raise ConfigError(
+                "a stream cannot be validated on, since its rows have no numbers: take data@val_data=huggingface"
+            )
+        if isinstance(source, RowStream) and hard_images:
+            raise ConfigError("loader.hard_images needs rows by number, which a stream has not: set it to false")
         if hard_images and val_fraction:
             raise ConfigError(
                 "loader.hard_images would bring held-out images into training: name other rows with data@val_data=..., "
@@ -120,12 +126,18 @@ class DataModule(L.LightningDataModule):
         """Batches from where a resumed run stopped."""
         start = self._batches_done()
         if isinstance(self.source, RowStream):
-            batch_size = max(1, self.global_batch_size // self._world_size)
+            if self.global_batch_size % self._world_size:
+                raise ConfigError(
+                    f"loader.global_batch_size={self.global_batch_size} of a stream must be a multiple of the "
+                    f"{self._world_size} processes"
+                )
+            batch_size = self.global_batch_size // self._world_size
+            self.problems.rows_read = start * batch_size
             stream = StreamBatches(
                 self.source, self.collate, batch_size, self.seed, self._rank, self._world_size, start
             )
             return self._loader(stream, batch_size=None)
-        batches = TableBatches(self.source, self.collate, self.hard_images, self.tokens)
+        batches = TableBatches(self.source, self.collate, self.hard_images, self.tokens, self.train_indices)
         return self._loader(batches, batch_sampler=self._sampler(start))
 
     def val_dataloader(self) -> DataLoader | list:
@@ -139,7 +151,7 @@ class DataModule(L.LightningDataModule):
             raise ConfigError(
                 f"{error}: raise loader.val_fraction, or name other rows with data@val_data=..."
             ) from error
-        return self._loader(TableBatches(table, self.val_collate), batch_sampler=sampler)
+        return self._loader(TableBatches(table, self.val_collate, pool=self.val_indices), batch_sampler=sampler)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Record what was wrong with the batch's rows."""

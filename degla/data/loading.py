@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from torch.utils.data._utils import worker as torch_worker
 
 from degla.data.collate import Collate, Draw
-from degla.data.schema import Batch, Row
+from degla.data.schema import Batch, Problem, Row
 from degla.data.sources.table import RowStream, RowTable
 from degla.data.tokens import TokenTable
 from degla.errors import DataError
@@ -24,9 +25,18 @@ class TableBatches(Dataset):
         hard_images: add to each row one of its ``hard_image_rows`` with that row's caption and negatives,
             drawn at random; NegCLIP's batch of 2B images and texts.
         tokens: of the table's texts; None asks the tokenizer for every batch.
+        pool: rows that may stand in where a batch has none that can be used; None: all.
     """
 
-    def __init__(self, table: RowTable, collate: Collate, hard_images: bool = False, tokens: TokenTable | None = None):
+    def __init__(
+        self,
+        table: RowTable,
+        collate: Collate,
+        hard_images: bool = False,
+        tokens: TokenTable | None = None,
+        pool: np.ndarray | None = None,
+    ):
+        self.pool = np.arange(len(table)) if pool is None else pool
         self.table = table
         self.tokens = tokens
         self.collate = collate
@@ -50,10 +60,11 @@ class TableBatches(Dataset):
         for offset in range(1, _TRIES):
             if batch.rows:
                 return batch._replace(problems=problems)
-            substitute = Draw((draws[-1].index + offset) % len(self), draws[-1].seed)
+            number = int(self.pool[(draws[-1].index + offset) % len(self.pool)])
+            substitute = Draw(number, draws[-1].seed)
             batch = self.collate(self._read([substitute]))
             problems += batch.problems
-        raise DataError(f"{_TRIES} rows in a row cannot be used; the first: {problems[0].row}: {problems[0].reason}")
+        raise _nothing_usable(problems)
 
     def _read(self, draws: list[Draw]) -> list[tuple[Row, Draw]]:
         if not draws:
@@ -69,10 +80,10 @@ class TableBatches(Dataset):
 class StreamBatches(IterableDataset):
     """Batches of one rank from an endlessly repeated stream.
 
-    A batch takes ``batch_size`` rows off the stream and holds those that could be read, so that its place
-    in the stream does not depend on which could. Resuming reads the rows before ``start`` again, without
-    decoding, and drops them: with as many ranks and workers as before, the next batches are those that would
-    have come.
+    A batch takes ``batch_size`` rows off the stream and holds those that could be read, or an earlier row if
+    none could, so that its place in the stream does not depend on which could. Resuming reads the rows before
+    ``start`` again, without decoding, and drops them: with as many ranks and workers as before, the next
+    batches are those that would have come.
 
     Args:
         stream: the rows.
@@ -82,6 +93,9 @@ class StreamBatches(IterableDataset):
         rank: this process.
         world_size: number of processes.
         start: batches this rank has trained on already.
+
+    Raises:
+        DataError: while iterating: nothing at all can be used.
     """
 
     def __init__(
@@ -105,12 +119,22 @@ class StreamBatches(IterableDataset):
     def __iter__(self) -> Iterator[Batch]:
         done = self._done_by_this_worker()
         rows = self._endless()
-        for _ in range(done * self.batch_size):
-            next(rows, None)
+        spare: list[tuple[Row, Draw]] = []  # for a batch in which nothing can be used
+        for row in itertools.islice(rows, done * self.batch_size):
+            spare = [row]
+        problems: list[Problem] = []
         while chunk := list(itertools.islice(rows, self.batch_size)):
             batch = self.collate(chunk)
+            problems += batch.problems
             if batch.rows:
-                yield batch
+                spare = [pair for pair in chunk if pair[0].id == batch.rows[0].id][:1]
+            elif spare:
+                batch = self.collate(spare)
+            if batch.rows:
+                yield batch._replace(problems=problems)
+                problems = []
+            elif len(problems) >= _TRIES:
+                raise _nothing_usable(problems)
 
     def _endless(self) -> Iterator[tuple[Row, Draw]]:
         for epoch in itertools.count():
@@ -140,6 +164,11 @@ class StreamBatches(IterableDataset):
         known = {"id": number, "num_workers": worker.num_workers, "seed": worker.seed, "dataset": worker.dataset}
         torch_worker._worker_info = torch_worker.WorkerInfo(**known)
         return self.start // busy + (number < self.start % busy)
+
+
+def _nothing_usable(problems: list[Problem]) -> DataError:
+    first = problems[0]
+    return DataError(f"{len(problems)} rows in a row cannot be used; the first: {first.row}: {first.reason}")
 
 
 def as_is(batch: Batch) -> Batch:

@@ -13,7 +13,7 @@ class RunSampler(Sampler[list[Draw]]):
     """Batches of all passes over the rows, one rank's share of each.
 
     Batch number b holds the same rows whatever the number of ranks and workers, so a run may go on with
-    another number of either.
+    another number of either. (But a last batch of fewer rows than ranks is left out.)
 
     Args:
         indices: rows to train on.

@@ -18,10 +18,11 @@ _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask",
 
 
 class Weights(NamedTuple):
-    """A bare CLIP state dict and what its file tells about the activation."""
+    """A bare CLIP state dict and what its file tells about the model."""
 
     state: dict[str, Tensor]
     quick_gelu: bool | None  # None: the file does not say
+    preprocess: dict | None = None  # open_clip's ``preprocess_cfg``; None: the file does not say
 
 
 def read_settings(path: Path) -> dict:
@@ -48,28 +49,30 @@ def read_weights(path: Path, part: str = "student") -> Weights:
     Raises:
         ConfigError: the file is not a weights file, or holds objects other than tensors and plain data.
     """
-    recorded = None
+    recorded, preprocess = None, None
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
             with safetensors.safe_open(path, "pt") as file:
-                recorded = json.loads((file.metadata() or {}).get("quick_gelu", "null"))
+                metadata = file.metadata() or {}
+                recorded, preprocess = (json.loads(metadata.get(key, "null")) for key in ("quick_gelu", "preprocess"))
         elif _is_torchscript(path):
             state = dict(torch.jit.load(path, map_location="cpu").state_dict())
             recorded = True  # only OpenAI publishes its weights in this form
         else:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-            recorded = state.get("quick_gelu") if isinstance(state, dict) else None
+            if isinstance(state, dict):
+                recorded, preprocess = state.get("quick_gelu"), state.get("preprocess")
     except Exception as error:
         raise ConfigError(
             f"model.pretrained: {path} cannot be read as weights "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); give a .safetensors file, or a .pt file "
+            f"({first_line(error)}); give a .safetensors file, or a .pt file "
             "that holds tensors only"
         ) from error
     state = _tensors(_strip(_inner(state, path), path, part), path)
     if recorded is None and _looks_like_openai(state):
         recorded = True
-    return Weights(state, recorded)
+    return Weights(state, recorded, preprocess)
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -119,3 +122,8 @@ def _looks_like_openai(state: dict[str, Tensor]) -> bool:
         return False
     floats = [value for value in state.values() if value.is_floating_point() and value.ndim >= 2]
     return all(torch.equal(value.half().float(), value.float()) for value in floats)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, short enough for a sentence of ours."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:200]

@@ -16,8 +16,8 @@ CONFIG_NAME = "open_clip_config.json"
 def save_open_clip(model: ClipModel, folder: Path, state: dict[str, Tensor] | None = None) -> Path:
     """Write weights and config in open_clip's ``local-dir:`` layout.
 
-    The activation is recorded in both files, so that no reader has to guess it. Each file appears whole or
-    not at all.
+    Activation and preprocessing are recorded in both files, so that no reader has to guess them. Each file
+    appears whole or not at all.
 
     Args:
         model: whose config and preprocessing are written.
@@ -28,6 +28,8 @@ def save_open_clip(model: ClipModel, folder: Path, state: dict[str, Tensor] | No
         ``folder``.
     """
     save_safetensors(model, folder, state)
+    if hasattr(model.tokenizer.tokenize, "save_pretrained"):  # of transformers: open_clip looks for it in the folder
+        model.tokenizer.tokenize.save_pretrained(folder)
     if model.merges and model.merges.resolve().parent != folder.resolve():
         shutil.copyfile(model.merges, folder / model.merges.name)
     temporary = folder / f".{CONFIG_NAME}.part"
@@ -45,8 +47,8 @@ def save_safetensors(model: ClipModel, folder: Path, state: dict[str, Tensor] | 
     for name in ("logit_scale", "logit_bias"):
         if name in state:
             state[name] = state[name].reshape(())
-    quick_gelu = model.config["quick_gelu"]
+    known = {"quick_gelu": model.config["quick_gelu"], "preprocess": dict(model.preprocess)}
     temporary = folder / f".{WEIGHTS_NAME}.part"
-    save_file(state, temporary, metadata={"format": "pt", "quick_gelu": json.dumps(quick_gelu)})
+    save_file(state, temporary, metadata={"format": "pt"} | {key: json.dumps(value) for key, value in known.items()})
     temporary.replace(folder / WEIGHTS_NAME)
     return folder

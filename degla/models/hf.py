@@ -5,8 +5,8 @@ from pathlib import Path
 
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import VisionTransformer
-from torch import Tensor
+from open_clip.transformer import QuickGELU, VisionTransformer
+from torch import Tensor, nn
 
 from degla.errors import ConfigError
 from degla.models.clip import ClipModel
@@ -65,6 +65,22 @@ def _refuse(model: ClipModel) -> None:
     pools = (clip.visual.pool_type, clip.text_pool_type)
     if pools != ("tok", "argmax") or clip.visual.attn_pool is not None or clip.visual.final_ln_after_pool:
         raise ConfigError(f"to=hf: transformers' CLIPModel does not pool as this model does ({', '.join(pools)})")
+    blocks = [*clip.visual.transformer.resblocks, *clip.transformer.resblocks]
+    plain = all(
+        isinstance(block.ls_1, nn.Identity)
+        and isinstance(block.ls_2, nn.Identity)
+        and (
+            isinstance(gelu := block.mlp.gelu, QuickGELU) or (isinstance(gelu, nn.GELU) and gelu.approximate == "none")
+        )
+        for block in blocks
+    )
+    if clip.attn_mask is None or not plain or not isinstance(clip.visual.ln_pre, nn.LayerNorm):
+        raise ConfigError(
+            "to=hf: transformers' CLIPModel has causal text, a layer norm before its plain blocks of vision, and "
+            "GELU or QuickGELU; this model is built otherwise"
+        )
+    if len(set(model.image_size)) > 1:
+        raise ConfigError(f"to=hf: its image processor makes squares, not {model.image_size}")
     if model.preprocess["resize_mode"] != "shortest":
         raise ConfigError(f"to=hf: its image processor does not resize by {model.preprocess['resize_mode']}")
 
@@ -73,21 +89,24 @@ def _config(model: ClipModel, vocabulary: dict[str, int]) -> dict:
     known, act = model.config, "quick_gelu" if model.config["quick_gelu"] else "gelu"
     vision, text = known["vision_cfg"], known["text_cfg"]
 
-    def tower(settings: dict, heads: int) -> dict:
+    def tower(settings: dict, heads: int, norm: nn.LayerNorm) -> dict:
         return {
             "hidden_size": settings["width"],
             "intermediate_size": int(settings["width"] * settings.get("mlp_ratio", 4.0)),
             "num_hidden_layers": settings["layers"],
             "num_attention_heads": heads,
             "hidden_act": act,
+            "layer_norm_eps": norm.eps,
             "projection_dim": known["embed_dim"],
         }
 
     return {
         "projection_dim": known["embed_dim"],
-        "vision_config": tower(vision, vision["width"] // vision.get("head_width", _HEAD_WIDTH))
+        "vision_config": tower(
+            vision, vision["width"] // vision.get("head_width", _HEAD_WIDTH), model.clip.visual.ln_post
+        )
         | {"image_size": vision["image_size"], "patch_size": vision["patch_size"]},
-        "text_config": tower(text, text["heads"])
+        "text_config": tower(text, text["heads"], model.clip.ln_final)
         | {
             "vocab_size": text["vocab_size"],
             "max_position_embeddings": text["context_length"],

@@ -23,12 +23,14 @@ from torch import nn
 from degla.errors import ConfigError
 from degla.hub import reachable_hub
 from degla.models.blocks import compute_only_what_is_read
-from degla.models.checkpoints import Weights, read_weights
+from degla.models.checkpoints import Weights, first_line, read_weights
 from degla.models.clip import ClipModel
 from degla.models.text import is_causal, pooled_token
 from degla.models.tokenizer import CaptionTokenizer
 
 _ARCHITECTURES = Path(__file__).parent / "architectures"
+_TOKENIZER_SETTINGS = {"additional_special_tokens", "bpe_path", "clean", "language", "lower", "reduction_mask",
+                       "strip_sep_token"}  # fmt: skip
 _BUNDLED = Path(__file__).parent / "pretrained"  # <name>/<tag>.safetensors: weights that come with the package
 
 open_clip.add_model_config(_ARCHITECTURES)
@@ -51,7 +53,7 @@ def load_clip(
     Args:
         name: open_clip architecture, ``hf-hub:org/repo``, or ``local-dir:/folder``.
         pretrained: open_clip tag, tag of weights that come with degla, file, folder in open_clip's ``local-dir:``
-            layout, or None for random weights.
+            layout, or None for random weights, or for those that an ``hf-hub:`` or ``local-dir:`` name brings.
         quick_gelu: whether the weights were trained with QuickGELU. None takes what the tag, folder or file
             records, and is refused where nothing is recorded.
         unlocked_image_groups: None trains the whole image tower, 0 freezes it, n trains its last n groups
@@ -65,12 +67,18 @@ def load_clip(
         The model in float32 on the CPU. Weights load strictly.
 
     Raises:
-        ConfigError: unknown name or tag, unreadable or unfitting weights, or an activation that contradicts
-            the weights.
+        ConfigError: unknown name or tag, unreadable or unfitting weights, an activation that contradicts the
+            weights, or a config that would run a program.
     """
     source = _find_weights(name, pretrained, cache_dir, part)
     config = _architecture(source.name)
+    _refuse_programs(source.name, config)
+    built = config.get("quick_gelu", False)
     config["quick_gelu"] = _activation(quick_gelu, source, config)
+    if built and not config["quick_gelu"]:  # open_clip cannot be told otherwise
+        raise ConfigError(
+            f"model.name={source.name} always builds QuickGELU, which {source.origin} was not trained with"
+        )
     clip = _build(source, config)
     if source.weights is None:
         log.warning("model.pretrained is not set: the model starts from random weights")
@@ -82,7 +90,9 @@ def load_clip(
     causal = is_causal(clip)
     eos_id = pooled_token(clip) if causal else None
     merges = _own_merges(source.name, config)
-    tokenizer = CaptionTokenizer(_tokenize(source.name, context_length, merges), context_length, causal, eos_id)
+    by_transformers = bool(config["text_cfg"].get("hf_tokenizer_name"))
+    tokenize = _tokenize(source.name, context_length, merges, by_transformers)
+    tokenizer = CaptionTokenizer(tokenize, context_length, causal, eos_id)
     return ClipModel(clip, config, clip.visual.preprocess_cfg, tokenizer, merges)
 
 
@@ -100,14 +110,17 @@ def _find_weights(name: str, pretrained: str | None, cache_dir: str | None, part
     if pretrained and Path(pretrained.removeprefix(LOCAL_DIR_PREFIX)).is_dir():
         name, pretrained = LOCAL_DIR_PREFIX + pretrained.removeprefix(LOCAL_DIR_PREFIX), None
     if name.startswith((LOCAL_DIR_PREFIX, HF_HUB_PREFIX)):
-        if pretrained:
-            raise ConfigError(f"model.name={name} brings its own weights; set model.pretrained=null")
-        return _from_repository(name, cache_dir)
+        if not pretrained:
+            return _from_repository(name, cache_dir)
+        if not Path(pretrained).is_file():
+            raise ConfigError(
+                f"model.name={name} brings its own weights: set model.pretrained=null, or to a file of weights for it"
+            )
     if pretrained is None:
         return _Source(name, None, "random weights", None, {})
     if Path(pretrained).is_file():
         weights = read_weights(Path(pretrained), part)
-        return _Source(name, weights, pretrained, weights.quick_gelu, {})
+        return _Source(name, weights, pretrained, weights.quick_gelu, weights.preprocess or {})
     bundled = _BUNDLED / name / f"{pretrained}.safetensors"
     if bundled.is_file():
         weights = read_weights(bundled)
@@ -125,7 +138,7 @@ def _from_repository(name: str, cache_dir: str | None) -> _Source:
             path = open_clip.factory._find_checkpoint_in_dir(Path(name.removeprefix(LOCAL_DIR_PREFIX)))
         recorded = bool((get_model_config(name) or {}).get("quick_gelu", False))
     except Exception as error:
-        raise ConfigError(f"model.name: {name} cannot be loaded ({_first_line(error)})") from error
+        raise ConfigError(f"model.name: {name} cannot be loaded ({first_line(error)})") from error
     if path is None:
         raise ConfigError(f"model.name: {name} holds no weights; put open_clip_model.safetensors there")
     return _Source(name, read_weights(Path(path)), name, recorded, {})
@@ -147,7 +160,7 @@ def _from_tag(name: str, tag: str, cache_dir: str | None) -> _Source:
     except Exception as error:
         page = f"https://huggingface.co/{config['hf_hub'].strip('/')}" if config.get("hf_hub") else config["url"]
         raise ConfigError(
-            f"the weights {name}/{tag} could not be downloaded ({_first_line(error)}): fetch them from {page} "
+            f"the weights {name}/{tag} could not be downloaded ({first_line(error)}): fetch them from {page} "
             "on a machine with internet and set model.pretrained=/path/to/the/file"
         ) from error
     return _Source(name, read_weights(path), f"{name}/{tag}", bool(config.get("quick_gelu", False)), config)
@@ -178,6 +191,13 @@ def _activation(declared: bool | None, source: _Source, config: dict) -> bool:
     if declared is not None:
         return declared
     return recorded if recorded is not None else bool(config.get("quick_gelu", False))
+
+
+def _refuse_programs(name: str, config: dict) -> None:
+    """Settings of a tokenizer go to transformers as they are, and some have it run what lies beside the weights."""
+    odd = set((config.get("text_cfg") or {}).get("tokenizer_kwargs") or {}) - _TOKENIZER_SETTINGS
+    if odd:
+        raise ConfigError(f"model.name: {name} sets {', '.join(sorted(odd))} for its tokenizer, which is not allowed")
 
 
 def _build(source: _Source, config: dict) -> nn.Module:
@@ -240,19 +260,19 @@ def _own_merges(name: str, config: dict) -> Path | None:
     return folder / file
 
 
-def _tokenize(name: str, context_length: int, merges: Path | None):
+def _tokenize(name: str, context_length: int, merges: Path | None, by_transformers: bool):
     try:
         with _quiet(), reachable_hub():
-            own = {"bpe_path": str(merges)} if merges else {}
+            own = {"bpe_path": str(merges)} if merges else {"trust_remote_code": False} if by_transformers else {}
             return open_clip.get_tokenizer(name, context_length=context_length, **own)
     except ImportError as error:
         raise ConfigError(
-            f"model.name={name} needs a Hugging Face tokenizer: pip install 'degla[hf]' ({_first_line(error)})"
+            f"model.name={name} needs a Hugging Face tokenizer: pip install 'degla[hf]' ({first_line(error)})"
         ) from error
     except OSError as error:
         raise ConfigError(
             f"the tokenizer of model.name={name} is not on this machine and could not be downloaded "
-            f"({_first_line(error)}): run once with internet, or use a local-dir: folder that holds it"
+            f"({first_line(error)}): run once with internet, or use a local-dir: folder that holds it"
         ) from error
 
 
@@ -265,7 +285,3 @@ def _quiet():
         yield
     finally:
         logging.disable(previous)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]

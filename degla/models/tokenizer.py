@@ -58,7 +58,8 @@ class CaptionTokenizer:
             return False
         encode = getattr(self.tokenize, "encode", None)
         if encode is None:  # Hugging Face tokenizers: a full row is the best that can be known
-            return bool((self.tokenize([text])[0] != 0).all())
+            padding = getattr(getattr(self.tokenize, "tokenizer", None), "pad_token_id", None) or 0
+            return bool((self.tokenize([text])[0] != padding).all())
         return len(encode(text)) + 2 > self.context_length
 
     def key(self) -> str | None:

@@ -5,14 +5,15 @@ from typing import Any
 
 import yaml
 
-from degla.callbacks import read_metrics
+from degla.callbacks import newest_checkpoint, read_metrics
 from degla.models import ClipModel
 
 _LOAD = {
     "open_clip": "model, _, preprocess = open_clip.create_model_and_transforms('local-dir:<this folder>')\n"
     "tokenizer = open_clip.get_tokenizer('local-dir:<this folder>')",
-    "safetensors": "model = open_clip.create_model({name!r}, pretrained='<this folder>/open_clip_model.safetensors', "
-    "force_quick_gelu={quick_gelu})",
+    "safetensors": "model, _, preprocess = open_clip.create_model_and_transforms({name!r}, "
+    "pretrained='<this folder>/open_clip_model.safetensors', force_quick_gelu={quick_gelu},\n"
+    "    image_mean={mean}, image_std={std}, image_interpolation={interpolation!r}, image_resize_mode={resize_mode!r})",
     "hf": "model = transformers.CLIPModel.from_pretrained('<this folder>')\n"
     "processor = transformers.CLIPProcessor.from_pretrained('<this folder>')",
 }
@@ -35,7 +36,7 @@ def write_card(
     known = settings.get("model") or {}
     name = (wanted.get("model") or known).get("name")
     base = f"{name} / {known.get('pretrained') or 'random weights'}" if known else name
-    load = _LOAD[wanted["to"]].format(name=name, quick_gelu=model.config["quick_gelu"])
+    load = _LOAD[wanted["to"]].format(name=name, quick_gelu=model.config["quick_gelu"], **_preprocessing(model))
     activation = "QuickGELU" if model.config["quick_gelu"] else "GELU"
     share = wanted["wise_ft"]
     lines = [
@@ -51,7 +52,7 @@ def write_card(
         f"- weights: {wanted['weights']} of `{checkpoint.name}`"
         + (f", {share:g} of them and {1 - share:g} of the base model's (WiSE-FT)" if share is not None else ""),
         f"- activation: {activation}; a reader that builds another loses points",
-        "- method: DeGLA (arXiv 2504.16801)" if settings else "- method: not recorded in the checkpoint",
+        f"- method: {_method(settings)}",
         "",
         "```python",
         load,
@@ -59,7 +60,10 @@ def write_card(
         "",
     ]
     if run_dir is not None and (run_dir / "metrics.csv").exists():
-        lines += _results(read_metrics(run_dir / "metrics.csv"))
+        is_the_last = (
+            wanted["weights"] == "student" and share is None and newest_checkpoint(checkpoint.parent) == checkpoint
+        )
+        lines += _results(read_metrics(run_dir / "metrics.csv"), is_the_last)
     lines += _data(settings)
     if settings:
         shown = {key: value for key, value in settings.items() if key not in _NOT_SHOWN}
@@ -67,13 +71,34 @@ def write_card(
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def _results(metrics: dict[str, dict[int, float]]) -> list[str]:
+def _preprocessing(model: ClipModel) -> dict[str, Any]:
+    known = model.preprocess
+    return {
+        "mean": tuple(known["mean"]),
+        "std": tuple(known["std"]),
+        "interpolation": known["interpolation"],
+        "resize_mode": known["resize_mode"],
+    }
+
+
+def _method(settings: dict) -> str:
+    weights = {name: value for name, value in (settings.get("objective") or {}).items() if value and name[0] != "_"}
+    if not weights:
+        return "not recorded in the checkpoint"
+    terms = ", ".join(
+        f"{name} {value:g}" if isinstance(value, float | int) else name for name, value in weights.items()
+    )
+    return f"fine-tuning by {terms} (the terms are those of DeGLA, arXiv 2504.16801, and of what it is compared with)"
+
+
+def _results(metrics: dict[str, dict[int, float]], is_the_last: bool) -> list[str]:
     rows = []
     for name, values in metrics.items():
         if name.startswith(("val/", "eval")) and values:
             steps = list(values)
             rows.append(f"| {name} | {values[steps[0]]:.3f} | {values[steps[-1]]:.3f} |")
-    header = ["## Results", "", "| | first | last |", "| --- | --- | --- |"]
+    whose = "" if is_the_last else " of the run's student, from its first step to its last, which these weights are not"
+    header = [f"## Results{whose}", "", "| | first | last |", "| --- | --- | --- |"]
     return [*header, *rows, ""] if rows else []
 
 

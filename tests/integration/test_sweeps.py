@@ -10,8 +10,10 @@ import time
 import pytest
 
 from degla.callbacks import newest_checkpoint
-from degla.sweeps import trial_folder
+from degla.errors import ConfigError
+from degla.sweeps import storage, trial_folder, trials_left
 from tests.conftest import TINY, degla, make_photo_folder, read_csv
+from tests.helpers.forked import fork_server
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +43,7 @@ def test_one_folder_a_job_and_a_summary(tmp_path, launcher):
 
 
 def test_an_optuna_search_is_killed_and_goes_on(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="docs/sweeps.md says how to install it")
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="docs/clusters.md says how to install it")
     search = arguments(tmp_path, "+sweep=optuna", "loader.epochs=3", "callbacks.checkpoint.every_n_steps=2")
     killed = subprocess.Popen([sys.executable, "-m", "degla.train", *search, "trials=2"], cwd=tmp_path,
                               env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
@@ -70,5 +72,39 @@ def test_an_optuna_search_is_killed_and_goes_on(tmp_path):
 
 def test_a_trials_folder_is_named_by_what_varies():
     overrides = ["optimizer.lr=1e-3", "data.path=/a/b", "objective.igc=0.5"]
-    assert trial_folder(overrides, {"optimizer.lr": "", "objective.igc": ""}, 3) == "lr=1e-3,igc=0.5"
-    assert trial_folder(overrides, None, 3) == "3"
+    params = {"optimizer.lr": "", "objective.igc": ""}
+    folder = trial_folder(overrides, params)
+    assert folder.startswith("lr=1e-3,igc=0.5,") and trial_folder(overrides, None) == folder.rpartition(",")[2]
+    assert trial_folder([*overrides, "trials=9", "ckpt_path=last"], params) == folder
+    assert trial_folder([*overrides, "loader.num_negatives=2"], params) != folder  # a search of the command line's
+    assert "/" not in trial_folder([*overrides, "objective=a/b"], {"objective": ""})
+
+
+def test_a_search_goes_past_a_failure(tmp_path):
+    """Of two rates one is refused."""
+    settings = [argument for argument in TINY if not argument.startswith("optimizer.lr")]
+    search = ["-m", "+sweep=optuna", *settings, "loader.global_batch_size=4", "loader.epochs=1", "trials=2",
+              f"data.path={make_photo_folder(tmp_path / 'photos', images=6)}", "hydra/sweeper/sampler=grid",
+              "hydra.sweeper.params=null", "optimizer.lr=choice(1e-3,-1)"]  # fmt: skip
+    result = degla(*search, "loader.val_fraction=0.3", cwd=tmp_path)
+    assert "Failed experiment" in result.stdout + result.stderr
+    rows = read_csv(tmp_path / "runs/train/optuna/sweep.csv")
+    assert [row["state"] for row in rows] == ["finished"] and float(rows[0]["value"]) >= 0
+    nothing = degla(*search, cwd=tmp_path, check=False)
+    assert nothing.returncode == 2 and "a search needs something to make larger" in nothing.stderr
+
+
+def say_what_is_wrong(address, path):
+    try:
+        trials_left(address, "mine", 5, True)
+    except ConfigError as error:
+        path.write_text(str(error))
+
+
+def test_a_search_under_way_is_not_taken_for_dead(tmp_path):
+    address = storage(str(tmp_path))
+    assert trials_left(address, "mine", 5, True) == 5
+    job = fork_server.Process(target=say_what_is_wrong, args=(address, tmp_path / "said"))
+    job.start()
+    job.join()
+    assert (tmp_path / "said").read_text().startswith(f"the search mine is running in {tmp_path}: wait")

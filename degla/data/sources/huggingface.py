@@ -84,7 +84,8 @@ class _ToRow:
 
     def __call__(self, record: dict, number: int) -> Row:
         image = _column(record, self.image) or {}
-        image = {"bytes": image, "path": None} if isinstance(image, bytes) else image
+        if not isinstance(image, dict):
+            image = {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": str(image)}
         row = Row(
             id=str(record.get("__key__") or f"{self.path}:{number}"),
             image_bytes=image.get("bytes"),

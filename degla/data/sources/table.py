@@ -85,7 +85,7 @@ class RowStream:
                 return
             except Exception as error:
                 raise DataError(
-                    f"a shard of the stream cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); the "
+                    f"a shard of the stream cannot be read ({type(error).__name__}: {str(error)[:200]}); the "
                     "line above names it: repair it, or leave it out of data.data_files"
                 ) from error
             yield self.to_row(record, number)
