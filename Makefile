@@ -33,7 +33,7 @@ study-full: install ## the same with more rates and seeds and longer runs, about
 	$(BIN)/python -m degla.study runs_dir=runs/study_full out=runs/study_full
 
 test: install ## run every test on as many cores as there are
-	$(BIN)/python -m pytest -n auto --dist load --maxschedchunk 1
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist load --maxschedchunk 1
 
 lint: install ## check style
 	$(BIN)/ruff check .

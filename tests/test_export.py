@@ -1,6 +1,7 @@
 """What others load: plain open_clip, transformers; and the files of others that we read."""
 
 import base64
+import contextlib
 import json
 import os
 import pickle
@@ -14,9 +15,12 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from degla.build import build
-from degla.models import interpolated, load_clip
+from degla.errors import ConfigError
+from degla.models import interpolated, load_clip, save_open_clip
+from degla.models.hf import save_hf
 from tests.configs.test_configs import tiny
 from tests.conftest import make_photo_folder
 from tests.helpers.forked import degla_forked
@@ -83,13 +87,14 @@ def test_for_open_clip_with_a_card(run, tmp_path):
     card = (tmp_path / "out/README.md").read_text()
     assert "QuickGELU" in card and "base.pt" in card and "lr: 0.01" in card and "| val/" in card and "photos" in card
     again = exported(tmp_path, f"ckpt={folder_of(run)}", check=False)
-    assert again.returncode == 2 and "out is not empty" in again.stderr
+    assert again.returncode == 2 and "out is there already" in again.stderr
     ours = load_clip(pretrained=str(tmp_path / "out"))
     torch.testing.assert_close(ours.clip.state_dict(), run.module.student.clip.state_dict(), atol=0, rtol=0)
 
 
 def test_the_teacher_and_what_lies_between(run, tmp_path):
     exported(tmp_path, f"ckpt={folder_of(run)}", "weights=ema", "to=safetensors", "wise_ft=0.25")
+    assert "of the run's student" in (tmp_path / "out/README.md").read_text()
     base = load_clip("degla-tiny", str(folder_of(run).parent / "base.pt"), True).clip.state_dict()
     wanted = interpolated(base, run.module.teacher.model.clip.state_dict(), 0.25)
     found = load_clip("degla-tiny", str(tmp_path / "out/open_clip_model.safetensors"))
@@ -115,11 +120,122 @@ def test_a_released_vit_b_32(tmp_path, quick_gelu):
     check(tmp_path / "out", model)
 
 
+def folder_like_siglip(folder: Path) -> Path:
+    """A small model in open_clip's layout with its own preprocessing and a tokenizer of transformers."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<pad>": 1, "photo": 2, "number": 3, "not": 4}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>").save_pretrained(folder)
+    text = {
+        "context_length": 12,
+        "vocab_size": 8,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+        "no_causal_mask": True,
+        "pool_type": "last",
+        "hf_tokenizer_name": "here",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+    }
+    vision = {"image_size": 32, "patch_size": 16, "width": 32, "head_width": 16, "layers": 1}
+    config = {"embed_dim": 16, "custom_text": True, "text_cfg": text, "vision_cfg": vision}
+    look = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": look}))
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
+    return folder
+
+
+def test_a_run_from_a_folder_keeps_its_tokenizer_and_its_look(tmp_path):
+    source = folder_like_siglip(tmp_path / "source")
+    photos = make_photo_folder(tmp_path / "photos", images=4)
+    found = build(tiny(photos, str(tmp_path / "run"), f"model.pretrained={source}", "callbacks.export=null"))
+    found.trainer.fit(found.module, found.datamodule)
+    exported(tmp_path, f"ckpt={tmp_path / 'run'}")
+    ours = load_clip(pretrained=str(tmp_path / "out"))
+    assert ours.preprocess["resize_mode"] == "squash" and list(ours.preprocess["mean"]) == [0.5] * 3
+    torch.testing.assert_close(ours.clip.state_dict(), found.module.student.clip.state_dict(), atol=0, rtol=0)
+    texts = ["Photo number 7!", "not a photo"]
+    assert torch.equal(open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(texts), ours.tokenizer(texts))
+    assert not ours.tokenizer.is_cut("photo photo photo")
+    (tmp_path / "out").rename(tmp_path / "first")
+    exported(tmp_path, f"ckpt={tmp_path / 'run'}", "to=safetensors")
+    bare = load_clip(f"local-dir:{source}", str(tmp_path / "out/open_clip_model.safetensors"))
+    assert bare.preprocess["resize_mode"] == "squash"
+
+
+def test_the_look_of_a_run_is_in_its_checkpoint(run):
+    checkpoint = next((folder_of(run) / "checkpoints").glob("*.ckpt"))
+    state = torch.load(checkpoint, weights_only=True)
+    state["preprocess"] |= {"mean": [0.1, 0.2, 0.3], "resize_mode": "squash"}
+    other = folder_of(run).parent / "other.ckpt"
+    torch.save(state, other)
+    assert load_clip("degla-tiny", str(other)).preprocess["mean"] == [0.1, 0.2, 0.3]
+
+
+def test_no_tokenizer_runs_a_program(tmp_path):
+    source, mark = folder_like_siglip(tmp_path / "source"), tmp_path / "was_here"
+    (source / "evil.py").write_text(
+        f"open({str(mark)!r}, 'w')\nfrom transformers import PreTrainedTokenizerFast\n"
+        "class Evil(PreTrainedTokenizerFast): pass\n"
+    )
+    described = source / "tokenizer_config.json"
+    tokenizer = json.loads(described.read_text()) | {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    described.write_text(json.dumps(tokenizer | {"tokenizer_class": "Evil"}))
+    with contextlib.suppress(ConfigError):
+        load_clip(f"local-dir:{source}")
+    config = json.loads((source / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"]["trust_remote_code"] = True
+    (source / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="sets trust_remote_code for its tokenizer, which is not allowed"):
+        load_clip(f"local-dir:{source}")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("tower", "change", "message"),
+    [
+        ("text_cfg", {"no_causal_mask": True}, "this model is built otherwise"),
+        ("vision_cfg", {"ls_init_value": 0.1}, "this model is built otherwise"),
+        ("vision_cfg", {"no_ln_pre": True}, "this model is built otherwise"),
+        ("vision_cfg", {"act_kwargs": {"approximate": "tanh"}}, "this model is built otherwise"),
+        ("vision_cfg", {"norm_kwargs": {"eps": 1e-3}}, None),
+        ("text_cfg", {"norm_kwargs": {"eps": 1e-3}}, None),
+        ("text_cfg", {"context_length": 20}, None),
+    ],
+)
+def test_transformers_gets_the_same_model_or_none(tmp_path, tower, change, message):
+    model = load_clip("degla-tiny", quick_gelu=False)
+    model.config["quick_gelu"] = False
+    model.config[tower] |= change
+    save_open_clip(model, tmp_path / "source")
+    source = json.loads((tmp_path / "source/open_clip_config.json").read_text())
+    torch.manual_seed(0)
+    rebuilt = open_clip.create_model(f"local-dir:{tmp_path / 'source'}", load_weights=False)
+    save_file(rebuilt.state_dict(), tmp_path / "source/open_clip_model.safetensors")
+    assert source["model_cfg"][tower].items() >= change.items()
+    variant = load_clip(f"local-dir:{tmp_path / 'source'}").eval()
+    if message:
+        with pytest.raises(ConfigError, match=message):
+            save_hf(variant, tmp_path / "out")
+    else:
+        save_hf(variant, tmp_path / "out")
+        same_in_transformers(tmp_path / "out", variant)
+
+
 class Hub(BaseHTTPRequestHandler):
     """As much of the hub as an upload asks for."""
 
+    private = True
+
     files: dict[str, bytes] = {}
     asked: list[str] = []
+
+    def do_GET(self):
+        self.asked.append(f"{self.path} {self.headers['Authorization']}")
+        self.answer({"id": "me/mine", "private": self.private, "siblings": []})
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -136,6 +252,9 @@ class Hub(BaseHTTPRequestHandler):
                 if line["key"] == "file":
                     self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             answer = {"commitUrl": f"http://{self.headers['Host']}/me/mine/commit/0", "commitOid": "0"}
+        self.answer(answer)
+
+    def answer(self, answer):
         content = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -147,15 +266,21 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-def test_upload(run, tmp_path):
+@pytest.mark.parametrize("private", [True, False])
+def test_upload(run, tmp_path, monkeypatch, private):
+    monkeypatch.setattr(Hub, "private", private)
+    monkeypatch.setattr(Hub, "files", {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     environment = {**os.environ, "HF_TOKEN": "a secret", "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
     environment.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-m", "degla.export", f"ckpt={folder_of(run)}", "out=out", "push_to_hub=me/mine"]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
     server.shutdown()
+    if not private:
+        assert result.returncode == 2 and "me/mine is there already, and public" in result.stderr and not Hub.files
+        return
+    assert result.returncode == 0, result.stderr[-3000:]
     assert {name: content == (tmp_path / "out" / name).read_bytes() for name, content in Hub.files.items()} == {
         "README.md": True, "open_clip_config.json": True, "open_clip_model.safetensors": True
     }  # fmt: skip
@@ -188,7 +313,7 @@ def test_only_a_moving_teacher_is_one(tmp_path, run):
     state = {key: value for key, value in run.module.state_dict().items() if key.startswith("student.")}
     torch.save({"state_dict": state}, tmp_path / "alone.ckpt")
     result = exported(tmp_path, "ckpt=alone.ckpt", "model=tiny", "weights=ema", check=False)
-    assert result.returncode == 2 and "set weights=student" in result.stderr
+    assert result.returncode == 2 and "has no EMA teacher; set weights=student" in result.stderr
 
 
 class Evil:

@@ -269,9 +269,9 @@ def _tokenize(name: str, context_length: int, merges: Path | None, by_transforme
         raise ConfigError(
             f"model.name={name} needs a Hugging Face tokenizer: pip install 'degla[hf]' ({first_line(error)})"
         ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"the tokenizer of model.name={name} is not on this machine and could not be downloaded "
+            f"the tokenizer of model.name={name} is not on this machine and could not be downloaded, or not read "
             f"({first_line(error)}): run once with internet, or use a local-dir: folder that holds it"
         ) from error
 

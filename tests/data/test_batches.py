@@ -253,6 +253,25 @@ def stream(hub_dataset, tmp_path):
     return huggingface("parquet", data_files=str(tmp_path / "*.parquet"), streaming=True, shuffle_buffer=4)
 
 
+def test_nothing_usable_ends_a_stream_and_bad_batches_keep_its_place(stream, collate):
+    plain = stream.to_row
+
+    def loader(is_bad, start=0):
+        stream.to_row = lambda record, number: plain(record, number)._replace(**is_bad(number))
+        return iter(StreamBatches(stream, collate, 2, 0, 0, 1, start))
+
+    with pytest.raises(DataError, match=r"1000 rows in a row cannot be used; the first: parquet:0: empty caption"):
+        next(loader(lambda number: {"caption": ""}))
+    bad = {4, 5}  # all of the third batch
+    batches = loader(lambda number: {"caption": ""} if number in bad else {})
+    first = list(itertools.islice(batches, 5))
+    assert [len(batch.rows) for batch in first] == [2, 2, 1, 2, 2]  # one that was seen stands in
+    assert first[2].rows[0].id in {row.id for row in first[1].rows}
+    assert {problem.row for problem in first[2].problems} == {"parquet:4", "parquet:5"}
+    resumed = loader(lambda number: {"caption": ""} if number in bad else {}, start=3)
+    assert [row.id for row in next(resumed).rows] == [row.id for row in first[3].rows]
+
+
 def test_stream_resumes_where_it_stopped(stream, collate):
     def batches(start, count):
         loader = iter(StreamBatches(stream, collate, 4, 0, 0, 1, start))
