@@ -66,20 +66,18 @@ def _checkpoint(ckpt: str | None) -> Path:
 
 def _model(cfg: DictConfig, checkpoint: Path) -> tuple["ClipModel", dict]:
     """The model to be written, and the settings of the run that made it, ``{}`` where they are not known."""
-    from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX
-
-    from degla.models import interpolated, load_clip
-    from degla.models.checkpoints import read_settings
+    from degla.models import architecture_of, brings_weights, interpolated, load_clip
+    from degla.models.checkpoints import read_settings, read_weights
 
     settings = read_settings(checkpoint)
     arguments = OmegaConf.to_container(cfg.model, resolve=True) if cfg.model else dict(settings.get("model") or {})
     arguments.pop("_target_", None)
     if not arguments:
+        read_weights(checkpoint)  # says what is wrong with the file itself
         raise ConfigError(f"ckpt: {checkpoint} does not say its architecture: set model=vit_b_32 or another")
     base = arguments.pop("pretrained", None)
-    if base and Path(base.removeprefix(LOCAL_DIR_PREFIX)).is_dir():  # a folder decides on the architecture too
-        arguments["name"], base = LOCAL_DIR_PREFIX + base.removeprefix(LOCAL_DIR_PREFIX), None
-    is_whole = str(arguments["name"]).startswith((LOCAL_DIR_PREFIX, HF_HUB_PREFIX))  # a name that brings weights
+    if (folder := architecture_of(arguments["name"], base)) != arguments["name"]:
+        arguments["name"], base = folder, None
     if cfg.weights == "ema" and not (settings.get("teacher") or {}).get("decay"):
         raise ConfigError(f"weights=ema: {checkpoint} has no EMA teacher; set weights=student")
     part = {"student": "student", "ema": "teacher.model"}[cfg.weights]
@@ -87,7 +85,7 @@ def _model(cfg: DictConfig, checkpoint: Path) -> tuple["ClipModel", dict]:
     if cfg.wise_ft is not None:
         if not 0 <= cfg.wise_ft <= 1:
             raise ConfigError(f"wise_ft={cfg.wise_ft} must be from 0 (the base) to 1 (the fine-tuned model)")
-        if base is None and not is_whole:
+        if base is None and not brings_weights(arguments["name"]):
             raise ConfigError(
                 "wise_ft needs the weights that fine-tuning began with: set model=... model.pretrained=..."
             )

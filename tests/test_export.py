@@ -272,7 +272,8 @@ def test_upload(run, tmp_path, monkeypatch, private):
     monkeypatch.setattr(Hub, "files", {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = {**os.environ, "HF_TOKEN": "a secret", "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+    environment = {**os.environ, "HF_TOKEN": "a secret", "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+                   "HF_HOME": str(tmp_path / "home")}  # fmt: skip
     environment.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-m", "degla.export", f"ckpt={folder_of(run)}", "out=out", "push_to_hub=me/mine"]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -284,7 +285,8 @@ def test_upload(run, tmp_path, monkeypatch, private):
     assert {name: content == (tmp_path / "out" / name).read_bytes() for name, content in Hub.files.items()} == {
         "README.md": True, "open_clip_config.json": True, "open_clip_model.safetensors": True
     }  # fmt: skip
-    assert all(line.endswith("Bearer a secret") for line in Hub.asked)
+    ours = [line for line in Hub.asked if "agent-harnesses" not in line]  # which the library asks for, now and then
+    assert ours and all(line.endswith("Bearer a secret") for line in ours), Hub.asked
     assert not any(b"a secret" in path.read_bytes() for path in (tmp_path / "out").iterdir())
 
 

@@ -1,5 +1,6 @@
 """Naming the rank for which all others wait."""
 
+import itertools
 import json
 import logging
 import os
@@ -77,19 +78,26 @@ class Watchdog(Callback):
         here = f"{socket.gethostname()}, process {os.getpid()}"
         keys = [f"degla/alive/{rank}" for rank in range(trainer.world_size)]
         known: dict[int, tuple[int, str]] = {}
+        beats: dict[int, tuple[int, float]] = {}  # of each rank, and when it came
         changed = time.monotonic()
-        while not self._pause():
+        for beat in itertools.takewhile(lambda _: not self._pause(), itertools.count()):
             try:
-                store.set(keys[trainer.global_rank], json.dumps([self._count, f"{self._place} ({here})"]))
+                store.set(keys[trainer.global_rank], json.dumps([self._count, f"{self._place} ({here})", beat]))
                 if store.check(["degla/verdict"]):
                     self._end(trainer)
-                now = {rank: tuple(json.loads(store.get(key))) for rank, key in enumerate(keys) if store.check([key])}
+                heard = {rank: json.loads(store.get(key)) for rank, key in enumerate(keys) if store.check([key])}
                 self._last_talk = time.monotonic()
+                for rank, (_, _, number) in heard.items():
+                    if number != beats.get(rank, (None,))[0]:
+                        beats[rank] = number, self._last_talk
+                now = {rank: (count, place) for rank, (count, place, _) in heard.items()}
                 if now != known:
                     known, changed = now, time.monotonic()
                 elif time.monotonic() - changed > self.timeout_seconds * (1 + trainer.global_rank / 100):
                     store.set("degla/verdict", "over")
-                    self._say(self._verdict(known, trainer.world_size))
+                    still = time.monotonic() - self.timeout_seconds / 2
+                    silent = [rank for rank, (_, when) in beats.items() if when < still]
+                    self._say(self._verdict(known, silent, trainer.world_size))
                     time.sleep(0.5)
                     self._end(trainer)
             except RuntimeError:  # rank 0, which holds the store, is gone
@@ -101,9 +109,10 @@ class Watchdog(Callback):
                 self._say("rank 0 does not answer")
                 self._end(trainer)
 
-    def _verdict(self, known: dict[int, tuple[int, str]], world_size: int) -> str:
+    def _verdict(self, known: dict[int, tuple[int, str]], silent: list[int], world_size: int) -> str:
         least = min(count for count, _ in known.values())
-        behind = [f"rank {rank} in {place}" for rank, (count, place) in known.items() if count == least]
+        late = silent or [rank for rank, (count, _) in known.items() if count == least]
+        behind = [f"rank {rank} in {known[rank][1]}" for rank in late]
         behind += [f"rank {rank}, never heard of" for rank in range(world_size) if rank not in known]
         who = "all ranks alike: " if len(behind) == world_size else "the others wait for "
         return f"{who}{'; '.join(behind[:8])}"

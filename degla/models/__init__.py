@@ -2,7 +2,7 @@
 
 from degla.models.clip import ClipModel
 from degla.models.export import save_open_clip, save_safetensors
-from degla.models.load import load_clip
+from degla.models.load import architecture_of, brings_weights, load_clip
 from degla.models.packing import PackedTexts
 from degla.models.teacher import Teacher
 from degla.models.tokenizer import CaptionTokenizer
@@ -13,6 +13,8 @@ __all__ = [
     "ClipModel",
     "PackedTexts",
     "Teacher",
+    "architecture_of",
+    "brings_weights",
     "interpolated",
     "load_clip",
     "save_open_clip",

@@ -96,6 +96,17 @@ def load_clip(
     return ClipModel(clip, config, clip.visual.preprocess_cfg, tokenizer, merges)
 
 
+def architecture_of(name: str, pretrained: str | None) -> str:
+    """The name to build by: a folder that is given as weights decides on the architecture too."""
+    folder = (pretrained or "").removeprefix(LOCAL_DIR_PREFIX)
+    return LOCAL_DIR_PREFIX + folder if folder and Path(folder).is_dir() else name
+
+
+def brings_weights(name: str) -> bool:
+    """Whether a name stands for weights too."""
+    return name.startswith((LOCAL_DIR_PREFIX, HF_HUB_PREFIX))
+
+
 class _Source(NamedTuple):
     """Where architecture and weights come from, and what is recorded about the weights' activation."""
 
@@ -107,9 +118,9 @@ class _Source(NamedTuple):
 
 
 def _find_weights(name: str, pretrained: str | None, cache_dir: str | None, part: str) -> _Source:
-    if pretrained and Path(pretrained.removeprefix(LOCAL_DIR_PREFIX)).is_dir():
-        name, pretrained = LOCAL_DIR_PREFIX + pretrained.removeprefix(LOCAL_DIR_PREFIX), None
-    if name.startswith((LOCAL_DIR_PREFIX, HF_HUB_PREFIX)):
+    if (folder := architecture_of(name, pretrained)) != name:
+        name, pretrained = folder, None
+    if brings_weights(name):
         if not pretrained:
             return _from_repository(name, cache_dir)
         if not Path(pretrained).is_file():
