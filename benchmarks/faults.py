@@ -36,6 +36,7 @@ _FAULTS = {
     "kill -9 of a worker": (2, signal.SIGKILL),
     "SIGTERM to rank 0": (0, signal.SIGTERM),
     "SIGTERM to rank 1": (1, signal.SIGTERM),
+    "SIGTERM to every process": (5, signal.SIGTERM),
     "kill -9 of all, newest checkpoint cut short": (3, signal.SIGKILL),
     "kill -9 of all, newest checkpoint with a flipped bit": (4, signal.SIGKILL),
 }

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import math
+import os
 import signal
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def train(cfg: DictConfig) -> float:
     from degla.report.run_report import print_report, write_report
 
     _quiet_lightning()
+    _refuse_restarts_that_hang()
     run_dir = Path(cfg.run_dir)
     if cfg.ckpt_path == "last" and (value := _finished(cfg, run_dir)) is not None:
         log.warning(f"ckpt_path=last: it has finished already, with these settings: {run_dir / 'report.html'}")
@@ -91,6 +93,16 @@ def train(cfg: DictConfig) -> float:
 
 
 _FINISHED = "finished.json"
+
+
+def _refuse_restarts_that_hang() -> None:
+    """torchrun's workers meet in a store that keeps the addresses of the last try (pytorch issue 135712)."""
+    restarts, shares = (os.environ.get(f"TORCHELASTIC_{name}") for name in ("MAX_RESTARTS", "USE_AGENT_STORE"))
+    if shares == "True" and int(restarts or 0):
+        raise ConfigError(
+            "torchrun --max-restarts would hang after the first restart: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+            "before it, with --standalone or --rdzv_backend c10d"
+        )
 
 
 def _advice(error: Exception) -> str:

@@ -109,6 +109,13 @@ def test_a_folder_that_holds_a_run_is_not_written_over(photo_folder, tmp_path):
     assert (tmp_path / "old/config.yaml").read_text() == "name: old"
 
 
+def test_torchruns_restarts_need_a_store_of_their_own(tmp_path):
+    result = degla_forked(*TINY, cwd=tmp_path, TORCHELASTIC_MAX_RESTARTS="2", TORCHELASTIC_USE_AGENT_STORE="True")
+    assert result.returncode == 2 and "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in result.stderr
+    result = degla_forked(*TINY, cwd=tmp_path, TORCHELASTIC_MAX_RESTARTS="0", TORCHELASTIC_USE_AGENT_STORE="True")
+    assert "TORCH_DISABLE" not in result.stderr
+
+
 def test_what_to_do_where_the_machine_is_full():
     with pytest.raises(RuntimeError) as memory:
         torch.empty(2**60)
