@@ -15,7 +15,8 @@ from PIL import Image
 from record import save, spread
 from torch.utils.data import DataLoader, Dataset
 
-from degla.data import DataModule, transforms
+from degla.data import transforms
+from degla.data.datamodule import DataModule
 from degla.data.sources import folder
 from degla.models import load_clip
 

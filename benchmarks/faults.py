@@ -28,7 +28,7 @@ from PIL import Image
 from record import save
 from tqdm import tqdm
 
-from degla.callbacks import newest_checkpoint
+from degla.artifacts import newest_checkpoint
 
 _FAULTS = {
     "kill -9 of rank 0": (0, signal.SIGKILL),

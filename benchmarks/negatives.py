@@ -20,7 +20,7 @@ import aiohttp
 from aiohttp import web
 from record import save
 
-from degla.hard_negatives.live import ModelWriter
+from degla.hard_negatives.llm.online import ModelWriter
 from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.store import Store
 

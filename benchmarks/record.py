@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from degla.report.benchmark_results import provenance
+from degla.artifacts import provenance
 
 HERE = Path(__file__).parent
 

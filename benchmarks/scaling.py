@@ -21,8 +21,8 @@ from record import save
 from degla.data.schema import Batch, Chunk
 from degla.losses import DeGLAObjective
 from degla.models import ClipModel, Teacher, load_clip
-from degla.module import DeGLAModule
-from degla.optim import adamw
+from degla.training.module import DeGLAModule
+from degla.training.optim import adamw
 
 _WORDS = ["dog", "cat", "man", "woman", "red", "blue", "small", "ball", "table", "water", "sits", "runs", "near", "two"]
 

@@ -25,8 +25,8 @@ from workload import batches
 from degla.data.schema import Batch
 from degla.losses import ReleasedObjective
 from degla.models import ClipModel, Teacher, load_clip
-from degla.module import DeGLAModule
-from degla.optim import adamw
+from degla.training.module import DeGLAModule
+from degla.training.optim import adamw
 
 _DTYPES = {"32": None, "bf16-mixed": torch.bfloat16}
 

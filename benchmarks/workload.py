@@ -4,7 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from degla.data import DataModule
+from degla.data.datamodule import DataModule
 from degla.data.schema import Batch
 from degla.data.sources import folder
 from degla.models import ClipModel

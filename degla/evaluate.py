@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from degla.config import hydra_main
+from degla.cli.main import hydra_main
 from degla.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -24,14 +24,14 @@ def evaluate(cfg: DictConfig) -> float | None:
     Returns:
         The mean of the benchmarks' averages, for sweeps.
     """
-    from degla.build import build_tasks
+    from degla.cli.instantiate import instantiate_each
     from degla.report.benchmark_report import benchmark_tables, print_tables, write_report
     from degla.report.benchmark_results import read_results
 
     if not cfg.benchmark:
         raise ConfigError("benchmark=none measures nothing: choose among --help's")
     others = [read_results(Path(folder)) for folder in cfg.compare]
-    tasks = build_tasks(cfg.benchmark)
+    tasks = instantiate_each(cfg.benchmark, "benchmark")
     run_dir = Path(cfg.run_dir)
     if (run_dir / "results.json").exists() and not cfg.report_only and not cfg.doctor:
         raise ConfigError(f"run_dir={run_dir} holds results already: choose another")
@@ -58,7 +58,7 @@ def _measured(cfg: DictConfig, tasks: dict, run_dir: Path, others: list) -> list
     """The results of this model behind the others'; None on every rank but the first."""
     import torch
 
-    from degla.build import call
+    from degla.cli.instantiate import instantiate
     from degla.evaluation import Encoder, FeatureStore, record
     from degla.evaluation import evaluate as answer
     from degla.report.benchmark_results import read_results, write_results
@@ -68,7 +68,7 @@ def _measured(cfg: DictConfig, tasks: dict, run_dir: Path, others: list) -> list
     for task in tasks.values():  # what is missing should be named before weights are loaded
         task.pictures()
     torch.manual_seed(0)  # random weights, where that is what is measured, are the same on every rank
-    model = call(cfg.model, "model").to(device)
+    model = instantiate(cfg.model, "model").to(device)
     encoder = Encoder(model, cfg.batch_size, str(cfg.precision))
     features = FeatureStore(encoder, Path(cfg.cache_dir), cfg.num_workers, rank, world_size)
     results = answer(tasks, features, cfg.blind)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from degla.config import hydra_main
+from degla.cli.main import hydra_main
 from degla.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def export(cfg: DictConfig) -> None:
 
 
 def _checkpoint(ckpt: str | None) -> Path:
-    from degla.callbacks import newest_checkpoint, what_is_broken
+    from degla.artifacts import checkpoint_error, newest_checkpoint
 
     if ckpt is None:
         raise ConfigError("ckpt is not set: a run's folder, a step-*.ckpt, or a file of weights such as epoch_5.pt")
@@ -59,7 +59,7 @@ def _checkpoint(ckpt: str | None) -> Path:
         return newest
     if not path.is_file():
         raise ConfigError(f"ckpt: there is no file {path}")
-    if path.suffix == ".ckpt" and (broken := what_is_broken(path)):
+    if path.suffix == ".ckpt" and (broken := checkpoint_error(path)):
         raise ConfigError(f"ckpt: {path}: {broken}")
     return path
 

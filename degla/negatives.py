@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from degla.config import hydra_main
+from degla.cli.main import hydra_main
 from degla.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ def main() -> None:
 
 def make(cfg: DictConfig) -> None:
     """Write, check, export and report as ``cfg`` says."""
-    from degla.build import call
+    from degla.cli.instantiate import instantiate
     from degla.hard_negatives.captions import image_type, parse_shard, read_captions
     from degla.hard_negatives.dataset import write_card, write_dataset
     from degla.hard_negatives.kinds import KINDS
@@ -37,12 +37,12 @@ def make(cfg: DictConfig) -> None:
     output = Path(cfg.output or f"{Path(cfg.input).with_suffix('')}_negatives")
     facts = {"input": Path(cfg.input).name, "written by": cfg.negatives.get("model") or cfg.negatives._target_}
     if cfg.negatives._target_.endswith("GivenNegatives"):  # nothing is written, so there is no store
-        checks = call(cfg.negatives, "negatives")
+        checks = instantiate(cfg.negatives, "negatives")
         summary = write_dataset(checks.judged(rows()), output, image_type(cfg.input, cfg.image), cfg.balance, cfg.seed)
     else:
         if shard != (0, 1) and cfg.negatives._target_.endswith("BatchWriter"):
             raise ConfigError("shard: request files are cut by negatives.max_requests already; set shard=null")
-        writer = call(cfg.negatives, "negatives", kinds=list(cfg.kinds), count=cfg.per_kind, seed=cfg.seed)
+        writer = instantiate(cfg.negatives, "negatives", kinds=list(cfg.kinds), count=cfg.per_kind, seed=cfg.seed)
         store = Store(store_folder(output))
         if cfg.draft:
             return _draft(writer, list(islice(distinct(rows()), cfg.draft)), store, output / "prompts")
@@ -65,9 +65,9 @@ def make(cfg: DictConfig) -> None:
 
 
 def _draft(writer, captions: list[str], store, folder: Path) -> None:
-    from degla.hard_negatives.draft import write_drafts
+    from degla.hard_negatives.llm.base import Prompted
+    from degla.hard_negatives.llm.draft import write_drafts
     from degla.hard_negatives.progress import Progress
-    from degla.hard_negatives.prompted import Prompted
 
     if not isinstance(writer, Prompted):
         raise ConfigError("draft needs a language model: set negatives=llm")

@@ -1,16 +1,22 @@
-"""``python -m degla.study``: what the runs of ``degla.train +sweep=study`` show."""
+"""``python -m degla.study``: compose, measure the runs of ``degla.train +sweep=study``, report."""
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from degla.config import hydra_main
+from degla.artifacts import atomic_write, provenance
+from degla.cli.main import hydra_main
 from degla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from degla.evaluation.tasks.scenes import Scenes
+    from degla.models import ClipModel
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line program."""
     hydra_main("study", study)
 
 
@@ -22,43 +28,71 @@ def study(cfg: DictConfig) -> None:
     if cfg.replot:
         record = json.loads(Path(cfg.replot).read_text(encoding="utf-8"))
     else:
-        record = _measured(cfg)
-        out.mkdir(parents=True, exist_ok=True)
-        partial = out / ".study.json.part"
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        partial.replace(out / "study.json")
+        record = _measure_runs(cfg)
+        with atomic_write(out / "study.json") as partial:
+            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     write_study(record, out)
     print_study(record, out)
 
 
-def _measured(cfg: DictConfig) -> dict:
+def _measure_runs(cfg: DictConfig) -> dict[str, Any]:
     from joblib import Parallel, delayed
 
-    from degla.report.study_record import chosen_runs, find_runs, provenance, study_record
+    from degla.report.study_record import chosen_runs, find_runs, study_record
 
     runs = find_runs(Path(cfg.runs_dir))
     if not runs:
         raise ConfigError(f"runs_dir={cfg.runs_dir} holds no finished run: first python -m degla.train +sweep=study")
     settings = OmegaConf.to_container(cfg, resolve=True)
     chosen = chosen_runs(runs)
-    tuned = [(run, list(cfg.shares) if run in chosen else [1.0]) for run in runs]
+    shares_of_runs = [(run, list(cfg.shares) if run in chosen else [1.0]) for run in runs]
     scores = Parallel(n_jobs=cfg.n_jobs, verbose=10)(
-        delayed(_measure)(settings, run and run.folder / "model", shares) for run, shares in [(None, [0.0]), *tuned]
+        delayed(_measure_in_process)(settings, run and run.folder / "model", shares)
+        for run, shares in [(None, [0.0]), *shares_of_runs]
     )
-    return {"provenance": provenance(settings), **study_record(runs, tuned, scores[0][0], scores[1:])}
+    record = study_record(runs, shares_of_runs, start=scores[0][0], scores=scores[1:])
+    return {"provenance": {"settings": settings, **provenance()}, **record}
 
 
-def _measure(settings: dict, folder: Path | None, shares: list[float]) -> list[dict[str, float]]:
-    """In a process of its own: the test scores of a run's weights mixed with those it began with."""
+def _measure_in_process(
+    settings: dict[str, Any], tuned_model: Path | None, shares: list[float]
+) -> list[dict[str, float]]:
+    """Measure a run's weights, mixed with the weights that the run began with, in a process of its own."""
     import torch
 
-    from degla.build import call
-    from degla.report.study_record import measure
+    from degla.cli.instantiate import instantiate
 
     torch.set_num_threads(1)  # the model is too small for more
     cfg = OmegaConf.create(settings)
-    benchmark = call(cfg.benchmark.scenes, "benchmark.scenes")
-    return [measure(call(cfg.model, "model"), benchmark, folder, share) for share in shares]
+    benchmark = instantiate(cfg.benchmark.scenes, "benchmark.scenes")
+    return [_scores(instantiate(cfg.model, "model"), benchmark, tuned_model, share) for share in shares]
+
+
+def _scores(model: "ClipModel", benchmark: "Scenes", tuned_model: Path | None, share: float) -> dict[str, float]:
+    """Measure ``share`` of the fine-tuned weights and the rest of the model's own.
+
+    Args:
+        model: as it was before fine-tuning; its weights are replaced.
+        benchmark: what to measure.
+        tuned_model: folder of the fine-tuned model; None measures ``model``.
+        share: see ``degla.models.interpolated``.
+
+    Returns:
+        Sub-task or mean -> accuracy in [0, 1].
+    """
+    from degla.evaluation import Encoder, FeatureStore, evaluate, point_estimates
+    from degla.models import interpolated
+    from degla.models.checkpoints import read_weights
+    from degla.models.saving import WEIGHTS_NAME
+
+    if tuned_model is not None:
+        base = model.clip.state_dict()
+        weights = read_weights(tuned_model / WEIGHTS_NAME).state
+        tuned = {name: value.reshape(base[name].shape) for name, value in weights.items()}
+        model.clip.load_state_dict(interpolated(base, tuned, share))
+    results = evaluate({"scenes": benchmark}, FeatureStore(Encoder(model), progress=False))
+    subsets, means = point_estimates(benchmark, results["scenes"].outcomes)
+    return subsets | {name.replace("average", "overall"): value for name, value in means.items()}
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from degla.config import hydra_main, one_job_per_child
+from degla.artifacts import atomic_write
+from degla.cli.main import hydra_main, one_job_per_child
+from degla.cli.sweeps import is_search
 from degla.errors import ConfigError
-from degla.sweeps import is_search
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,9 @@ def train(cfg: DictConfig) -> float:
     from lightning.fabric.plugins.environments import LightningEnvironment
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    from degla.build import build
-    from degla.callbacks import Preemption
     from degla.report.run_report import print_report, write_report
+    from degla.training.build import build
+    from degla.training.callbacks import Preemption
 
     _quiet_lightning()
     _refuse_restarts_that_hang()
@@ -86,9 +87,8 @@ def train(cfg: DictConfig) -> float:
     if run.trainer.is_global_zero:
         write_report(run_dir)
         print_report(run_dir)
-        partial = run_dir / f".{_FINISHED}.part"
-        partial.write_text(json.dumps({"steps": run.trainer.global_step, "value": value}), encoding="utf-8")
-        partial.replace(run_dir / _FINISHED)
+        with atomic_write(run_dir / _FINISHED) as partial:
+            partial.write_text(json.dumps({"steps": run.trainer.global_step, "value": value}), encoding="utf-8")
     return value
 
 
@@ -122,7 +122,7 @@ def _advice(error: Exception) -> str:
 
 def _value(run_dir: Path) -> float:
     """From the file, since a run that is resumed at its end evaluates nothing again."""
-    from degla.callbacks import read_metrics
+    from degla.artifacts import read_metrics
 
     metrics = read_metrics(run_dir / "metrics.csv") if (run_dir / "metrics.csv").exists() else {}
     values = metrics.get("eval_mean/overall") or metrics.get("val/caption_choice")
@@ -142,7 +142,7 @@ def _finished(cfg: DictConfig, run_dir: Path) -> float | None:
 
 def _checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
     """The checkpoint to go on from; ``last`` where there is none yet means a start, said aloud."""
-    from degla.callbacks import newest_checkpoint, what_is_broken
+    from degla.artifacts import checkpoint_error, newest_checkpoint
 
     if ckpt_path is None:
         return None
@@ -154,7 +154,7 @@ def _checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
         return newest
     if not Path(ckpt_path).is_file():
         raise ConfigError(f"ckpt_path: there is no file {ckpt_path}; set it to a step-*.ckpt, or to last")
-    if broken := what_is_broken(Path(ckpt_path)):
+    if broken := checkpoint_error(Path(ckpt_path)):
         raise ConfigError(f"ckpt_path: {ckpt_path}: {broken}; set it to another step-*.ckpt, or to last")
     return Path(ckpt_path)
 

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from degla.build import build
 from degla.errors import ConfigError
 from degla.models import interpolated, load_clip, save_open_clip
 from degla.models.hf import save_hf
+from degla.training.build import build
 from tests.configs.test_configs import tiny
 from tests.conftest import make_photo_folder
 from tests.helpers.forked import degla_forked

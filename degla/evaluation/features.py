@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from degla.artifacts import atomic_write
 from degla.data.schema import Problem
 from degla.data.transforms import BadImage
 from degla.evaluation.encoder import Encoder
@@ -246,12 +247,10 @@ class _Table:
         self.num_unsaved = 0
         if self.folder is None or not rows:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.name}-{uuid.uuid4().hex}.safetensors"
-        partial = path.with_suffix(".part")
         metadata = {"keys": json.dumps([key for keys, _ in rows for key in keys])}
-        save_file({"features": torch.cat([features for _, features in rows])}, partial, metadata=metadata)
-        partial.replace(path)
+        with atomic_write(path) as partial:
+            save_file({"features": torch.cat([features for _, features in rows])}, partial, metadata=metadata)
 
 
 def _text_key(text: str) -> str:

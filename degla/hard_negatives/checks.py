@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from degla.hard_negatives.kinds import KINDS
-from degla.hard_negatives.lexicon import lexicon
-from degla.hard_negatives.phrases import Caption, parsed
-from degla.hard_negatives.sameness import changes, is_turned, plain, who_is_what, without_numbers
-from degla.hard_negatives.tagger import Tag
-from degla.hard_negatives.words import singular, words
+from degla.hard_negatives.language.lexicon import lexicon
+from degla.hard_negatives.language.paraphrase import changes, is_turned, plain, who_is_what, without_numbers
+from degla.hard_negatives.language.phrases import Caption, parsed
+from degla.hard_negatives.language.tagger import Tag
+from degla.hard_negatives.language.words import singular, words
 
 _CHATTER = re.compile(
     r"^(sure|certainly|of course|okay|here (is|are)|note|output|answer|negative|caption|rewritten)\b[^.]*[:!]"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from degla.data.schema import Negative
-from degla.hard_negatives.blind import BlindRow, balanced, blind_row
+from degla.hard_negatives.text_only import BlindRow, balanced, blind_row
 
 _ROW_GROUP = 5000
 _NEGATIVES = pa.list_(pa.struct([("text", pa.string()), ("type", pa.string())]))

@@ -7,10 +7,10 @@ from degla.data.schema import Negative
 from degla.hard_negatives.captions import Captioned, in_shard
 from degla.hard_negatives.checks import rejection
 from degla.hard_negatives.dataset import Judged
+from degla.hard_negatives.language.tagger import tagger as load_tagger
+from degla.hard_negatives.language.words import words
 from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.store import Store
-from degla.hard_negatives.tagger import tagger as load_tagger
-from degla.hard_negatives.words import words
 from degla.hard_negatives.writers import Writer
 
 
@@ -72,7 +72,7 @@ class GivenNegatives:
     """The negatives that the input has already, through the same checks.
 
     Args:
-        tagger: see ``degla.hard_negatives.tagger``.
+        tagger: see ``degla.hard_negatives.language.tagger``.
     """
 
     def __init__(self, tagger: str = "hanta"):

@@ -4,10 +4,10 @@ import random
 from collections.abc import Callable, Iterable
 from itertools import combinations
 
-from degla.hard_negatives.lexicon import lexicon
-from degla.hard_negatives.phrases import Caption, Phrase, is_symmetric, parsed
-from degla.hard_negatives.tagger import tagger
-from degla.hard_negatives.words import Token, finished, plural, singular, words
+from degla.hard_negatives.language.lexicon import lexicon
+from degla.hard_negatives.language.phrases import Caption, Phrase, is_symmetric, parsed
+from degla.hard_negatives.language.tagger import tagger
+from degla.hard_negatives.language.words import Token, finished, plural, singular, words
 
 VERSION = 3  # part of what an answer is filed under; raise it when a rule or the lexicon changes
 
@@ -20,7 +20,7 @@ class Rules:
     """Writes negatives by rule.
 
     Args:
-        tagger: see ``degla.hard_negatives.tagger``.
+        tagger: see ``degla.hard_negatives.language.tagger``.
         seed: the same seed, caption, kind and lexicon give the same negatives.
     """
 

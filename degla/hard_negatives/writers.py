@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from degla.hard_negatives import rules
-from degla.hard_negatives.filing import Filing
+from degla.hard_negatives.answer_index import Filing
+from degla.hard_negatives.language.tagger import tagger as load_tagger
 from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.store import Answer, Store
-from degla.hard_negatives.tagger import tagger as load_tagger
 
 Tasks = Iterable[tuple[str, str]]  # caption and kind, each once
 

@@ -12,8 +12,8 @@ from degla.evaluation.items import Picture
 from degla.report.benchmark_results import Evaluation
 from degla.report.benchmark_tables import BenchmarkTable, benchmark_table
 from degla.report.explorer import write_explorer
+from degla.report.figures import png_bytes
 from degla.report.run_report import PAGE_STYLE
-from degla.report.study_report import png
 
 _COMPOSITIONAL = ("sugarcrepe", "aro", "valse")
 
@@ -35,10 +35,10 @@ def write_report(
         explorer_items: how many it shows at most.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bars.png").write_bytes(png(_bars(evaluations)))
+    (folder / "bars.png").write_bytes(png_bytes(_bars(evaluations)))
     images = ["bars.png"]
     if any(all(point) for point in map(_point, evaluations)):
-        (folder / "front.png").write_bytes(png(_front(evaluations)))
+        (folder / "front.png").write_bytes(png_bytes(_front(evaluations)))
         images.append("front.png")
     explorer = None
     if len(evaluations) > 1:

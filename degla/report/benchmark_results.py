@@ -2,17 +2,14 @@
 
 import datetime
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from degla.artifacts import atomic_write, provenance
 from degla.errors import ConfigError
 from degla.evaluation import Result
 from degla.evaluation.items import Outcome
@@ -56,8 +53,8 @@ def write_results(
     schema = {"right": pa.bool_(), "tie": pa.bool_(), "blind_right": pa.bool_()}
     schema |= {"margin": pa.float32(), "chance": pa.float32()}
     table = pa.table({name: pa.array(values, schema.get(name, pa.string())) for name, values in columns.items()})
-    pq.write_table(table, folder / ".items.part", compression="zstd")
-    (folder / ".items.part").replace(folder / "items.parquet")
+    with atomic_write(folder / "items.parquet") as partial:
+        pq.write_table(table, partial, compression="zstd")
     content = {
         "format": FORMAT,
         "label": label,
@@ -70,8 +67,8 @@ def write_results(
             **provenance(),
         },
     }
-    (folder / ".results.part").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / ".results.part").replace(folder / "results.json")
+    with atomic_write(folder / "results.json") as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_results(folder: Path) -> Evaluation:
@@ -100,19 +97,6 @@ def protocol_differences(evaluations: Sequence[Evaluation], benchmark: str) -> l
             parts = "; ".join(f"{key}: {_short(ours.get(key))} against {_short(theirs.get(key))}" for key in keys)
             sentences.append(f"{measured[0].label} and {other.label} were not measured alike: {parts}.")
     return sentences
-
-
-def provenance() -> dict[str, str]:
-    """Versions, machine and commit."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return {
-        "commit": commit.stdout.strip() or "unknown",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("degla", "torch", "open_clip_torch")},
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-    }
 
 
 def _short(value: Any) -> str:

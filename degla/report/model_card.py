@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from degla.callbacks import newest_checkpoint, read_metrics
+from degla.artifacts import newest_checkpoint, read_metrics
 from degla.models import ClipModel
 
 _LOAD = {

@@ -1,9 +1,7 @@
 """What a run did: before and after on the validation rows, curves, and the rows it could not use."""
 
-import base64
 import csv
 import html
-import io
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +10,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from degla.callbacks import read_metrics
+from degla.artifacts import read_metrics
+from degla.report.figures import embedded_png
 
 _EXAMPLES = 20  # rows shown of each kind of problem
 
@@ -143,13 +142,7 @@ def _bars(rows: list[Change]) -> str:
     axes.tick_params(axis="x", labelsize=7, rotation=45)
     axes.set(ylabel="accuracy, percent", ylim=(0, 100))
     axes.legend(fontsize=8, ncols=2)
-    return _embedded(figure, "before and after on every sub-task")
-
-
-def _embedded(figure: Figure, what: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f'<img alt="{what}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return embedded_png(figure, "before and after on every sub-task")
 
 
 def _curves(run_dir: Path) -> str:
@@ -167,7 +160,7 @@ def _curves(run_dir: Path) -> str:
         if curves:
             axes.legend(fontsize=8)
     panels[0].set_yscale("symlog", linthresh=0.1)
-    return _embedded(figure, "curves")
+    return embedded_png(figure, "curves")
 
 
 def _bad_row_tables(run_dir: Path) -> str:

@@ -1,23 +1,14 @@
 """What a study is made of: its runs, the learning rates chosen, the scores on the test split. Plain data."""
 
 import math
-import os
-import platform
-import subprocess
 from collections import defaultdict
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
 from omegaconf import OmegaConf
 
-from degla.callbacks import read_metrics
-from degla.evaluation import Encoder, FeatureStore, evaluate, point_estimates
-from degla.evaluation.tasks.scenes import Scenes
-from degla.models import ClipModel, interpolated
-from degla.models.checkpoints import read_weights
-from degla.models.export import WEIGHTS_NAME
+from degla.artifacts import read_metrics
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 _T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
@@ -62,26 +53,6 @@ def chosen_runs(runs: list[StudyRun]) -> list[StudyRun]:
     return chosen
 
 
-def measure(model: ClipModel, benchmark: Scenes, folder: Path | None, share: float) -> dict[str, float]:
-    """Sub-task or mean -> accuracy of ``share`` of the weights in ``folder`` and the rest of ``model``'s own.
-
-    Args:
-        model: as it was before fine-tuning; its weights are replaced.
-        benchmark: what to measure.
-        folder: of the fine-tuned model; None measures ``model``.
-        share: see ``degla.models.interpolated``.
-    """
-    if folder is not None:
-        base = model.clip.state_dict()
-        tuned = {
-            name: value.reshape(base[name].shape) for name, value in read_weights(folder / WEIGHTS_NAME).state.items()
-        }
-        model.clip.load_state_dict(interpolated(base, tuned, share))
-    results = evaluate({"scenes": benchmark}, FeatureStore(Encoder(model), progress=False))
-    subsets, means = point_estimates(benchmark, results["scenes"].outcomes)
-    return subsets | {name.replace("average", "overall"): value for name, value in means.items()}
-
-
 def study_record(
     runs: list[StudyRun],
     tuned: list[tuple[StudyRun, list[float]]],
@@ -122,17 +93,3 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
     if len(values) < 2:
         return fmean(values), math.nan
     return fmean(values), _T95.get(len(values) - 1, 1.96) * stdev(values) / math.sqrt(len(values))
-
-
-def provenance(settings: dict) -> dict:
-    """Settings, versions, machine and commit."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return {
-        "settings": settings,
-        "commit": commit.stdout.strip() or "unknown",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "lightning", "open_clip_torch")},
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-    }

@@ -1,6 +1,5 @@
 """Table and plots of a study, from its record alone."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from degla.report.figures import png_bytes
 from degla.report.study_record import mean_and_interval
 
 _MEANS = ("sugarcrepe", "aro", "valse", "compositional", "compositional_without_order", "general")
@@ -24,7 +24,7 @@ def write_study(record: dict, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "study.md").write_text(_markdown(record), encoding="utf-8")
     for name, figure in (("front", _front(record)), ("subtasks", _subtasks(record))):
-        (out / f"{name}.png").write_bytes(png(figure))
+        (out / f"{name}.png").write_bytes(png_bytes(figure))
 
 
 def print_study(record: dict, out: Path) -> None:
@@ -36,13 +36,6 @@ def print_study(record: dict, out: Path) -> None:
     console.print(table)
     for name in ("study.json", "study.md", "front.png", "subtasks.png"):
         console.print(str(out / name), soft_wrap=True, highlight=False, markup=False)
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as PNG; the same bytes for the same figure and version of Matplotlib."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _rows(record: dict) -> list[list[str]]:

@@ -8,13 +8,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-import degla.config
-from degla.build import _checked, build, build_tasks
+import degla.cli.main
+from degla.cli.instantiate import check_node, instantiate, instantiate_each
 from degla.data.sources import RowTable
 from degla.errors import ConfigError
+from degla.training.build import build
 from tests.conftest import make_photo_folder
 
-CONFIGS = Path(degla.config.config_dir())
+CONFIGS = Path(degla.cli.main.config_dir())
 FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 
 
@@ -60,7 +61,7 @@ def test_benchmarks_build_and_say_what_is_missing(option, tmp_path):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         own = [f"benchmark.own.path={lines}"] if option == "own" else []
         cfg = compose("evaluate", [f"benchmark={option}", f"data_dir={tmp_path}", "run_dir=runs/x", *own])
-    tasks = build_tasks(cfg.benchmark)
+    tasks = instantiate_each(cfg.benchmark, "benchmark")
     rows = {name: task.survey() for name, task in tasks.items()}
     assert set(rows) == set(cfg.benchmark) and all(rows.values())
     missing = {name for name, found in rows.items() if any(row.missing for row in found)}
@@ -74,7 +75,7 @@ def test_negatives_take_their_keys(option):
     """That each runs is tested in tests/hard_negatives and tests/integration/test_negatives.py."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("negatives", [f"negatives={option}", "input=x.csv"])
-    target, settings = _checked(cfg.negatives, "negatives")
+    target, settings = check_node(cfg.negatives, "negatives")
     known = set(inspect.signature(target).parameters) - {"kinds", "count", "seed"}  # those come from the root
     assert set(settings) == known and settings["tagger"] == "hanta"
 
@@ -82,15 +83,14 @@ def test_negatives_take_their_keys(option):
 @pytest.mark.parametrize("file", [f for f in FILES if f.startswith("model/")])
 def test_models_take_their_keys(file):
     cfg = composed(f"model={Path(file).stem}")
-    target, settings = _checked(cfg.model, "model")
+    target, settings = check_node(cfg.model, "model")
     assert target.__name__ == "load_clip" and "quick_gelu" in settings
 
 
 @pytest.mark.parametrize("option", ["vit_b_32", "vit_b_16", "rn50", "tiny", "scenes"])
 def test_models_build_and_encode(option):
-    from degla.build import call
 
-    model = call(composed(f"model={option}", "model.pretrained=null").model, "model")
+    model = instantiate(composed(f"model={option}", "model.pretrained=null").model, "model")
     tokens = model.tokenizer(["a dog", "two cats"])
     height, width = model.image_size
     image, text, scale = model.eval()(torch.zeros(2, 3, height, width, dtype=torch.uint8), tokens)
@@ -164,7 +164,7 @@ def test_the_papers_recipe_to_the_number():
 
 def test_schedule_and_groups_are_the_released_ones():
     from degla.models import load_clip
-    from degla.optim import adamw, cosine
+    from degla.training.optim import adamw, cosine
 
     model = load_clip("degla-tiny")
     optimizer = adamw(model, lr=1e-6)
@@ -228,7 +228,6 @@ def test_experiments_say_how_they_are_run(name):
 
 
 def test_table_sources_are_tables(photos):
-    from degla.build import call
 
     for overrides in ([f"data.path={photos}"], ["data=scenes", "data.num_scenes=5"]):
-        assert isinstance(call(composed(*overrides).data, "data"), RowTable)
+        assert isinstance(instantiate(composed(*overrides).data, "data"), RowTable)

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from degla.data import DataModule
 from degla.data.collate import Collate, Draw
+from degla.data.datamodule import DataModule
 from degla.data.loading import StreamBatches, TableBatches
 from degla.data.problems import ProblemLog
 from degla.data.sampler import RunSampler, ShardSampler

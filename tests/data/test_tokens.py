@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from degla.data import DataModule
+from degla.data.datamodule import DataModule
 from degla.data.sources import folder, huggingface
 from degla.data.text_features import TextFeatures
 from degla.data.tokens import TokenTable

@@ -6,8 +6,8 @@ import pytest
 
 from degla.errors import ConfigError
 from degla.evaluation import Encoder, FeatureStore, evaluate, record
-from degla.evaluation.captioned import read_captioned
-from degla.evaluation.order import cleaned, frozen_order
+from degla.evaluation.caption_files import read_captioned
+from degla.evaluation.perturbations import cleaned, frozen_order
 from degla.evaluation.tasks.retrieval import Retrieval
 from degla.evaluation.tasks.sugarcrepe import SugarCrepe
 from degla.evaluation.tasks.valse import Valse

@@ -14,7 +14,7 @@ import torchvision.datasets as tv
 
 from degla.errors import ConfigError
 from degla.evaluation.labelled import DATASETS
-from degla.evaluation.order import cleaned, perturbed
+from degla.evaluation.perturbations import cleaned, perturbed
 from degla.evaluation.statistics import point_estimates
 from degla.evaluation.tasks.aro import Aro
 from degla.evaluation.tasks.half_truths import HalfTruths

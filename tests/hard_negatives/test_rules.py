@@ -4,10 +4,10 @@ import pytest
 
 from degla.hard_negatives.checks import rejection
 from degla.hard_negatives.kinds import KINDS
-from degla.hard_negatives.lexicon import lexicon
+from degla.hard_negatives.language.lexicon import lexicon
+from degla.hard_negatives.language.tagger import tagger
+from degla.hard_negatives.language.words import finished, indefinite, join, plural, singular, split, words
 from degla.hard_negatives.rules import Rules, Unable
-from degla.hard_negatives.tagger import tagger
-from degla.hard_negatives.words import finished, indefinite, join, plural, singular, split, words
 
 HANTA = tagger("hanta")
 

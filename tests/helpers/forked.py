@@ -15,7 +15,14 @@ from pathlib import Path
 
 fork_server = multiprocessing.get_context("forkserver")
 fork_server.set_forkserver_preload(
-    ["degla.train", "degla.build", "degla.hard_negatives.live", "tests.helpers.llm_server", "torch", "datasets"]
+    [
+        "degla.train",
+        "degla.training.build",
+        "degla.hard_negatives.llm.online",
+        "tests.helpers.llm_server",
+        "torch",
+        "datasets",
+    ]
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from degla.hard_negatives.kinds import KINDS
-from degla.hard_negatives.prompts import load_prompts
+from degla.hard_negatives.llm.prompts import load_prompts
 from degla.hard_negatives.rules import Rules, Unable
 
 MODES = ("good", "streamed", "slow", "chatter", "junk", "refusal", "cut", "same", "429", "500", "page", "hang", "reset")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from degla.callbacks import newest_checkpoint, read_metrics
+from degla.artifacts import newest_checkpoint, read_metrics
 from tests.conftest import TINY, degla, make_photo_folder, only_run, read_csv
 
 pytestmark = pytest.mark.slow

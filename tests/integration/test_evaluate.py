@@ -10,7 +10,7 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from degla.callbacks import read_metrics
+from degla.artifacts import read_metrics
 from tests.conftest import degla
 from tests.helpers.benchmarks import sugarcrepe
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from degla.callbacks import newest_checkpoint
+from degla.artifacts import newest_checkpoint
 from tests.conftest import degla, make_photo_folder, only_run
 from tests.integration.test_resume import assert_same, children, run_arguments, state, wait_for_step
 

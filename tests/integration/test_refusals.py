@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import degla.build
+import degla.training.build
 from degla.train import _advice
 from tests.conftest import TINY, degla
 from tests.helpers.forked import degla_forked
@@ -38,8 +38,8 @@ CASES = {
     "accelerator": (["trainer.accelerator=tpuu"], "trainer: "),
     "target": (["optimizer._target_=os.system"], "optimizer._target_=os.system is not allowed"),
     "target by way of ours": (
-        ["data._target_=degla.build.os.system"],
-        "data._target_=degla.build.os.system is not allowed: it must be defined in degla. or lightning.pytorch.",
+        ["data._target_=degla.train.os.system"],
+        "data._target_=degla.train.os.system is not allowed: it must be defined in degla. or lightning.pytorch.",
     ),
     # impossible together
     "distillation without teacher": (["teacher=none"], "tgc and distill need a teacher: set teacher=ema"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from degla.callbacks import newest_checkpoint
+from degla.artifacts import newest_checkpoint
 from tests.conftest import TINY, degla, make_photo_folder, only_run
 from tests.helpers.forked import start_forked
 

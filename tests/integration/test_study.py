@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from degla.callbacks import read_metrics
+from degla.artifacts import read_metrics
 from tests.conftest import degla
 
 SHORT = [

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from degla.callbacks import newest_checkpoint
+from degla.artifacts import newest_checkpoint
+from degla.cli.sweeps import storage, trial_folder, trials_left
 from degla.errors import ConfigError
-from degla.sweeps import storage, trial_folder, trials_left
 from tests.conftest import TINY, degla, make_photo_folder, read_csv
 from tests.helpers.forked import fork_server
 

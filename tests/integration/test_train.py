@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from degla.callbacks import newest_checkpoint, read_metrics
+from degla.artifacts import newest_checkpoint, read_metrics
 from tests.conftest import TINY, degla, only_run, read_csv
 from tests.helpers.forked import start_forked
 from tests.integration.test_resume import wait_for_step

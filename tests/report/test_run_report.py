@@ -1,7 +1,8 @@
 """The report is made from the files of a run alone."""
 
-from degla.callbacks import MetricsCsv, read_metrics
+from degla.artifacts import read_metrics
 from degla.report.run_report import bad_rows, changes, print_report, write_report
+from degla.training.callbacks import MetricsCsv
 
 
 def a_run(folder):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from degla.errors import ConfigError
-from degla.evaluation.captioned import Captioned, read_captioned
+from degla.evaluation.caption_files import Captioned, read_captioned
 from degla.evaluation.items import Outcome, Picture
 from degla.evaluation.scoring import TIE, Ties, retrieval_ranks
 from degla.evaluation.task import Features, Survey, Task, mean, surveyed

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from degla.evaluation.captioned import read_captioned
+from degla.evaluation.caption_files import read_captioned
 from degla.evaluation.items import Choice
-from degla.evaluation.order import frozen_order
+from degla.evaluation.perturbations import frozen_order
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import ChoiceTask, Task
 

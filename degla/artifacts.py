@@ -1,0 +1,112 @@
+"""Files of a run folder: how they are written, and what several programs read of them. Imports no torch."""
+
+import contextlib
+import csv
+import logging
+import os
+import pickle
+import platform
+import subprocess
+import uuid
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+PARTIAL_SUFFIX = ".part"  # of files that are being written; a kill can leave them behind
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, flush_to_disk: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``, and move it to ``path`` when the block ends without an error.
+
+    Readers see the whole old file or the whole new one. Every process gets a temporary name of its own, so that
+    two processes may write the same file; the last one wins.
+
+    Args:
+        path: the file to be written; its folder is created.
+        flush_to_disk: wait until the operating system has written the file and the folder entry to the disk, so
+            that a power cut cannot take them.
+
+    Raises:
+        OSError: the file cannot be written. The temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    try:
+        yield partial
+        if flush_to_disk:
+            _fsync(partial)
+        partial.replace(path)
+        if flush_to_disk:
+            _fsync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_metrics(path: Path) -> dict[str, dict[int, float]]:
+    """Read ``metrics.csv`` of a run.
+
+    Returns:
+        Name -> step -> value, in order of steps. A resumed run repeats steps; the last value of a step counts.
+        A last line that is still being written is left out.
+    """
+    metrics: dict[str, dict[int, float]] = {}
+    text = path.read_text(encoding="utf-8")
+    for record in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
+        metrics.setdefault(record["name"], {})[int(record["step"])] = float(record["value"])
+    return {name: dict(sorted(values.items())) for name, values in metrics.items()}
+
+
+def provenance() -> dict[str, str]:
+    """Return the commit, the versions of the packages that decide numbers, and the machine."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    return {
+        "commit": commit.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("degla", "torch", "lightning", "open_clip_torch")},
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+    }
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the usable checkpoint with the most steps in ``folder``, or None. Unusable ones are logged."""
+    for path in sorted(folder.glob("step-*.ckpt"), reverse=True):
+        if error := checkpoint_error(path):
+            log.warning(f"{path} is left out: {error}")
+        else:
+            return path
+    return None
+
+
+def checkpoint_error(path: Path) -> str:
+    """Say why a checkpoint cannot be trusted; "" where it can.
+
+    Every record of the file is compared with the CRC-32 that torch stored with it. The index has no checksum, so it
+    is read as well.
+    """
+    import torch
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if record := archive.testzip():
+                return f"record {record} does not have the checksum that it was written with"
+        torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        return "it holds more than tensors and plain data, which could be a program; it is not loaded"
+    except Exception as error:  # zipfile and torch raise a dozen types for a damaged index
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"it is cut short, damaged or no checkpoint ({reason})"
+    return ""

@@ -1,0 +1,1 @@
+"""The command line: Hydra, from the typed words to objects. Imports no torch."""

@@ -1,0 +1,1 @@
+"""English for the rules and the checks: word classes, inflection, phrases, paraphrases."""

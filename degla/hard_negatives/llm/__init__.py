@@ -1,0 +1,1 @@
+"""Hard negatives written by a language model: prompts, clients, and answers read back."""

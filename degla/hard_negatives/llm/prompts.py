@@ -1,0 +1,71 @@
+"""What a language model is told: per kind a rule and curated examples (paper, section 3.1)."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from degla.errors import ConfigError
+from degla.hard_negatives.kinds import KINDS
+
+_TASK = (
+    "You rewrite captions of pictures into hard negatives: sentences that look like the caption, are fluent, and are "
+    'false of its picture.\nRule: {rule}\nAnswer with a JSON object {{"negatives": [...]}} that holds {count} '
+    "different rewriting{s}, or an empty list where the rule cannot be applied. Write nothing else."
+)
+ANSWER_SCHEMA = {
+    "type": "object",
+    "properties": {"negatives": {"type": "array", "items": {"type": "string"}}},
+    "required": ["negatives"],
+    "additionalProperties": False,
+}
+
+
+class Prompt(NamedTuple):
+    """One kind's rule and examples."""
+
+    kind: str
+    rule: str
+    examples: list[tuple[str, str]]  # caption, negative
+    version: str  # changes with the file's version and with every word of it
+
+    def messages(self, caption: str, count: int) -> list[dict[str, str]]:
+        """Rule, examples as earlier turns, and the caption."""
+        task = _TASK.format(rule=self.rule, count=count, s="" if count == 1 else "s")
+        turns = [{"role": "system", "content": task}]
+        for example, negative in self.examples:
+            turns.append({"role": "user", "content": example})
+            turns.append({"role": "assistant", "content": json.dumps({"negatives": [negative]}, ensure_ascii=False)})
+        return [*turns, {"role": "user", "content": caption}]
+
+
+def load_prompts(kinds: Iterable[str], folder: str | None = None) -> dict[str, Prompt]:
+    """Ours, or for each kind of which ``folder`` holds a ``<kind>.yaml`` that one.
+
+    Raises:
+        ConfigError: the folder is missing, or a file lacks ``rule`` or ``examples``.
+    """
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError(f"negatives.prompts: there is no folder {folder}")
+    if folder is not None and (strange := sorted({f.stem for f in Path(folder).glob("*.yaml")} - set(KINDS))):
+        raise ConfigError(f"negatives.prompts: {strange[0]}.yaml is no kind; the kinds are {', '.join(KINDS)}")
+    return {kind: _load(kind, folder) for kind in kinds}
+
+
+def _load(kind: str, folder: str | None) -> Prompt:
+    ours = files("degla.hard_negatives.llm").joinpath(f"prompts/{kind}.yaml")
+    file: Any = Path(folder) / f"{kind}.yaml" if folder and (Path(folder) / f"{kind}.yaml").is_file() else ours
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        examples = [(str(item["caption"]), str(item["negative"])) for item in content["examples"]]
+        rule = str(content["rule"]).strip()
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"negatives.prompts: {file} is not of the form rule, examples: [{{caption, negative}}]: {error!r}"
+        ) from error
+    digest = hashlib.sha256(json.dumps([_TASK, rule, examples]).encode()).hexdigest()[:8]
+    return Prompt(kind, rule, examples, f"{content.get('version', 0)}-{digest}")

@@ -1,0 +1,1 @@
+"""One training run: the LightningModule, its callbacks, and how a config becomes them."""

@@ -1,0 +1,23 @@
+"""What watches a run: checkpoints, throughput, pictures of batches, metrics on disk."""
+
+from degla.training.callbacks.batch_images import BatchImages
+from degla.training.callbacks.checkpoint import RunCheckpoint
+from degla.training.callbacks.evaluate import Evaluate
+from degla.training.callbacks.export_model import ExportModel
+from degla.training.callbacks.metrics_csv import MetricsCsv
+from degla.training.callbacks.preemption import Preemption
+from degla.training.callbacks.progress import ProgressBar
+from degla.training.callbacks.throughput import Throughput
+from degla.training.callbacks.watchdog import Watchdog
+
+__all__ = [
+    "BatchImages",
+    "Evaluate",
+    "ExportModel",
+    "MetricsCsv",
+    "Preemption",
+    "ProgressBar",
+    "RunCheckpoint",
+    "Throughput",
+    "Watchdog",
+]
