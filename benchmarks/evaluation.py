@@ -1,8 +1,8 @@
-"""SugarCrepe in one pass over distinct pictures and captions, against a loop over pairs as in the released scripts.
+"""SugarCrepe in one pass over distinct images and captions, against a loop over pairs as in the released scripts.
 
 Both answer the same items with the same weights in the same run, in turns; the answers have to agree.
 
-    python benchmarks/evaluation.py --annotations ../shared/data/sugarcrepe --pictures 60
+    python benchmarks/evaluation.py --annotations ../shared/data/sugarcrepe --images 60
 """
 
 import argparse
@@ -26,12 +26,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=Path, required=True, help="folder of SugarCrepe's seven JSON files")
     parser.add_argument("--model", default="ViT-B-32", help="random weights: what they know costs no time")
-    parser.add_argument("--pictures", type=int, default=60, help="of the 1560, each with all its pairs")
+    parser.add_argument("--images", type=int, default=60, help="of the 1560, each with all its pairs")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        task = _some_of_it(arguments.annotations, Path(folder), arguments.pictures)
+        task = _some_of_it(arguments.annotations, Path(folder), arguments.images)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(0)
         model = load_clip(arguments.model).eval().to(device)
@@ -52,8 +52,8 @@ def main() -> None:
         {
             "model": arguments.model,
             "pairs": len(task.choices),
-            "pictures": arguments.pictures,
-            "captions": len(set(task.texts())),
+            "images": arguments.images,
+            "captions": len(set(task.list_texts())),
             "batch_size": arguments.batch_size,
         },
         {
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _some_of_it(annotations: Path, folder: Path, count: int) -> SugarCrepe:
-    """The pairs of the first pictures, with noise in their place, a COCO picture's size."""
+    """The pairs of the first images, with noise in their place, a COCO image's size."""
     items = {path.name: json.loads(path.read_text()) for path in sorted(annotations.glob("*.json"))}
     names = sorted({item["filename"] for file in items.values() for item in file.values()})[:count]
     (folder / "annotations").mkdir()
@@ -84,19 +84,19 @@ def _some_of_it(annotations: Path, folder: Path, count: int) -> SugarCrepe:
 def _ours(encoder: Encoder, task: SugarCrepe) -> list[bool]:
     """Without a cache from run to run: every repeat encodes everything."""
     return [
-        outcome.right
+        outcome.correct
         for outcome in evaluate({"sugarcrepe": task}, FeatureStore(encoder, progress=False))["sugarcrepe"].outcomes
     ]
 
 
 @torch.inference_mode()
 def _pair_by_pair(encoder: Encoder, task: SugarCrepe, limit: int | None = None) -> list[bool]:
-    """What the released scripts do: a picture and two captions of 77 positions at a time."""
+    """What the released scripts do: an image and two captions of 77 positions at a time."""
     model = encoder.model
     device = next(model.parameters()).device
     rights = []
     for choice in task.choices[:limit]:
-        image = model.encode_image(encoder.transform(choice.picture.load())[None].to(device))
+        image = model.encode_image(encoder.transform(choice.image.load())[None].to(device))
         text = model.encode_text(model.tokenizer.tokenize(list(choice.captions)).to(device))
         right, wrong = (image @ text.T)[0].tolist()
         rights.append(right > wrong)

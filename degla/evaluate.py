@@ -47,7 +47,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     elif (shown := _measured(cfg, tasks, run_dir, others)) is None:
         return None  # another rank writes
     tables = benchmark_tables(shown)
-    write_report(shown, tables, run_dir, _pictures(tasks, shown), cfg.explorer_items)
+    write_report(shown, tables, run_dir, _images(tasks, shown), cfg.explorer_items)
     print_tables(tables, run_dir)
     averages = [benchmark["means"].get("average", {}).get("accuracy") for benchmark in shown[-1].benchmarks.values()]
     known = [value for value in averages if value is not None]
@@ -66,7 +66,7 @@ def _measured(cfg: DictConfig, tasks: dict, run_dir: Path, others: list) -> list
     start = time.monotonic()
     rank, world_size, device = _processes(cfg.device)
     for task in tasks.values():  # what is missing should be named before weights are loaded
-        task.pictures()
+        task.list_images()
     torch.manual_seed(0)  # random weights, where that is what is measured, are the same on every rank
     model = instantiate(cfg.model, "model").to(device)
     encoder = Encoder(model, cfg.batch_size, str(cfg.precision))
@@ -114,13 +114,13 @@ def _processes(device: str) -> tuple[int, int, str]:
     return int(os.environ.get("RANK", "0")), world_size, device
 
 
-def _pictures(tasks: dict, shown: list) -> dict:
-    """Name -> picture, for those benchmarks whose files are here."""
+def _images(tasks: dict, shown: list) -> dict:
+    """Name -> image, for those benchmarks whose files are here."""
     found = {}
     for name, task in tasks.items():
         if any(name in result.benchmarks for result in shown):
             try:
-                found |= {picture.name: picture for picture in task.pictures()}
+                found |= {image.name: image for image in task.list_images()}
             except ConfigError:
                 continue
     return found

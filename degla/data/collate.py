@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degla.data.schema import Batch, Chunk, Negative, Problem, Row, image_key
+from degla.data.schema import Batch, Chunk, Negative, Problem, Sample, image_key
 from degla.data.select import SELECTIONS, Slots
 from degla.data.text_features import TextFeatures
 from degla.data.transforms import BadImage, decode
@@ -59,10 +59,10 @@ class Collate:
         self.select = SELECTIONS[negatives]
         self._no_text = tokenizer.ids([""])[0] if tokenizer.causal else []
 
-    def __call__(self, rows: Iterable[tuple[Row, Draw]]) -> Batch:
+    def __call__(self, rows: Iterable[tuple[Sample, Draw]]) -> Batch:
         """Read the rows; the batch holds those that could be read."""
         images: list[Tensor] = []
-        kept: list[Row] = []
+        kept: list[Sample] = []
         slots: list[Slots] = []
         problems: list[Problem] = []
         for row, draw in rows:
@@ -78,14 +78,14 @@ class Collate:
             slots.append(self.select(_usable(row), self.num_negatives, rng))
         return self._batch(images, kept, slots, problems)
 
-    def _image(self, row: Row, rng: random.Random) -> Tensor:
+    def _image(self, row: Sample, rng: random.Random) -> Tensor:
         if row.problem:
             raise BadImage(row.problem)
         if not row.caption.strip():
             raise BadImage("empty caption")
         return self.transform(decode(row.image_bytes, row.image_path), rng)
 
-    def _notes(self, row: Row) -> list[Problem]:
+    def _notes(self, row: Sample) -> list[Problem]:
         """What is odd about a row that is used all the same."""
         notes = []
         if self.tokenizer.is_cut(row.caption):
@@ -97,7 +97,7 @@ class Collate:
             notes.append(f"dropped {dropped} negative(s) that are empty or equal to the caption")
         return [Problem(row.id, note, skipped=False) for note in notes]
 
-    def _batch(self, images: list[Tensor], rows: list[Row], slots: list[Slots], problems: list[Problem]) -> Batch:
+    def _batch(self, images: list[Tensor], rows: list[Sample], slots: list[Slots], problems: list[Problem]) -> Batch:
         if not rows:
             empty = torch.empty(0)
             return Batch(empty, empty, empty, empty, [], [], problems)
@@ -113,7 +113,7 @@ class Collate:
             negative_mask=torch.tensor([[n is not None for n in row] for row in slots], dtype=torch.bool).reshape(
                 len(rows), self.num_negatives
             ),
-            rows=[row._replace(tokens=None) for row in rows],
+            samples=[row._replace(tokens=None) for row in rows],
             slots=slots,
             problems=problems,
             chunks=self._chunks(captions, negatives),
@@ -121,7 +121,7 @@ class Collate:
             teacher_texts=self.teacher_texts.read(numbers) if known else None,
         )
 
-    def _tokens(self, rows: list[Row], slots: list[Slots]) -> Tensor:
+    def _tokens(self, rows: list[Sample], slots: list[Slots]) -> Tensor:
         """``(B + B * K, L)``: captions, then the negatives of each."""
         if any(row.tokens is None for row in rows):
             texts = [negative.text if negative else "" for row in slots for negative in row]
@@ -140,7 +140,7 @@ class Collate:
         ]
 
 
-def _text_numbers(rows: list[Row], slots: list[Slots]) -> np.ndarray:
+def _text_numbers(rows: list[Sample], slots: list[Slots]) -> np.ndarray:
     """``(B, 1 + K)``: the caption's, then the chosen negatives' numbers in the token table."""
     return np.array(
         [
@@ -150,7 +150,7 @@ def _text_numbers(rows: list[Row], slots: list[Slots]) -> np.ndarray:
     )
 
 
-def _usable(row: Row) -> list[Negative]:
+def _usable(row: Sample) -> list[Negative]:
     """Negatives that say something else than the caption."""
     caption = _normal(row.caption)
     return [negative for negative in row.negatives if _normal(negative.text) not in ("", caption)]

@@ -15,7 +15,7 @@ from degla.data.loading import StreamBatches, TableBatches, as_is
 from degla.data.problems import ProblemLog
 from degla.data.sampler import RunSampler, ShardSampler
 from degla.data.schema import Batch, image_key
-from degla.data.sources.table import RowStream, RowTable
+from degla.data.sources.table import SampleStream, SampleTable
 from degla.data.tokens import TokenTable
 from degla.data.transforms import EvalTransform, TrainTransform
 from degla.errors import ConfigError
@@ -58,11 +58,11 @@ class DataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        source: RowTable | RowStream,
+        source: SampleTable | SampleStream,
         tokenizer,
         image_size: tuple[int, int],
         preprocess: dict,
-        val_source: RowTable | None = None,
+        val_source: SampleTable | None = None,
         global_batch_size: int = 256,
         epochs: int = 5,
         num_negatives: int = 4,
@@ -103,11 +103,11 @@ class DataModule(L.LightningDataModule):
             raise ConfigError(str(error)) from error
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"loader.chunk_size={chunk_size} must be 1 or more, or null for the whole batch")
-        if isinstance(val_source, RowStream):
+        if isinstance(val_source, SampleStream):
             raise ConfigError(
                 "a stream cannot be validated on, since its rows have no numbers: take data@val_data=huggingface"
             )
-        if isinstance(source, RowStream) and hard_images:
+        if isinstance(source, SampleStream) and hard_images:
             raise ConfigError("loader.hard_images needs rows by number, which a stream has not: set it to false")
         if hard_images and val_fraction:
             raise ConfigError(
@@ -116,16 +116,16 @@ class DataModule(L.LightningDataModule):
             )
         self.val_collate = Collate(evaluation, tokenizer, _MAX_VALIDATION_NEGATIVES, "first")
         self.train_indices, self.val_indices = self._split(val_fraction, max_val_rows)
-        num_rows = None if isinstance(source, RowStream) else len(source)
+        num_rows = None if isinstance(source, SampleStream) else len(source)
         self.problems = ProblemLog(Path(report_path) if report_path else None, num_rows, max_bad_fraction)
         self._sampler()  # too few rows are refused here, not when the first process asks for its loader
-        mapped = isinstance(source, RowTable) and tokenizer.causal and tokenizer.key()
+        mapped = isinstance(source, SampleTable) and tokenizer.causal and tokenizer.key()
         self.tokens = TokenTable(source, tokenizer) if mapped else None
 
     def train_dataloader(self) -> DataLoader:
         """Batches from where a resumed run stopped."""
         start = self._batches_done()
-        if isinstance(self.source, RowStream):
+        if isinstance(self.source, SampleStream):
             if self.global_batch_size % self._world_size:
                 raise ConfigError(
                     f"loader.global_batch_size={self.global_batch_size} of a stream must be a multiple of the "
@@ -155,7 +155,7 @@ class DataModule(L.LightningDataModule):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Record what was wrong with the batch's rows."""
-        self.problems.add(batch.problems, len(batch.rows))
+        self.problems.add(batch.problems, len(batch.samples))
         return batch
 
     def setup(self, stage: str) -> None:
@@ -170,7 +170,7 @@ class DataModule(L.LightningDataModule):
         return None if sampler is None else len(sampler)
 
     def _sampler(self, start: int = 0, world_size: int | None = None) -> RunSampler | None:
-        if isinstance(self.source, RowStream):
+        if isinstance(self.source, SampleStream):
             return None
         try:
             return RunSampler(
@@ -188,7 +188,7 @@ class DataModule(L.LightningDataModule):
 
     def _split(self, val_fraction: float, max_val_rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train and to validate on; all rows of an image fall on the same side."""
-        if isinstance(self.source, RowStream):
+        if isinstance(self.source, SampleStream):
             if val_fraction:
                 raise ConfigError(
                     "loader.val_fraction cannot split a stream; name held-out rows with data@val_data=..."
@@ -199,7 +199,7 @@ class DataModule(L.LightningDataModule):
             if val_fraction and self.val_source is None:
                 for start in range(0, len(held_out), 1000):
                     indices = list(range(start, min(start + 1000, len(held_out))))
-                    shares = [_share(_tail(image_key(row)), self.seed) for row in self.source.rows(indices)]
+                    shares = [_share(_tail(image_key(row)), self.seed) for row in self.source.samples(indices)]
                     held_out[indices] = np.array(shares) < val_fraction
         val = np.arange(len(self.val_source)) if self.val_source is not None else np.flatnonzero(held_out)
         return np.flatnonzero(~held_out), val[:max_val_rows]

@@ -8,8 +8,8 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from torch.utils.data._utils import worker as torch_worker
 
 from degla.data.collate import Collate, Draw
-from degla.data.schema import Batch, Problem, Row
-from degla.data.sources.table import RowStream, RowTable
+from degla.data.schema import Batch, Problem, Sample
+from degla.data.sources.table import SampleStream, SampleTable
 from degla.data.tokens import TokenTable
 from degla.errors import DataError
 
@@ -30,7 +30,7 @@ class TableBatches(Dataset):
 
     def __init__(
         self,
-        table: RowTable,
+        table: SampleTable,
         collate: Collate,
         hard_images: bool = False,
         tokens: TokenTable | None = None,
@@ -58,7 +58,7 @@ class TableBatches(Dataset):
         batch = self.collate(rows)
         problems = list(batch.problems)
         for offset in range(1, _TRIES):
-            if batch.rows:
+            if batch.samples:
                 return batch._replace(problems=problems)
             number = int(self.pool[(draws[-1].index + offset) % len(self.pool)])
             substitute = Draw(number, draws[-1].seed)
@@ -66,13 +66,13 @@ class TableBatches(Dataset):
             problems += batch.problems
         raise _nothing_usable(problems)
 
-    def _read(self, draws: list[Draw]) -> list[tuple[Row, Draw]]:
+    def _read(self, draws: list[Draw]) -> list[tuple[Sample, Draw]]:
         if not draws:
             return []
         indices = [draw.index for draw in draws]
-        rows = self.table.rows(indices)
+        rows = self.table.samples(indices)
         if self.tokens is not None:
-            tokens = self.tokens.rows(indices)
+            tokens = self.tokens.samples(indices)
             rows = [row._replace(tokens=found) for row, found in zip(rows, tokens, strict=True)]
         return list(zip(rows, draws, strict=True))
 
@@ -100,7 +100,7 @@ class StreamBatches(IterableDataset):
 
     def __init__(
         self,
-        stream: RowStream,
+        stream: SampleStream,
         collate: Collate,
         batch_size: int,
         seed: int,
@@ -119,27 +119,27 @@ class StreamBatches(IterableDataset):
     def __iter__(self) -> Iterator[Batch]:
         done = self._done_by_this_worker()
         rows = self._endless()
-        spare: list[tuple[Row, Draw]] = []  # for a batch in which nothing can be used
+        spare: list[tuple[Sample, Draw]] = []  # for a batch in which nothing can be used
         for row in itertools.islice(rows, done * self.batch_size):
             spare = [row]
         problems: list[Problem] = []
         while chunk := list(itertools.islice(rows, self.batch_size)):
             batch = self.collate(chunk)
             problems += batch.problems
-            if batch.rows:
-                spare = [pair for pair in chunk if pair[0].id == batch.rows[0].id][:1]
+            if batch.samples:
+                spare = [pair for pair in chunk if pair[0].id == batch.samples[0].id][:1]
             elif spare:
                 batch = self.collate(spare)
-            if batch.rows:
+            if batch.samples:
                 yield batch._replace(problems=problems)
                 problems = []
             elif len(problems) >= _TRIES:
                 raise _nothing_usable(problems)
 
-    def _endless(self) -> Iterator[tuple[Row, Draw]]:
+    def _endless(self) -> Iterator[tuple[Sample, Draw]]:
         for epoch in itertools.count():
             empty = True
-            for number, row in enumerate(self.stream.rows(self.seed, epoch, self.rank, self.world_size)):
+            for number, row in enumerate(self.stream.samples(self.seed, epoch, self.rank, self.world_size)):
                 empty = False
                 yield row, Draw(number, f"{self.seed}-{epoch}-{row.id}")
             if empty:  # more workers than shards: this one has nothing to read

@@ -39,14 +39,14 @@ class Negative(NamedTuple):
     type: str = UNKNOWN_TYPE
 
 
-class RowTokens(NamedTuple):
+class SampleTokens(NamedTuple):
     """Token ids of one row's texts, which are numbers ``first_text``, ``first_text + 1``, ... of their table."""
 
     first_text: int
     ids: list[list[int]]  # of the caption, then of each negative, without padding
 
 
-class Row(NamedTuple):
+class Sample(NamedTuple):
     """One image with one caption, the image still undecoded."""
 
     id: str  # file and line, or file and row, as a report names it
@@ -56,7 +56,7 @@ class Row(NamedTuple):
     negatives: list[Negative]
     hard_image_rows: list[int] = []  # rows with a similar image (NegCLIP)
     problem: str = ""
-    tokens: RowTokens | None = None  # None: the tokenizer has to be asked
+    tokens: SampleTokens | None = None  # None: the tokenizer has to be asked
 
 
 class Problem(NamedTuple):
@@ -85,7 +85,7 @@ class Batch(NamedTuple):
     captions: Tensor  # (B, L) int64
     negatives: Tensor  # (B, K, L) int64
     negative_mask: Tensor  # (B, K) bool, True where a negative exists
-    rows: list[Row]  # B rows; image bytes and tokens dropped, `image_path` is its `image_key`
+    samples: list[Sample]  # B; image bytes and tokens dropped, `image_path` is its `image_key`
     slots: list[list[Negative | None]]  # B x K, the negatives as texts; None where the mask is False
     problems: list[Problem]
     chunks: Sequence[Chunk] = ()  # in order; none: the whole batch at once
@@ -93,7 +93,7 @@ class Batch(NamedTuple):
     teacher_texts: Tensor | None = None  # (B, 1 + K, D) float32 if the teacher's features of all texts are known
 
 
-def image_key(row: Row) -> str:
+def image_key(row: Sample) -> str:
     """What tells one image from another: its path, or a hash of its bytes."""
     if row.image_bytes is None:
         return row.image_path or row.id

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import datasets
 
-from degla.data.schema import RowTokens
-from degla.data.sources.table import RowTable
+from degla.data.schema import SampleTokens
+from degla.data.sources.table import SampleTable
 
 _FEATURES = datasets.Features(
     {"first_text": datasets.Value("int64"), "ids": datasets.List(datasets.List(datasets.Value("int32")))}
@@ -14,7 +14,7 @@ _FEATURES = datasets.Features(
 
 
 class TokenTable:
-    """Random access to the tokens of a ``RowTable``, in its order.
+    """Random access to the tokens of a ``SampleTable``, in its order.
 
     Args:
         table: whose captions and negatives.
@@ -25,7 +25,7 @@ class TokenTable:
         key: what tells this table from others, for caches.
     """
 
-    def __init__(self, table: RowTable, tokenizer):
+    def __init__(self, table: SampleTable, tokenizer):
         self.key = hashlib.sha256(f"{table.dataset._fingerprint} {tokenizer.key()}".encode()).hexdigest()
         self.dataset = datasets.Dataset.from_generator(
             _generate,
@@ -37,13 +37,13 @@ class TokenTable:
         last = self.dataset[-1] if len(self.dataset) else {"first_text": 0, "ids": []}
         self.num_texts = last["first_text"] + len(last["ids"])
 
-    def rows(self, indices: list[int]) -> list[RowTokens]:
+    def samples(self, indices: list[int]) -> list[SampleTokens]:
         """The rows at ``indices``."""
         columns = self.dataset[indices]
-        return [RowTokens(*row) for row in zip(columns["first_text"], columns["ids"], strict=True)]
+        return [SampleTokens(*row) for row in zip(columns["first_text"], columns["ids"], strict=True)]
 
 
-def _generate(table: RowTable, tokenizer) -> Iterator[dict]:
+def _generate(table: SampleTable, tokenizer) -> Iterator[dict]:
     number = 0
     for start in range(0, len(table), 1000):
         for row in table.texts(range(start, min(start + 1000, len(table)))):

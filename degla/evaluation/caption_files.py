@@ -1,4 +1,4 @@
-"""Pictures with several captions, in the three forms in which they are handed round."""
+"""DecodedImages with several captions, in the three forms in which they are handed round."""
 
 import csv
 import io
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from degla.data.schema import Problem
 from degla.errors import ConfigError
-from degla.evaluation.items import Picture
+from degla.evaluation.items import ImageRef
 
 if TYPE_CHECKING:
     from degla.evaluation.task import Task
 
-Captioned = list[tuple[str, Picture, list[str]]]  # name of the image, the image, its captions
+Captioned = list[tuple[str, ImageRef, list[str]]]  # name of the image, the image, its captions
 
 
 def read_captioned(task: "Task", path: Path, images: Path, split: str = "test") -> Captioned:
@@ -56,4 +56,4 @@ def read_captioned(task: "Task", path: Path, images: Path, split: str = "test") 
         if name in found and not repeats_are_one:
             task.problems.append(Problem(name, f"named twice in {path.name}, the captions are joined", False))
         found.setdefault(name, []).extend(caption for caption in captions if caption.strip())
-    return [(name, Picture(str(images / name)), captions) for name, captions in found.items()]
+    return [(name, ImageRef(str(images / name)), captions) for name, captions in found.items()]

@@ -33,7 +33,7 @@ class Encoder:
 
     Args:
         model: is put back into the mode it was in.
-        batch_size: pictures or texts encoded at once.
+        batch_size: images or texts encoded at once.
         precision: in which the towers compute; under FSDP2 always the one of the run. Features are float32.
     """
 
@@ -47,12 +47,12 @@ class Encoder:
             model.image_size, model.preprocess["interpolation"], model.preprocess["resize_mode"]
         )
 
-    def images(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """``(B, 3, H, W)`` uint8, already transformed, -> ``(B, D)`` float32 on the CPU."""
         with self._evaluating() as device:
             return self.model.encode_image(pixels.to(device)).float().cpu()
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts -> ``(B, D)`` float32 on the CPU."""
         with self._evaluating() as device:
             return self.model.encode_text(self.model.tokenizer(texts).to(device)).float().cpu()

@@ -1,4 +1,4 @@
-"""Every distinct picture and every distinct text encoded once, over all benchmarks, ranks and runs."""
+"""Every distinct image and every distinct text encoded once, over all benchmarks, ranks and runs."""
 
 import hashlib
 import json
@@ -18,26 +18,26 @@ from degla.artifacts import atomic_write
 from degla.data.schema import Problem
 from degla.data.transforms import BadImage
 from degla.evaluation.encoder import Encoder
-from degla.evaluation.items import Picture
+from degla.evaluation.items import ImageRef
 
 _SHARD = 2048  # rows that a kill may cost
 
 
 class FeatureStore:
-    """Features by picture and by text.
+    """Features by image and by text.
 
     Args:
         encoder: makes them.
         cache_dir: where they are kept from run to run, below the fingerprint of the model; None keeps them in
             memory only. A killed evaluation goes on from there.
-        num_workers: processes that decode pictures; 0 decodes in this one.
+        num_workers: processes that decode images; 0 decodes in this one.
         rank: of this process among those that share the work and hold the same tasks.
         world_size: how many they are. Each encodes its share, without repeats, and gets the others'.
         progress: show a bar on rank 0.
 
     Attributes:
-        num_encoded: pictures and texts that this process has encoded, not found.
-        problems: of pictures that cannot be shown, by their keys.
+        num_encoded: images and texts that this process has encoded, not found.
+        problems: of images that cannot be shown, by their keys.
     """
 
     def __init__(
@@ -53,39 +53,39 @@ class FeatureStore:
         self.num_workers = num_workers
         self.rank, self.world_size = rank, world_size
         self.progress = progress and rank == 0
-        self.num_encoded = {"pictures": 0, "texts": 0}
+        self.num_encoded = {"images": 0, "texts": 0}
         self.problems: dict[str, Problem] = {}
-        self._keys: dict[Picture, str] = {}
+        self._keys: dict[ImageRef, str] = {}
         folder = cache_dir / encoder.fingerprint() if cache_dir else None
-        self._pictures = _Table(folder, "pictures")
+        self._images = _Table(folder, "images")
         self._texts = _Table(folder, "texts")
 
-    def add(self, pictures: Iterable[Picture], texts: Iterable[str]) -> None:
+    def add(self, images: Iterable[ImageRef], texts: Iterable[str]) -> None:
         """Encode what is not here yet; with several ranks, all call this with the same arguments."""
-        pictures = list(dict.fromkeys(pictures))
-        self._keys |= zip(pictures, self._agreed([picture.key() for picture in pictures]), strict=True)
-        missing = self._missing(self._pictures, {self._keys[picture]: picture for picture in pictures})
-        self._encode("pictures", self._pictures, missing, self._image_batches)
+        images = list(dict.fromkeys(images))
+        self._keys |= zip(images, self._agreed([image.key() for image in images]), strict=True)
+        missing = self._missing(self._images, {self._keys[image]: image for image in images})
+        self._encode("images", self._images, missing, self._image_batches)
         missing = self._missing(self._texts, {_text_key(text): text for text in dict.fromkeys(texts)})
         # Texts of like length together: a batch is as wide as its longest.
         by_length = dict(sorted(missing.items(), key=lambda item: (len(item[1].split()), len(item[1]), item[1])))
         self._encode("texts", self._texts, by_length, self._text_batches)
 
-    def images(self, pictures: Sequence[Picture]) -> Tensor:
-        """``(N, D)`` float32, unit norm, of pictures added before."""
-        return self._pictures[[self._keys[picture] for picture in pictures]]
+    def image_features(self, images: Sequence[ImageRef]) -> Tensor:
+        """``(N, D)`` float32, unit norm, of images added before."""
+        return self._images[[self._keys[image] for image in images]]
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
+    def text_features(self, texts: Sequence[str]) -> Tensor:
         """``(N, D)`` float32, unit norm, of texts added before."""
         return self._texts[[_text_key(text) for text in texts]]
 
-    def shows(self, picture: Picture) -> bool:
-        """Whether the picture could be decoded."""
-        return self.key(picture) not in self.problems
+    def is_readable(self, image: ImageRef) -> bool:
+        """Whether the image could be decoded."""
+        return self.key(image) not in self.problems
 
-    def key(self, picture: Picture) -> str:
-        """What the picture is filed under, on every rank alike."""
-        return self._keys.get(picture) or picture.key()
+    def key(self, image: ImageRef) -> str:
+        """What the image is filed under, on every rank alike."""
+        return self._keys.get(image) or image.key()
 
     def _agreed(self, keys: list[str]) -> list[str]:
         """Rank 0's: paths and times of a file may differ between machines."""
@@ -124,9 +124,9 @@ class FeatureStore:
             problems = [problem for _, theirs in shares for problem in theirs]
         self.problems |= problems
 
-    def _image_batches(self, items: list[tuple[str, Picture]]):
+    def _image_batches(self, items: list[tuple[str, ImageRef]]):
         loader = DataLoader(
-            _Pictures([picture for _, picture in items], self.encoder.transform),
+            _DecodedImages([image for _, image in items], self.encoder.transform),
             batch_size=self.encoder.batch_size,
             num_workers=min(self.num_workers, len(items)),
             collate_fn=list,
@@ -138,21 +138,21 @@ class FeatureStore:
             start += len(batch)
             good = [(key, pixels) for (key, _), pixels in zip(known, batch, strict=True) if isinstance(pixels, Tensor)]
             bad = [
-                (key, Problem(picture.name, str(pixels).removesuffix(f": {picture.name}"), True))
-                for (key, picture), pixels in zip(known, batch, strict=True)
+                (key, Problem(image.name, str(pixels).removesuffix(f": {image.name}"), True))
+                for (key, image), pixels in zip(known, batch, strict=True)
                 if not isinstance(pixels, Tensor)
             ]
             keys = [key for key, _ in good]
-            yield keys, self.encoder.images(torch.stack([pixels for _, pixels in good])) if good else None, bad
+            yield keys, self.encoder.encode_images(torch.stack([pixels for _, pixels in good])) if good else None, bad
 
     def _text_batches(self, items: list[tuple[str, str]]):
         for start in range(0, len(items), self.encoder.batch_size):
             batch = items[start : start + self.encoder.batch_size]
-            yield [key for key, _ in batch], self.encoder.texts([text for _, text in batch]), []
+            yield [key for key, _ in batch], self.encoder.encode_texts([text for _, text in batch]), []
 
 
 class Blind:
-    """The same features with every picture replaced by one grey one: what a benchmark asks without looking.
+    """The same features with every image replaced by one grey one: what a benchmark asks without looking.
 
     Args:
         features: where the texts come from.
@@ -162,34 +162,34 @@ class Blind:
         self._features = features
         height, width = features.encoder.model.image_size
         grey = torch.full((1, 3, height, width), 128, dtype=torch.uint8)
-        self._image = features.encoder.images(grey)
+        self._image = features.encoder.encode_images(grey)
 
-    def images(self, pictures: Sequence[Picture]) -> Tensor:
+    def image_features(self, images: Sequence[ImageRef]) -> Tensor:
         """``(N, D)``: N times the same."""
-        return self._image.expand(len(pictures), -1)
+        return self._image.expand(len(images), -1)
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
+    def text_features(self, texts: Sequence[str]) -> Tensor:
         """``(N, D)`` float32, unit norm."""
-        return self._features.texts(texts)
+        return self._features.text_features(texts)
 
-    def shows(self, picture: Picture) -> bool:
-        """Whether the picture could be decoded, so that both rest on the same items."""
-        return self._features.shows(picture)
+    def is_readable(self, image: ImageRef) -> bool:
+        """Whether the image could be decoded, so that both rest on the same items."""
+        return self._features.is_readable(image)
 
 
-class _Pictures:
-    """Map-style data set of decoded pictures; a bad one is the message that says why."""
+class _DecodedImages:
+    """Map-style data set of decoded images; a bad one is the message that says why."""
 
-    def __init__(self, pictures: list[Picture], transform: Callable[[Tensor], Tensor]):
-        self.pictures = pictures
+    def __init__(self, images: list[ImageRef], transform: Callable[[Tensor], Tensor]):
+        self.images = images
         self.transform = transform
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:
-            return self.transform(self.pictures[index].load())
+            return self.transform(self.images[index].load())
         except BadImage as error:
             return str(error)
 

@@ -9,7 +9,7 @@ import datasets
 from huggingface_hub import constants
 
 from degla.errors import ConfigError
-from degla.evaluation.items import Picture
+from degla.evaluation.items import ImageRef
 from degla.hub import reachable_hub
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def hub_rows(task: "Task", path: str, columns: Sequence[str], config: str | None = None) -> list[dict]:
-    """Rows of the ``test`` split (or of the only one), images as ``Picture``.
+    """Rows of the ``test`` split (or of the only one), images as ``ImageRef``.
 
     Args:
         task: whose protocol gets the data's fingerprint.
@@ -48,11 +48,11 @@ def hub_rows(task: "Task", path: str, columns: Sequence[str], config: str | None
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise ConfigError(f"benchmark.{task.name}: {path} has no column {missing[0]}, only {table.column_names}")
-    pictures = [name for name, feature in table.features.items() if _is_image(feature)]
-    for name in pictures:
+    images = [name for name, feature in table.features.items() if _is_image(feature)]
+    for name in images:
         table = table.cast_column(name, datasets.Image(decode=False))
     task.sources[f"{path}{f'/{config}' if config else ''}"] = revision
-    return [{name: _picture(value) if name in pictures else value for name, value in row.items()} for row in table]
+    return [{name: _picture(value) if name in images else value for name, value in row.items()} for row in table]
 
 
 def _hash(files: list[str]) -> str:
@@ -69,5 +69,5 @@ def _is_image(feature) -> bool:
     return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
 
 
-def _picture(value: dict) -> Picture:
-    return Picture.embedded(value["bytes"]) if value["bytes"] is not None else Picture(value["path"])
+def _picture(value: dict) -> ImageRef:
+    return ImageRef.embedded(value["bytes"]) if value["bytes"] is not None else ImageRef(value["path"])

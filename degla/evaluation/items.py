@@ -1,4 +1,4 @@
-"""What benchmarks are made of: pictures, questions about them, and how each was answered."""
+"""What benchmarks are made of: images, questions about them, and how each was answered."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from degla.data.transforms import BadImage, decode
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture, wherever its bytes are.
+class ImageRef:
+    """One image, wherever its bytes are.
 
     Args:
         path: its file, or the archive that holds it; ``sha256:...`` where ``data`` holds it.
@@ -28,8 +28,8 @@ class Picture:
     data: bytes | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def embedded(cls, data: bytes) -> "Picture":
-        """A picture whose encoded bytes are at hand."""
+    def embedded(cls, data: bytes) -> "ImageRef":
+        """An image whose encoded bytes are at hand."""
         return cls(f"sha256:{hashlib.sha256(data).hexdigest()}", data=data)
 
     @property
@@ -39,7 +39,7 @@ class Picture:
         return self.path + part
 
     def key(self) -> str:
-        """Changes when the file does, so that stored features are never those of another picture."""
+        """Changes when the file does, so that stored features are never those of another image."""
         if self.data is not None:
             return f"{self.path}{self.box or ''}"
         try:
@@ -84,11 +84,11 @@ class Picture:
 
 
 class Choice(NamedTuple):
-    """One picture and captions of which the first is right."""
+    """One image and captions of which the first is right."""
 
     subset: str
     item: str  # unique within the subset
-    picture: Picture
+    image: ImageRef
     captions: tuple[str, ...]
     group: str = ""  # what a macro average is taken over; "" is left out of it
 
@@ -98,11 +98,11 @@ class Outcome(NamedTuple):
 
     subset: str
     item: str
-    right: bool
+    correct: bool
     tie: bool
     margin: float  # score of the right answer less that of the best wrong one
     chance: float  # of being right without knowing anything
-    picture: str
+    image: str
     caption: str = ""
     rival: str = ""  # the best wrong answer
     group: str = ""

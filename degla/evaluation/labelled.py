@@ -1,4 +1,4 @@
-"""Pictures with class labels: torchvision's data sets, and the WebDataset copies of CLIP_benchmark."""
+"""DecodedImages with class labels: torchvision's data sets, and the WebDataset copies of CLIP_benchmark."""
 
 import io
 import tarfile
@@ -10,14 +10,14 @@ from typing import NamedTuple
 import torchvision.datasets as tv
 from PIL import Image
 
-from degla.evaluation.items import Picture
+from degla.evaluation.items import ImageRef
 from degla.models.imagenet import IMAGENET_CLASSES, IMAGENET_TEMPLATES
 
 
 class Labelled(NamedTuple):
     """A test set and how its classes are put into words."""
 
-    pictures: list[Picture]
+    images: list[ImageRef]
     labels: list[int]
     classes: list[str]
     templates: list[str]  # with {} where the class goes
@@ -47,12 +47,12 @@ def read_torchvision(name: str, root: Path) -> Labelled:
     """
     recipe = DATASETS[name]
     data = recipe.open(root)
-    pictures = [
-        Picture(str(file)) if isinstance(file, str | Path) else Picture.embedded(_png(file))
+    images = [
+        ImageRef(str(file)) if isinstance(file, str | Path) else ImageRef.embedded(_png(file))
         for file in recipe.files(data)
     ]
     classes = IMAGENET_CLASSES if name == "imagenet" else [_worded(text) for text in getattr(data, recipe.classes)]
-    return Labelled(pictures, [int(label) for label in recipe.labels(data)], classes, recipe.templates)
+    return Labelled(images, [int(label) for label in recipe.labels(data)], classes, recipe.templates)
 
 
 def read_webdataset(name: str, root: Path) -> Labelled:
@@ -60,7 +60,7 @@ def read_webdataset(name: str, root: Path) -> Labelled:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a shard holds a picture without a label.
+        ValueError: a shard holds an image without a label.
     """
     folder = root / f"wds_{DATASETS[name].webdataset}"
     classes = (folder / "classnames.txt").read_text(encoding="utf-8").splitlines()
@@ -68,22 +68,22 @@ def read_webdataset(name: str, root: Path) -> Labelled:
     shards = sorted((folder / "test").glob("*.tar"), key=lambda path: (len(path.name), path.name))
     if not shards:
         raise FileNotFoundError(f"no shards in {folder / 'test'}")
-    pictures, labels = [], []
+    images, labels = [], []
     for shard in shards:
-        images: dict[str, Picture] = {}
+        members: dict[str, ImageRef] = {}
         own: dict[str, int] = {}
         with tarfile.open(shard) as archive:
-            for member in archive:
-                stem, _, suffix = member.name.partition(".")
+            for entry in archive:
+                stem, _, suffix = entry.name.partition(".")
                 if suffix == "cls":
-                    own[stem] = int(archive.extractfile(member).read())
+                    own[stem] = int(archive.extractfile(entry).read())
                 elif suffix in ("jpg", "jpeg", "png", "webp"):
-                    images[stem] = Picture(str(shard), span=(member.offset_data, member.size))
-        if set(images) != set(own):
-            raise ValueError(f"{shard}: {min(set(images) ^ set(own))} has not both a picture and a label")
-        pictures += images.values()
-        labels += [own[stem] for stem in images]
-    return Labelled(pictures, labels, classes, [template.replace("{c}", "{}") for template in templates if template])
+                    members[stem] = ImageRef(str(shard), span=(entry.offset_data, entry.size))
+        if set(members) != set(own):
+            raise ValueError(f"{shard}: {min(set(members) ^ set(own))} has not both an image and a label")
+        images += members.values()
+        labels += [own[stem] for stem in members]
+    return Labelled(images, labels, classes, [template.replace("{c}", "{}") for template in templates if template])
 
 
 def _worded(name: str) -> str:
@@ -172,7 +172,7 @@ DATASETS: dict[str, Dataset] = {
         "classes",
         "sun397",
         _the(["a photo of a {}."]),
-        19_850,  # of CLIP's split; torchvision has all 108,754 pictures, and the table says so
+        19_850,  # of CLIP's split; torchvision has all 108,754 images, and the table says so
     ),
     "cars": Dataset(
         lambda root: tv.StanfordCars(root, split="test"),

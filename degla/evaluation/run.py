@@ -17,8 +17,8 @@ class Result(NamedTuple):
     """What one benchmark says of one model."""
 
     outcomes: list[Outcome]
-    blind: list[Outcome]  # the same items without their pictures; empty where that was not asked for
-    problems: list[Problem]  # bad pictures and repeated items
+    blind: list[Outcome]  # the same items without their images; empty where that was not asked for
+    problems: list[Problem]  # bad images and repeated items
 
 
 def evaluate(tasks: Mapping[str, Task], features: FeatureStore, blind: bool = False) -> dict[str, Result]:
@@ -27,16 +27,16 @@ def evaluate(tasks: Mapping[str, Task], features: FeatureStore, blind: bool = Fa
     Args:
         tasks: by name.
         features: of the model; with several ranks, each calls this with the same tasks and gets the same results.
-        blind: answer every item once more with a grey picture.
+        blind: answer every item once more with a grey image.
     """
     features.add(
-        (picture for task in tasks.values() for picture in task.pictures()),
-        (text for task in tasks.values() for text in task.texts()),
+        (image for task in tasks.values() for image in task.list_images()),
+        (text for task in tasks.values() for text in task.list_texts()),
     )
     unseeing = Blind(features) if blind else None
     results = {}
     for name, task in tasks.items():
-        keys = dict.fromkeys(features.key(picture) for picture in task.pictures())
+        keys = dict.fromkeys(features.key(image) for image in task.list_images())
         bad = [features.problems[key] for key in keys if key in features.problems]
         results[name] = Result(
             task.outcomes(features), task.outcomes(unseeing) if unseeing else [], [*task.problems, *bad]

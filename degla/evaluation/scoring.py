@@ -13,7 +13,7 @@ Ties = Literal["lost", "original"]
 
 
 def choice_margins(image_features: Tensor, caption_features: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine of a picture with its caption, less that with the best of its false captions.
+    """Cosine of an image with its caption, less that with the best of its false captions.
 
     Args:
         image_features: ``(N, D)``, float32, unit norm.
@@ -30,7 +30,7 @@ def choice_margins(image_features: Tensor, caption_features: Tensor) -> tuple[Te
 def class_margins(
     image_features: Tensor, labels: Tensor, classifier: Tensor, names: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosine of a picture with its class, less that with the best other class.
+    """Cosine of an image with its class, less that with the best other class.
 
     ImageNet has two classes called "missile" and two called "sunglasses", whose scores are the same whatever the
     model: between such twins the first wins, as with an argmax.

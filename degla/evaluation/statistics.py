@@ -16,9 +16,9 @@ _BOX = re.compile(r"\[\d+(,\d+){3}\]$")
 
 
 class Counts(NamedTuple):
-    """Right answers and answers, ``(P, G)`` each: P pictures, G groups of subsets."""
+    """Right answers and answers, ``(P, G)`` each: P images, G groups of subsets."""
 
-    right: sparse.csr_matrix
+    correct: sparse.csr_matrix
     total: sparse.csr_matrix
     groups: list[tuple[str, str]]  # (subset, group) of each column
 
@@ -31,7 +31,7 @@ class Difference(NamedTuple):
     gained: int  # wrong with the first, right with the second
     lost: int
     change: float  # of the headline over these items
-    low: float  # 95 % interval of the change, by paired bootstrap over pictures
+    low: float  # 95 % interval of the change, by paired bootstrap over images
     high: float
     p_value: float  # McNemar's exact test, which takes items for independent
     adjusted: float  # by Holm's method over the subsets of the comparison
@@ -39,14 +39,14 @@ class Difference(NamedTuple):
 
 
 def counted(outcomes: Sequence[Outcome]) -> Counts:
-    """Sort answers by picture and by group."""
-    clusters = [_BOX.sub("", outcome.picture) for outcome in outcomes]  # parts of one picture belong together
-    pictures = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    """Sort answers by image and by group."""
+    clusters = [_BOX.sub("", outcome.image) for outcome in outcomes]  # parts of one image belong together
+    images = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
     groups = {key: i for i, key in enumerate(dict.fromkeys((outcome.subset, outcome.group) for outcome in outcomes))}
-    rows = [pictures[name] for name in clusters]
+    rows = [images[name] for name in clusters]
     columns = [groups[outcome.subset, outcome.group] for outcome in outcomes]
-    shape = (len(pictures), len(groups))
-    right = sparse.csr_matrix(([float(outcome.right) for outcome in outcomes], (rows, columns)), shape)
+    shape = (len(images), len(groups))
+    right = sparse.csr_matrix(([float(outcome.correct) for outcome in outcomes], (rows, columns)), shape)
     total = sparse.csr_matrix((np.ones(len(outcomes)), (rows, columns)), shape)
     return Counts(right, total, list(groups))
 
@@ -79,10 +79,10 @@ def scores(task: Task, outcomes: Sequence[Outcome], blind: Sequence[Outcome] = (
     Args:
         task: whose means and macro averages are taken.
         outcomes: of one model.
-        blind: of the same model without pictures.
+        blind: of the same model without images.
 
     Returns:
-        ``subsets``: name -> ``accuracy``, ``interval`` (95 %, bootstrap over pictures), ``micro``, ``macro``,
+        ``subsets``: name -> ``accuracy``, ``interval`` (95 %, bootstrap over images), ``micro``, ``macro``,
         ``num_items``, ``ties``, ``chance``, ``blind``; ``means``: name -> ``accuracy``, ``interval``, ``blind``.
     """
     counts = counted(outcomes)
@@ -145,10 +145,10 @@ def differences(first: Sequence[Outcome], second: Sequence[Outcome], macro: Sequ
             pairs.setdefault(outcome.subset, []).append((old, outcome))
     rows = []
     for subset, both in pairs.items():
-        gained = sum(new.right and not old.right for old, new in both)
-        lost = sum(old.right and not new.right for old, new in both)
+        gained = sum(new.correct and not old.correct for old, new in both)
+        lost = sum(old.correct and not new.correct for old, new in both)
         sides = [
-            counted([new._replace(picture=old.picture, group=old.group) for old, new in both]),
+            counted([new._replace(image=old.image, group=old.group) for old, new in both]),
             counted([old for old, _ in both]),
         ]  # under the first one's names, so that both are resampled alike
         spread = np.subtract(*(_resampled(side, macro)[subset] for side in sides))
@@ -172,18 +172,18 @@ def _adjusted(rows: list[Difference]) -> list[Difference]:
 
 
 def _point(counts: Counts, macro: Sequence[str]) -> dict:
-    right, total = (np.asarray(matrix.sum(0)).ravel() for matrix in (counts.right, counts.total))
+    right, total = (np.asarray(matrix.sum(0)).ravel() for matrix in (counts.correct, counts.total))
     return accuracies(right, total, counts.groups, macro)
 
 
 def _resampled(counts: Counts, macro: Sequence[str]) -> dict[str, np.ndarray]:
-    """The same over bootstrap samples of pictures: items that share a picture are not independent."""
+    """The same over bootstrap samples of images: items that share an image are not independent."""
     rng = np.random.default_rng(0)
-    num_pictures = counts.right.shape[0]
+    num_images = counts.correct.shape[0]
     sums = []
     for _ in range(_RESAMPLES):
-        weights = np.bincount(rng.integers(num_pictures, size=num_pictures), minlength=num_pictures)
-        sums.append((counts.right.T @ weights, counts.total.T @ weights))
+        weights = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
+        sums.append((counts.correct.T @ weights, counts.total.T @ weights))
     right, total = (np.stack(part) for part in zip(*sums, strict=True))
     return accuracies(right, total, counts.groups, macro)
 

@@ -13,21 +13,21 @@ from torch import Tensor
 
 from degla.data.schema import Problem
 from degla.errors import ConfigError
-from degla.evaluation.items import Choice, Outcome, Picture
+from degla.evaluation.items import Choice, ImageRef, Outcome
 from degla.evaluation.scoring import Ties, choice_margins, judged
 
 
 class Features(Protocol):
     """Where a task finds its features; ``FeatureStore`` is one, ``Blind`` another."""
 
-    def images(self, pictures: Sequence[Picture]) -> Tensor:
+    def image_features(self, images: Sequence[ImageRef]) -> Tensor:
         """``(N, D)``, unit norm."""
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
+    def text_features(self, texts: Sequence[str]) -> Tensor:
         """``(N, D)``, unit norm."""
 
-    def shows(self, picture: Picture) -> bool:
-        """Whether the picture could be decoded."""
+    def is_readable(self, image: ImageRef) -> bool:
+        """Whether the image could be decoded."""
 
 
 class Survey(NamedTuple):
@@ -36,7 +36,7 @@ class Survey(NamedTuple):
     subset: str
     num_items: int  # 0 where the annotations are missing
     official: int | None  # None where there is no official count
-    num_pictures: int
+    num_images: int
     num_found: int
     missing: str  # the first thing that is not there, "" where all is
     get_it: str
@@ -70,16 +70,16 @@ class Task(ABC):
         self.sources: dict[str, str] = {}  # file -> hash, filled while reading
 
     @abstractmethod
-    def pictures(self) -> Iterable[Picture]:
-        """Every picture that is asked about."""
+    def list_images(self) -> Iterable[ImageRef]:
+        """Every image that is asked about."""
 
     @abstractmethod
-    def texts(self) -> Iterable[str]:
+    def list_texts(self) -> Iterable[str]:
         """Every text that is compared."""
 
     @abstractmethod
     def outcomes(self, features: Features) -> list[Outcome]:
-        """How each item was answered; items whose picture cannot be shown are left out."""
+        """How each item was answered; items whose image cannot be shown are left out."""
 
     @abstractmethod
     def survey(self) -> list[Survey]:
@@ -150,7 +150,7 @@ class Task(ABC):
 
 
 class ChoiceTask(Task):
-    """A benchmark whose every item is one picture and captions, of which one is right."""
+    """A benchmark whose every item is one image and captions, of which one is right."""
 
     @abstractmethod
     def read(self, subset: str) -> list[Choice]:
@@ -167,16 +167,16 @@ class ChoiceTask(Task):
             self._choices = [choice for subset in self.subsets for choice in self.drop_repeated(self.read(subset))]
         return self._choices
 
-    def pictures(self) -> Iterable[Picture]:
-        """Every picture that is asked about."""
-        return dict.fromkeys(choice.picture for choice in self.choices)
+    def list_images(self) -> Iterable[ImageRef]:
+        """Every image that is asked about."""
+        return dict.fromkeys(choice.image for choice in self.choices)
 
-    def texts(self) -> Iterable[str]:
+    def list_texts(self) -> Iterable[str]:
         """Every caption, right or wrong."""
         return dict.fromkeys(caption for choice in self.choices for caption in choice.captions)
 
     def outcomes(self, features: Features) -> list[Outcome]:
-        """Right where the picture is closer to the right caption than to every other."""
+        """Right where the image is closer to the right caption than to every other."""
         return choice_outcomes(self.choices, features, self.wins_ties)
 
     def wins_ties(self, subset: str) -> bool:
@@ -192,40 +192,40 @@ class ChoiceTask(Task):
             except ConfigError as error:
                 rows.append(Survey(subset, 0, self.official[subset], 0, 0, str(error), self.get_it))
                 continue
-            pictures = {choice.picture for choice in choices}
-            rows.append(surveyed(subset, len(choices), self.official[subset], pictures, self.get_it))
+            images = {choice.image for choice in choices}
+            rows.append(surveyed(subset, len(choices), self.official[subset], images, self.get_it))
         return rows
 
 
-def surveyed(subset: str, num_items: int, official: int | None, pictures: Iterable[Picture], get_it: str) -> Survey:
-    """Look for the files of pictures."""
-    pictures = list(pictures)
-    absent = [picture.name for picture in pictures if picture.data is None and not Path(picture.path).is_file()]
+def surveyed(subset: str, num_items: int, official: int | None, images: Iterable[ImageRef], get_it: str) -> Survey:
+    """Look for the files of images."""
+    images = list(images)
+    absent = [image.name for image in images if image.data is None and not Path(image.path).is_file()]
     return Survey(
-        subset, num_items, official, len(pictures), len(pictures) - len(absent), absent[0] if absent else "", get_it
+        subset, num_items, official, len(images), len(images) - len(absent), absent[0] if absent else "", get_it
     )
 
 
 def choice_outcomes(
     choices: Sequence[Choice], features: Features, wins_ties: Callable[[str], bool] = lambda subset: False
 ) -> list[Outcome]:
-    """Answer every choice whose picture can be shown.
+    """Answer every choice whose image can be shown.
 
     Args:
         choices: of any number of captions each.
-        features: of all their pictures and captions.
+        features: of all their images and captions.
         wins_ties: subset -> whether a tie counts as right there.
     """
     found: list[Outcome | None] = [None] * len(choices)
     by_count: dict[int, list[int]] = {}
     for place, choice in enumerate(choices):
-        if features.shows(choice.picture):
+        if features.is_readable(choice.image):
             by_count.setdefault(len(choice.captions), []).append(place)
     for count, places in by_count.items():
         for start in range(0, len(places), 4096):
             part = [choices[place] for place in places[start : start + 4096]]
-            texts = features.texts([caption for choice in part for caption in choice.captions])
-            images = features.images([choice.picture for choice in part])
+            texts = features.text_features([caption for choice in part for caption in choice.captions])
+            images = features.image_features([choice.image for choice in part])
             margins, rivals = choice_margins(images, texts.unflatten(0, (len(part), count)))
             rights, ties = judged(margins)
             columns = zip(
@@ -245,7 +245,7 @@ def choice_outcomes(
                     tie,
                     margin,
                     1 / count,
-                    choice.picture.name,
+                    choice.image.name,
                     choice.captions[0],
                     choice.captions[rival],
                     choice.group,

@@ -8,7 +8,7 @@ Choices = Sequence[tuple[str, Sequence[str]]]  # true caption, false ones
 
 
 def text_only_accuracy(train: Choices, test: Choices) -> float:
-    """Accuracy of a classifier of texts that never sees a picture; chance where the texts give nothing away.
+    """Accuracy of a classifier of texts that never sees an image; chance where the texts give nothing away.
 
     Logistic regression on words and pairs of neighbouring words learns which texts are true in ``train`` and
     chooses the likeliest of each item of ``test``. Equal scores share the point: this is a measure of the

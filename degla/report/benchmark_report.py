@@ -1,4 +1,4 @@
-"""The report of one or several evaluations: console, Markdown, HTML, pictures."""
+"""The report of one or several evaluations: console, Markdown, HTML, images."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Column, Table
 
-from degla.evaluation.items import Picture
+from degla.evaluation.items import ImageRef
 from degla.report.benchmark_results import Evaluation
 from degla.report.benchmark_tables import BenchmarkTable, benchmark_table
 from degla.report.explorer import write_explorer
@@ -22,7 +22,7 @@ def write_report(
     evaluations: Sequence[Evaluation],
     tables: Sequence[BenchmarkTable],
     folder: Path,
-    pictures: Mapping[str, Picture],
+    images: Mapping[str, ImageRef],
     explorer_items: int,
 ) -> None:
     """Write ``report.md``, ``report.html``, ``bars.png`` and, with something to show, ``front.png``, ``explorer.html``.
@@ -31,21 +31,21 @@ def write_report(
         evaluations: the base model first.
         tables: from ``benchmark_tables``.
         folder: where to.
-        pictures: by name, for the explorer.
+        images: by name, for the explorer.
         explorer_items: how many it shows at most.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bars.png").write_bytes(png_bytes(_bars(evaluations)))
-    images = ["bars.png"]
+    plots = ["bars.png"]
     if any(all(point) for point in map(_point, evaluations)):
         (folder / "front.png").write_bytes(png_bytes(_front(evaluations)))
-        images.append("front.png")
+        plots.append("front.png")
     explorer = None
     if len(evaluations) > 1:
-        explorer = write_explorer(evaluations[0], evaluations[-1], folder / "explorer.html", pictures, explorer_items)
+        explorer = write_explorer(evaluations[0], evaluations[-1], folder / "explorer.html", images, explorer_items)
     (folder / "report.md").write_text("\n\n".join(map(_markdown, tables)) + "\n", encoding="utf-8")
     sections = [f"<h1>{html.escape(evaluations[-1].label)}</h1>"]
-    sections += [f'<img alt="{name}" src="{name}">' for name in images]
+    sections += [f'<img alt="{name}" src="{name}">' for name in plots]
     if explorer:
         sections.append('<p><a href="explorer.html">The items on which the first and the last model disagree</a></p>')
     sections += [_html(table) for table in tables]

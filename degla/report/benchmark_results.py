@@ -14,7 +14,8 @@ from degla.errors import ConfigError
 from degla.evaluation import Result
 from degla.evaluation.items import Outcome
 
-FORMAT = 1
+FORMAT = 2
+_COLUMNS_OF_FORMAT_1 = {"right": "correct", "picture": "image"}  # format 2 renamed two columns
 
 
 class Evaluation(NamedTuple):
@@ -28,6 +29,7 @@ class Evaluation(NamedTuple):
     def outcomes(self, benchmark: str) -> list[Outcome]:
         """The answers to every item."""
         table = pq.read_table(self.folder / "items.parquet", filters=[("benchmark", "==", benchmark)])
+        table = table.rename_columns([_COLUMNS_OF_FORMAT_1.get(name, name) for name in table.column_names])
         return [Outcome(**{name: row[name] for name in Outcome._fields}) for row in table.to_pylist()]
 
 
@@ -44,13 +46,13 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     columns: dict[str, list] = {"benchmark": [], **{name: [] for name in Outcome._fields}, "blind_right": []}
     for name, result in results.items():
-        blind = {(outcome.subset, outcome.item): outcome.right for outcome in result.blind}
+        blind = {(outcome.subset, outcome.item): outcome.correct for outcome in result.blind}
         for outcome in result.outcomes:
             columns["benchmark"].append(name)
             columns["blind_right"].append(blind.get((outcome.subset, outcome.item)))
             for field, value in zip(Outcome._fields, outcome, strict=True):
                 columns[field].append(value)
-    schema = {"right": pa.bool_(), "tie": pa.bool_(), "blind_right": pa.bool_()}
+    schema = {"correct": pa.bool_(), "tie": pa.bool_(), "blind_right": pa.bool_()}
     schema |= {"margin": pa.float32(), "chance": pa.float32()}
     table = pa.table({name: pa.array(values, schema.get(name, pa.string())) for name, values in columns.items()})
     with atomic_write(folder / "items.parquet") as partial:
@@ -81,7 +83,7 @@ def read_results(folder: Path) -> Evaluation:
     if not path.is_file() or not (folder / "items.parquet").is_file():
         raise ConfigError(f"compare: there is no {path} with items.parquet; give folders of python -m degla.evaluate")
     content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("format") != FORMAT:
+    if content.get("format") not in (1, FORMAT):
         raise ConfigError(f"compare: {path} is of format {content.get('format')}, this degla reads {FORMAT}")
     return Evaluation(folder, content["label"], content["benchmarks"], content)
 

@@ -37,7 +37,7 @@ class BenchmarkTable(NamedTuple):
 
 
 def benchmark_table(evaluations: Sequence[Evaluation], benchmark: str) -> BenchmarkTable:
-    """Published rows, then each model; behind the first one, what changed and how much needs no picture.
+    """Published rows, then each model; behind the first one, what changed and how much needs no image.
 
     A change is marked * where it is sure: see ``degla.evaluation.statistics.Difference``.
     """
@@ -60,7 +60,7 @@ def benchmark_table(evaluations: Sequence[Evaluation], benchmark: str) -> Benchm
             blind = [_percent(_part(scores, column).get("blind")) for column in columns]
             chance = [_percent(_part(scores, column).get("chance")) for column in columns]
             rows += [
-                [name, *cells] for name, cells in (("  without pictures", blind), ("  chance", chance)) if any(cells)
+                [name, *cells] for name, cells in (("  without images", blind), ("  chance", chance)) if any(cells)
             ]
         else:
             sure = {row.subset for row in compared(measured[0], evaluation, benchmark) if row.is_sure}
@@ -73,7 +73,7 @@ def benchmark_table(evaluations: Sequence[Evaluation], benchmark: str) -> Benchm
         items = sum(subset["num_items"] for subset in scores["subsets"].values())
         ties = sum(subset["ties"] for subset in scores["subsets"].values())
         notes.append(
-            f"{evaluation.label}: {items} answers, {ties} ties, {scores['num_left_out']} pictures or names left out, "
+            f"{evaluation.label}: {items} answers, {ties} ties, {scores['num_left_out']} images or names left out, "
             f"fingerprint {scores['fingerprint']}."
         )
         notes += _caveats(evaluation.label, scores)

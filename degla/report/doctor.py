@@ -10,20 +10,20 @@ from degla.evaluation import Task
 
 
 def print_survey(tasks: Mapping[str, Task]) -> None:
-    """A line a subset: items against the official count, pictures found, and what to do."""
+    """A line a subset: items against the official count, images found, and what to do."""
     console = Console()
-    table = Table("benchmark", "subset", "items", "official", "pictures", title="What is here")
+    table = Table("benchmark", "subset", "items", "official", "images", title="What is here")
     advice: dict[str, None] = {}
     for name, task in track(tasks.items(), "Looking", console=console, transient=True):
         for row in task.survey():
             whole = row.num_items and row.official in (None, row.num_items)
-            pictures = f"{row.num_found} of {row.num_pictures}" if row.num_items else "-"
+            images = f"{row.num_found} of {row.num_images}" if row.num_items else "-"
             table.add_row(
                 name,
                 row.subset,
                 f"[{'green' if whole else 'red'}]{row.num_items or 'missing'}[/]",
                 "-" if row.official is None else str(row.official),
-                f"[{'green' if row.num_found == row.num_pictures else 'red'}]{pictures}[/]",
+                f"[{'green' if row.num_found == row.num_images else 'red'}]{images}[/]",
             )
             if row.missing:
                 what = row.missing if row.num_items == 0 else f"benchmark.{name}: {row.missing}; {row.get_it}"

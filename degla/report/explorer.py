@@ -1,4 +1,4 @@
-"""A page of its own that shows the items on which two models disagree, with their pictures; filters in the browser."""
+"""A page of its own that shows the items on which two models disagree, with their images; filters in the browser."""
 
 import base64
 import io
@@ -11,14 +11,14 @@ from pathlib import Path
 from torchvision.transforms.v2 import functional as F
 
 from degla.data.transforms import BadImage
-from degla.evaluation.items import Picture
+from degla.evaluation.items import ImageRef
 from degla.report.benchmark_results import Evaluation
 
 _SIDE = 160  # pixels of the longer side
 
 
 def write_explorer(
-    first: Evaluation, second: Evaluation, path: Path, pictures: Mapping[str, Picture], max_items: int
+    first: Evaluation, second: Evaluation, path: Path, images: Mapping[str, ImageRef], max_items: int
 ) -> Path | None:
     """Write the page: no other file, no network.
 
@@ -26,7 +26,7 @@ def write_explorer(
         first: the one that is compared with.
         second: the other.
         path: of the page.
-        pictures: by name; an item without one is shown without.
+        images: by name; an item without one is shown without.
         max_items: how many are shown, the same number of every subset and direction as far as there are so many,
             the clearest first.
 
@@ -40,10 +40,10 @@ def write_explorer(
         before = {(outcome.subset, outcome.item): outcome for outcome in first.outcomes(benchmark)}
         for after in second.outcomes(benchmark):
             old = before.get((after.subset, after.item))
-            if old is None or old.right == after.right or old.caption != after.caption:
+            if old is None or old.correct == after.correct or old.caption != after.caption:
                 continue
             name = f"{benchmark}/{after.subset}"
-            kind = "gained" if after.right else "lost"
+            kind = "gained" if after.correct else "lost"
             counts[name, kind] = counts.get((name, kind), 0) + 1
             disputed.append((name, kind, old, after))
     if not counts and not set(first.benchmarks) & set(second.benchmarks):
@@ -61,8 +61,8 @@ def write_explorer(
                 "caption": after.caption,
                 "rivals": [old.rival, after.rival],
                 "margins": [round(old.margin, 4), round(after.margin, 4)],
-                "image": _thumbnail(pictures.get(after.picture)),
-                "picture": after.picture,
+                "image": _thumbnail(images.get(after.image)),
+                "image_name": after.image,
             }
             for name, kind, old, after in chosen
         ],
@@ -82,9 +82,9 @@ def _spread(disputed: list[tuple], max_items: int) -> list[tuple]:
     return turns[:max_items]
 
 
-def _thumbnail(picture: Picture | None) -> str | None:
+def _thumbnail(image: ImageRef | None) -> str | None:
     try:
-        pixels = picture.load() if picture else None
+        pixels = image.load() if image else None
     except BadImage:
         pixels = None
     if pixels is None:

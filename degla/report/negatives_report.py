@@ -12,7 +12,7 @@ def print_summary(summary: Summary, folder: Path) -> None:
     """A line a kind, and where the rest is."""
     console = Console()
     table = Table(
-        "kind", "negatives", "none", "most often because", "without a picture", title=f"{summary.num_rows} captions"
+        "kind", "negatives", "none", "most often because", "without an image", title=f"{summary.num_rows} captions"
     )
     blind = {row.kind: row for row in summary.blind}
     for kind in dict.fromkeys([*summary.accepted, *summary.reasons]):

@@ -120,7 +120,7 @@ _SCORES = (
 )
 _STAGES = {"eval": "Benchmark before and after", "val": "Validation rows before and after"}
 _EXPLAINED = {
-    "eval": "Each sub-task: share of pictures that score higher with their caption than with any false one, or with "
+    "eval": "Each sub-task: share of images that score higher with their caption than with any false one, or with "
     "their class than with any other; a tie is lost. Below them, means of sub-tasks.",
     "val": "caption_choice: share of captions that score higher than every one of their own negatives; a tie is lost.",
 }

@@ -1,4 +1,4 @@
-"""What a sweep found: a line a job, best first, and a picture a setting."""
+"""What a sweep found: a line a job, best first, and an image a setting."""
 
 import csv
 import json

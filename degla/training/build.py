@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.instantiate import check_node, instantiate, instantiate_each, instantiate_partial
 from degla.data.datamodule import DataModule
-from degla.data.sources import RowStream
+from degla.data.sources import SampleStream
 from degla.data.text_features import TextFeatures
 from degla.errors import ConfigError
 from degla.evaluation import Encoder
@@ -47,7 +47,7 @@ def build(cfg: DictConfig) -> Run:
     _refuse_objective(cfg, objective)
     source = instantiate(cfg.data, "data")
     val_source = instantiate(cfg.val_data, "val_data") if cfg.val_data._target_ else None
-    if isinstance(source, RowStream) and cfg.trainer.max_steps < 1:
+    if isinstance(source, SampleStream) and cfg.trainer.max_steps < 1:
         raise ConfigError("a streamed data set has no end: set trainer.max_steps to a number of steps")
     # The data is checked before the weights are looked for: a missing file is quicker to name than a download.
     student: ClipModel = instantiate(cfg.model, "model")

@@ -93,8 +93,8 @@ class DeGLAModule(L.LightningModule):
             values = self.all_gather(values).mean(0)
         self.guard.note(batch, losses.terms, values[1:])
         names = ["train/loss", *(f"train/loss_{name}" for name in losses.terms)]
-        self.log_dict(dict(zip(names, values, strict=True)), batch_size=len(batch.rows))
-        self.log("loss", values[0], prog_bar=True, logger=False, batch_size=len(batch.rows))
+        self.log_dict(dict(zip(names, values, strict=True)), batch_size=len(batch.samples))
+        self.log("loss", values[0], prog_bar=True, logger=False, batch_size=len(batch.samples))
         return losses.total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -175,7 +175,7 @@ class DeGLAModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Embed the batch with the student."""
         features = encode(self.student, batch)
-        self._validated.append(embed(features, [row.image_path for row in batch.rows], batch.slots))
+        self._validated.append(embed(features, [row.image_path for row in batch.samples], batch.slots))
 
     def on_validation_epoch_end(self) -> None:
         """Log gain and forgetting at the number of steps taken: 0 is the untouched student."""

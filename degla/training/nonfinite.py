@@ -90,14 +90,14 @@ class NonFiniteGuard:
         for batch, names, values in window:
             if not values.isfinite().all() or len(window) == 1:
                 terms = [f"{name} {value:.4g}" for name, value in zip(names, values.tolist(), strict=True)]
-            # Row by row: packed together, one spoilt text spoils those beside it. Ranks of FSDP2, whose numbers of
+            # Sample by row: packed together, one spoilt text spoils those beside it. Ranks of FSDP2, whose numbers of
             # rows may differ, have to call the model equally often.
-            size = len(batch.rows) if hasattr(self.student, "reshard") else 1
-            for i in range(0, len(batch.rows), size):
+            size = len(batch.samples) if hasattr(self.student, "reshard") else 1
+            for i in range(0, len(batch.samples), size):
                 texts = torch.cat([batch.captions[i : i + size], batch.negatives[i : i + size].flatten(0, 1)])
                 image, text, _ = self.student(batch.images[i : i + size], texts)
                 if not (image.isfinite().all() and text.isfinite().all()):
-                    rows += [row.id for row in batch.rows[i : i + size]]
+                    rows += [row.id for row in batch.samples[i : i + size]]
         parts = [rows]
         if dist.is_available() and dist.is_initialized():
             parts = [None] * dist.get_world_size()

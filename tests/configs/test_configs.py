@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 import degla.cli.main
 from degla.cli.instantiate import check_node, instantiate, instantiate_each
-from degla.data.sources import RowTable
+from degla.data.sources import SampleTable
 from degla.errors import ConfigError
 from degla.training.build import build
 from tests.conftest import make_photo_folder
@@ -230,4 +230,4 @@ def test_experiments_say_how_they_are_run(name):
 def test_table_sources_are_tables(photos):
 
     for overrides in ([f"data.path={photos}"], ["data=scenes", "data.num_scenes=5"]):
-        assert isinstance(instantiate(composed(*overrides).data, "data"), RowTable)
+        assert isinstance(instantiate(composed(*overrides).data, "data"), SampleTable)

@@ -71,7 +71,7 @@ def test_one_per_type_has_a_slot_a_kind():
 
 def test_batch(student, collate, photo_folder):
     table = folder(str(photo_folder))
-    rows = table.rows([0, 1, 2])
+    rows = table.samples([0, 1, 2])
     rows[1] = rows[1]._replace(negatives=rows[1].negatives[:2])
     rows[2] = rows[2]._replace(negatives=[])
     batch = collate([(row, Draw(i, str(i))) for i, row in enumerate(rows)])
@@ -86,7 +86,7 @@ def test_batch(student, collate, photo_folder):
 
 
 def bad_rows(photo_folder):
-    good = folder(str(photo_folder)).rows([0])[0]
+    good = folder(str(photo_folder)).samples([0])[0]
     jpeg = (photo_folder / "images/0.jpg").read_bytes()
     return {
         "truncated": good._replace(id="truncated", image_bytes=jpeg[: len(jpeg) // 2]),
@@ -100,9 +100,9 @@ def bad_rows(photo_folder):
 
 def test_bad_rows_are_left_out_and_named(collate, photo_folder):
     rows = bad_rows(photo_folder)
-    good = folder(str(photo_folder)).rows([1])[0]
+    good = folder(str(photo_folder)).samples([1])[0]
     batch = collate([(row, Draw(0, "0")) for row in [*rows.values(), good]])
-    assert [row.id for row in batch.rows] == [good.id]
+    assert [row.id for row in batch.samples] == [good.id]
     assert {problem.row for problem in batch.problems if problem.skipped} == set(rows)
 
 
@@ -122,7 +122,7 @@ def test_decompression_bomb_and_odd_modes(photo_folder, monkeypatch):
 
 
 def test_negatives_equal_to_the_caption_are_dropped(collate, photo_folder):
-    row = folder(str(photo_folder)).rows([0])[0]
+    row = folder(str(photo_folder)).samples([0])[0]
     row = row._replace(negatives=[Negative("Photo  number 0 said 0"), Negative(""), Negative("fine")])
     batch = collate([(row, Draw(0, "0"))])
     assert texts(batch.slots[0]) == ["fine", None, None, None]
@@ -130,7 +130,7 @@ def test_negatives_equal_to_the_caption_are_dropped(collate, photo_folder):
 
 
 def test_long_captions_are_cut_and_named(collate, photo_folder):
-    row = folder(str(photo_folder)).rows([0])[0]._replace(caption="word " * 1000)
+    row = folder(str(photo_folder)).samples([0])[0]._replace(caption="word " * 1000)
     batch = collate([(row, Draw(0, "0"))])
     assert batch.captions.shape == (1, 77) and "was cut" in batch.problems[0].reason
 
@@ -139,7 +139,7 @@ def test_a_batch_of_bad_rows_reads_on(collate, photo_folder):
     (photo_folder / "images/0.jpg").write_bytes(b"")
     batches = TableBatches(folder(str(photo_folder)), collate)
     batch = batches.__getitems__([Draw(0, "a"), Draw(1, "b")])
-    assert [row.id for row in batch.rows] == ["captions.jsonl:3"]
+    assert [row.id for row in batch.samples] == ["captions.jsonl:3"]
     assert len([p for p in batch.problems if p.skipped]) == 2
 
 
@@ -155,7 +155,7 @@ def test_hard_images_double_the_batch(collate, photo_folder):
     plain = table.to_row
     table.to_row = lambda record, i: plain(record, i)._replace(hard_image_rows=[(i + 2) % 24, (i + 4) % 24])
     batch = TableBatches(table, collate, hard_images=True).__getitems__([Draw(0, "a"), Draw(6, "b")])
-    ids = [row.id for row in batch.rows]
+    ids = [row.id for row in batch.samples]
     assert ids[:2] == ["captions.jsonl:1", "captions.jsonl:7"] and len(ids) == 4
     assert ids[2] in ("captions.jsonl:3", "captions.jsonl:5")
 
@@ -180,11 +180,11 @@ def test_order_is_the_same_for_any_number_of_ranks_and_any_start():
 
 def test_what_is_random_about_a_row_depends_on_seed_pass_and_row_only(collate, photo_folder):
     table = folder(str(photo_folder))
-    alone = collate([(table.rows([5])[0], Draw(5, "42-0-5"))])
+    alone = collate([(table.samples([5])[0], Draw(5, "42-0-5"))])
     torch.manual_seed(999)
-    together = collate([(row, Draw(i, f"42-0-{i}")) for i, row in zip((3, 5), table.rows([3, 5]), strict=True)])
+    together = collate([(row, Draw(i, f"42-0-{i}")) for i, row in zip((3, 5), table.samples([3, 5]), strict=True)])
     assert torch.equal(alone.images[0], together.images[1])
-    later = collate([(table.rows([5])[0], Draw(5, "42-1-5"))])
+    later = collate([(table.samples([5])[0], Draw(5, "42-1-5"))])
     assert not torch.equal(alone.images, later.images)
 
 
@@ -192,7 +192,7 @@ def test_the_global_generator_is_left_alone(collate, photo_folder):
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    collate([(folder(str(photo_folder)).rows([0])[0], Draw(0, "x"))])
+    collate([(folder(str(photo_folder)).samples([0])[0], Draw(0, "x"))])
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -230,7 +230,9 @@ def module(student, source, **arguments):
 
 def test_images_are_never_on_both_sides_of_the_split(student, photo_folder):
     data = module(student, folder(str(photo_folder)), val_fraction=0.4)
-    train, val = ({row.image_path for row in data.source.rows(list(i))} for i in (data.train_indices, data.val_indices))
+    train, val = (
+        {row.image_path for row in data.source.samples(list(i))} for i in (data.train_indices, data.val_indices)
+    )
     assert train and val and not train & val
     assert len(data.train_indices) + len(data.val_indices) == 24
 
@@ -265,17 +267,17 @@ def test_nothing_usable_ends_a_stream_and_bad_batches_keep_its_place(stream, col
     bad = {4, 5}  # all of the third batch
     batches = loader(lambda number: {"caption": ""} if number in bad else {})
     first = list(itertools.islice(batches, 5))
-    assert [len(batch.rows) for batch in first] == [2, 2, 1, 2, 2]  # one that was seen stands in
-    assert first[2].rows[0].id in {row.id for row in first[1].rows}
+    assert [len(batch.samples) for batch in first] == [2, 2, 1, 2, 2]  # one that was seen stands in
+    assert first[2].samples[0].id in {row.id for row in first[1].samples}
     assert {problem.row for problem in first[2].problems} == {"parquet:4", "parquet:5"}
     resumed = loader(lambda number: {"caption": ""} if number in bad else {}, start=3)
-    assert [row.id for row in next(resumed).rows] == [row.id for row in first[3].rows]
+    assert [row.id for row in next(resumed).samples] == [row.id for row in first[3].samples]
 
 
 def test_stream_resumes_where_it_stopped(stream, collate):
     def batches(start, count):
         loader = iter(StreamBatches(stream, collate, 4, 0, 0, 1, start))
-        return [[row.caption for row in next(loader).rows] for _ in range(count)]
+        return [[row.caption for row in next(loader).samples] for _ in range(count)]
 
     assert batches(0, 12)[5:] == batches(5, 7)  # a pass is 6 batches: across its end
 
@@ -288,7 +290,7 @@ def test_uneven_shards_over_ranks_and_workers(collate, tmp_path, form):
     for rank in range(2):
         for workers, count in ((0, 6), (2, 8)):  # a pass is 11 rows
             batches = DataLoader(StreamBatches(stream, collate, 2, 0, rank, 2, 0), batch_size=None, num_workers=workers)
-            drawn = [row.caption for batch in itertools.islice(batches, count) for row in batch.rows]
+            drawn = [row.caption for batch in itertools.islice(batches, count) for row in batch.samples]
             assert len(drawn) == 2 * count
             if workers == 0:
                 first_pass.update(drawn[:11])
@@ -302,7 +304,7 @@ def test_a_stream_resumed_with_workers_goes_on_where_it_was(collate, tmp_path, s
     def drawn(start, count):
         batches = StreamBatches(stream, collate, 2, 0, 0, world_size, start)
         loader = DataLoader(batches, batch_size=None, num_workers=2)
-        return [[row.caption for row in batch.rows] for batch in itertools.islice(loader, count)]
+        return [[row.caption for row in batch.samples] for batch in itertools.islice(loader, count)]
 
     undisturbed = drawn(0, 9)  # across the end of a pass, which is 4 to 6 batches
     assert drawn(3, 6) == undisturbed[3:]
@@ -313,7 +315,7 @@ def test_a_shard_cut_short_is_said(tmp_path, caplog):
     bad = tmp_path / "1.parquet"
     bad.write_bytes(bad.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"a shard of the stream cannot be read .*leave it out of data.data_files"):
-        list(stream.rows(0, 0, 0, 1))
+        list(stream.samples(0, 0, 0, 1))
     assert "1.parquet" in caplog.text
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from degla.data.schema import Negative, parse_negatives
-from degla.data.sources import RowStream, coco, folder, huggingface, negclip_tsv, scenes, scenes_and_general
+from degla.data.sources import SampleStream, coco, folder, huggingface, negclip_tsv, scenes, scenes_and_general
 from degla.errors import ConfigError
 from tests.conftest import KINDS
 from tests.helpers.scene_reader import FORMS
@@ -47,7 +47,7 @@ def test_folder_formats(photo_folder, tmp_path, suffix, typed):
     (photo_folder / "captions.jsonl").unlink()
     write_table(photo_folder, records, suffix)
     table = folder(str(photo_folder))
-    rows = table.rows([0, 2])
+    rows = table.samples([0, 2])
     assert len(table) == 3 and [row.caption for row in rows] == ["caption 0", "caption 2"]
     assert rows[1].image_path == str(photo_folder.resolve() / "images/2.jpg")
     kinds = ["swap_nouns", "replace_nouns"] if typed else ["unknown", "unknown"]
@@ -57,7 +57,7 @@ def test_folder_formats(photo_folder, tmp_path, suffix, typed):
 def test_csv_with_a_column_a_negative(photo_folder):
     (photo_folder / "captions.jsonl").unlink()
     (photo_folder / "c.csv").write_text("image,caption,negative_1,negative_2\nimages/0.jpg,a,b,c\nimages/1.jpg,d,e,\n")
-    rows = folder(str(photo_folder)).rows([0, 1])
+    rows = folder(str(photo_folder)).samples([0, 1])
     assert [[n.text for n in row.negatives] for row in rows] == [["b", "c"], ["e"]]
 
 
@@ -65,7 +65,7 @@ def test_bad_lines_become_rows_with_a_problem(photo_folder):
     lines = ['{"image": "images/0.jpg", "caption": "good"}', "{broken", '"text"', '{"caption": "no image"}',
              '{"image": "images/0.jpg", "caption": "x", "negatives": 7}']  # fmt: skip
     (photo_folder / "captions.jsonl").write_text("\n".join(lines))
-    rows = folder(str(photo_folder)).rows(list(range(5)))
+    rows = folder(str(photo_folder)).samples(list(range(5)))
     assert [row.id for row in rows] == [f"captions.jsonl:{i}" for i in range(1, 6)]
     assert [bool(row.problem) for row in rows] == [False, True, True, True, True]
 
@@ -81,7 +81,7 @@ def test_authors_json(tmp_path):
     items = [{"image_id": 9, "original": "a dog", "enhanced": ["b", "c", "d", "e", "f"]}]
     (tmp_path / "train.json").write_text(json.dumps(items))
     (tmp_path / "train2014").mkdir()
-    row = coco(str(tmp_path / "train.json"), str(tmp_path / "train2014")).rows([0])[0]
+    row = coco(str(tmp_path / "train.json"), str(tmp_path / "train2014")).samples([0])[0]
     assert row.image_path.endswith("train2014/COCO_train2014_000000000009.jpg")
     assert [n.text for n in row.negatives] == ["b", "c", "d", "e", "f"]
 
@@ -92,7 +92,7 @@ def test_negclip_tsv(tmp_path):
     )
     text += "1\ta cat\tcoco/val2014/y.jpg\tnot a list\t[0]\n"
     (tmp_path / "neg.tsv").write_text(text)
-    rows = negclip_tsv(str(tmp_path / "neg.tsv"), str(tmp_path)).rows([0, 1])
+    rows = negclip_tsv(str(tmp_path / "neg.tsv"), str(tmp_path)).samples([0, 1])
     assert [n.text for n in rows[0].negatives] == ["dog a", "a cat's"] and rows[0].hard_image_rows == [1, 0, 1]
     assert rows[1].problem
 
@@ -101,7 +101,7 @@ def test_official_negclip_file(flickr):
     """4839 rows and 7370 negatives, as its README counts them."""
     file = flickr.parent / "negclip" / "valid_neg_clip.tsv"
     table = negclip_tsv(str(file), str(file.parent))
-    rows = table.rows(list(range(len(table))))
+    rows = table.samples(list(range(len(table))))
     assert len(rows) == 4839 and sum(len(row.negatives) for row in rows) == 7370
     assert not any(row.problem for row in rows)
 
@@ -115,19 +115,19 @@ def check(rows):
 def test_hub_parquet(hub_dataset, tmp_path):
     (tmp_path / "data").mkdir()
     hub_dataset.to_parquet(tmp_path / "data" / "train-00000.parquet")
-    check(huggingface(str(tmp_path / "data")).rows([0, 1]))
-    check(huggingface("parquet", data_files=str(tmp_path / "data" / "*.parquet")).rows([0, 1]))
+    check(huggingface(str(tmp_path / "data")).samples([0, 1]))
+    check(huggingface("parquet", data_files=str(tmp_path / "data" / "*.parquet")).samples([0, 1]))
 
 
 def test_hub_stream_splits_and_repeats(hub_dataset, tmp_path):
     for i in range(4):
         hub_dataset.shard(4, i).to_parquet(tmp_path / f"train-{i}.parquet")
     stream = huggingface("parquet", data_files=str(tmp_path / "*.parquet"), streaming=True)
-    assert isinstance(stream, RowStream)
-    ranks = [[row.caption for row in stream.rows(0, 0, rank, 2)] for rank in range(2)]
+    assert isinstance(stream, SampleStream)
+    ranks = [[row.caption for row in stream.samples(0, 0, rank, 2)] for rank in range(2)]
     assert sorted(ranks[0] + ranks[1]) == sorted(hub_dataset["caption"])
-    assert ranks[0] == [row.caption for row in stream.rows(0, 0, 0, 2)]
-    assert ranks[0] != [row.caption for row in stream.rows(0, 1, 0, 2)]
+    assert ranks[0] == [row.caption for row in stream.samples(0, 0, 0, 2)]
+    assert ranks[0] != [row.caption for row in stream.samples(0, 1, 0, 2)]
 
 
 def test_imagefolder_with_lists(photo_folder):
@@ -138,7 +138,7 @@ def test_imagefolder_with_lists(photo_folder):
         for r in lines
     ]
     (photo_folder / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in records))
-    rows = huggingface(str(photo_folder)).rows([0])
+    rows = huggingface(str(photo_folder)).samples([0])
     assert rows[0].image_path.endswith("0.jpg") and len(rows[0].negatives) == 5
 
 
@@ -154,7 +154,7 @@ def test_webdataset(photo_folder, tmp_path):
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     arguments = {"image": "jpg", "caption": "json.caption", "negatives": "json.negatives"}
-    row = huggingface("webdataset", data_files=str(tmp_path / "*.tar"), **arguments).rows([1])[0]
+    row = huggingface("webdataset", data_files=str(tmp_path / "*.tar"), **arguments).samples([1])[0]
     assert row.caption == "caption 1" and [n.text for n in row.negatives] == ["x", "y"] and row.image_bytes
 
 
@@ -184,10 +184,10 @@ def test_missing_column(photo_folder):
 
 
 def test_scenes_are_the_same_bytes_for_a_seed(tmp_path):
-    one, two = (scenes(20, seed=3, cache_dir=str(tmp_path / name)).rows(list(range(20))) for name in "ab")
+    one, two = (scenes(20, seed=3, cache_dir=str(tmp_path / name)).samples(list(range(20))) for name in "ab")
     assert one == two
-    assert one != scenes(20, split="test", seed=3, cache_dir=str(tmp_path)).rows(list(range(20)))
-    assert one != scenes(20, seed=4, cache_dir=str(tmp_path)).rows(list(range(20)))
+    assert one != scenes(20, split="test", seed=3, cache_dir=str(tmp_path)).samples(list(range(20)))
+    assert one != scenes(20, seed=4, cache_dir=str(tmp_path)).samples(list(range(20)))
 
 
 @pytest.mark.parametrize("value", [7, "not json", [1], [{"txt": "x"}], {"text": "x"}])
@@ -197,6 +197,6 @@ def test_parse_negatives_refuses(value):
 
 
 def test_scenes_and_general_side_are_mixed(tmp_path):
-    rows = scenes_and_general(300, general_fraction=0.5, cache_dir=str(tmp_path)).rows(list(range(300)))
+    rows = scenes_and_general(300, general_fraction=0.5, cache_dir=str(tmp_path)).samples(list(range(300)))
     general = [row for row in rows if not any(form.match(row.caption) for form in FORMS.values())]
     assert 110 < len(general) < 190 and not any(row.negatives for row in rows)

@@ -33,17 +33,17 @@ def test_batches_are_those_of_the_tokenizer(photo_folder, student, negatives):
     for mapped, asked in zip(with_table, data.train_dataloader(), strict=True):
         assert torch.equal(mapped.captions, asked.captions) and torch.equal(mapped.negatives, asked.negatives)
         assert torch.equal(mapped.images, asked.images) and mapped.slots == asked.slots
-        assert asked.text_numbers is None and mapped.rows == asked.rows
+        assert asked.text_numbers is None and mapped.samples == asked.samples
 
 
 def test_numbers_name_texts(photo_folder, student):
     source = folder(str(photo_folder))
     table = TokenTable(source, student.tokenizer)
-    rows = source.rows(range(len(source)))
+    rows = source.samples(range(len(source)))
     texts = [text for row in rows for text in [row.caption, *(n.text for n in row.negatives)]]
     assert table.num_texts == len(texts)
     batch = next(iter(loaders(source, student, num_negatives=7).train_dataloader()))
-    for row, slots, numbers in zip(batch.rows, batch.slots, batch.text_numbers, strict=True):
+    for row, slots, numbers in zip(batch.samples, batch.slots, batch.text_numbers, strict=True):
         assert texts[numbers[0]] == row.caption
         assert [texts[n] if n >= 0 else None for n in numbers[1:]] == [slot and slot.text for slot in slots]
 
@@ -53,14 +53,14 @@ def test_the_tokenizer_is_asked_once(photo_folder, student, monkeypatch):
     key = student.tokenizer.key()
     monkeypatch.setattr(student.tokenizer, "key", lambda: key)
     monkeypatch.setattr(student.tokenizer, "tokenize", None)  # asking it would fail
-    assert TokenTable(folder(str(photo_folder)), student.tokenizer).rows([0])
+    assert TokenTable(folder(str(photo_folder)), student.tokenizer).samples([0])
 
 
 def test_images_are_not_read_for_their_texts(hub_dataset, tmp_path, student):
     hub_dataset.to_parquet(tmp_path / "rows.parquet")
     source = huggingface("parquet", data_files=str(tmp_path / "rows.parquet"))
-    assert source.rows([0])[0].image_bytes and source.texts([0])[0].image_bytes is None
-    assert source.texts([0])[0].caption == source.rows([0])[0].caption
+    assert source.samples([0])[0].image_bytes and source.texts([0])[0].image_bytes is None
+    assert source.texts([0])[0].caption == source.samples([0])[0].caption
 
 
 def test_text_features_are_shared_and_survive(tmp_path):

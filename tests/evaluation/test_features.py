@@ -1,4 +1,4 @@
-"""Encoded once, kept, shared, taken up again; bad pictures named."""
+"""Encoded once, kept, shared, taken up again; bad images named."""
 
 import io
 import tarfile
@@ -9,7 +9,7 @@ from PIL import Image
 
 from degla.evaluation import Encoder, FeatureStore
 from degla.evaluation.features import Blind
-from degla.evaluation.items import Picture
+from degla.evaluation.items import ImageRef
 from degla.models import load_clip
 from tests.helpers.benchmarks import write_image
 from tests.helpers.ranks import run_on_ranks
@@ -23,13 +23,13 @@ def shipped():
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     for i in range(5):
         write_image(tmp_path / f"{i}.png")
-    return [Picture(str(tmp_path / f"{i}.png")) for i in range(5)]
+    return [ImageRef(str(tmp_path / f"{i}.png")) for i in range(5)]
 
 
-def test_each_distinct_thing_is_encoded_once(shipped, pictures, monkeypatch):
+def test_each_distinct_thing_is_encoded_once(shipped, images, monkeypatch):
     seen = {"images": 0, "texts": 0}
 
     def counting(method, what):
@@ -42,50 +42,50 @@ def test_each_distinct_thing_is_encoded_once(shipped, pictures, monkeypatch):
     monkeypatch.setattr(shipped, "encode_image", counting(shipped.encode_image, "images"), raising=False)
     monkeypatch.setattr(shipped, "encode_text", counting(shipped.encode_text, "texts"), raising=False)
     features = FeatureStore(Encoder(shipped, batch_size=2), progress=False)
-    features.add([*pictures, *pictures], TEXTS)
-    features.add(pictures[:3], [*TEXTS, "a blue star"])
-    assert seen == {"images": 5, "texts": 4} and features.num_encoded == {"pictures": 5, "texts": 4}
-    assert torch.equal(features.texts(TEXTS)[0], features.texts(TEXTS)[3])
-    assert features.images(pictures).dtype == torch.float32
+    features.add([*images, *images], TEXTS)
+    features.add(images[:3], [*TEXTS, "a blue star"])
+    assert seen == {"images": 5, "texts": 4} and features.num_encoded == {"images": 5, "texts": 4}
+    assert torch.equal(features.text_features(TEXTS)[0], features.text_features(TEXTS)[3])
+    assert features.image_features(images).dtype == torch.float32
 
 
-def test_features_do_not_depend_on_batches_workers_or_the_mode(shipped, pictures):
+def test_features_do_not_depend_on_batches_workers_or_the_mode(shipped, images):
     shipped.train()
     one, many = (
         FeatureStore(Encoder(shipped, batch_size=size), num_workers=workers, progress=False)
         for size, workers in ((1, 0), (64, 2))
     )
     for store in (one, many):
-        store.add(pictures, TEXTS)
-    torch.testing.assert_close(one.images(pictures), many.images(pictures), rtol=0, atol=1e-5)
-    torch.testing.assert_close(one.texts(TEXTS), many.texts(TEXTS), rtol=0, atol=1e-5)
-    assert shipped.training and not many.texts(TEXTS).requires_grad
+        store.add(images, TEXTS)
+    torch.testing.assert_close(one.image_features(images), many.image_features(images), rtol=0, atol=1e-5)
+    torch.testing.assert_close(one.text_features(TEXTS), many.text_features(TEXTS), rtol=0, atol=1e-5)
+    assert shipped.training and not many.text_features(TEXTS).requires_grad
     shipped.eval()
 
 
-def test_kept_on_disk_by_model_and_file(shipped, pictures, tmp_path):
+def test_kept_on_disk_by_model_and_file(shipped, images, tmp_path):
     first = FeatureStore(Encoder(shipped), tmp_path / "kept", progress=False)
-    first.add(pictures, TEXTS)
+    first.add(images, TEXTS)
     second = FeatureStore(Encoder(shipped), tmp_path / "kept", progress=False)
-    write_image(tmp_path / "4.png", seed=1, size=(50, 50))  # another picture of the same name
-    second.add(pictures, [*TEXTS, "new"])
-    assert second.num_encoded == {"pictures": 1, "texts": 1}
-    assert torch.equal(first.texts(TEXTS), second.texts(TEXTS))
+    write_image(tmp_path / "4.png", seed=1, size=(50, 50))  # another image of the same name
+    second.add(images, [*TEXTS, "new"])
+    assert second.num_encoded == {"images": 1, "texts": 1}
+    assert torch.equal(first.text_features(TEXTS), second.text_features(TEXTS))
     with torch.no_grad():
         shipped.clip.logit_scale += 0.5
     other = FeatureStore(Encoder(shipped), tmp_path / "kept", progress=False)
-    other.add(pictures, [])
-    assert other.num_encoded["pictures"] == 5  # another model
+    other.add(images, [])
+    assert other.num_encoded["images"] == 5  # another model
     with torch.no_grad():
         shipped.clip.logit_scale -= 0.5
     assert Encoder(shipped).fingerprint() != Encoder(shipped, precision="bf16-mixed").fingerprint()
 
 
-def test_what_was_encoded_before_a_stop_stays(shipped, pictures, tmp_path, monkeypatch):
+def test_what_was_encoded_before_a_stop_stays(shipped, images, tmp_path, monkeypatch):
     monkeypatch.setattr("degla.evaluation.features._SHARD", 2)
     encoder = Encoder(shipped, batch_size=2)
     features = FeatureStore(encoder, tmp_path / "kept", progress=False)
-    real, calls = encoder.images, []
+    real, calls = encoder.encode_images, []
 
     def stops(pixels):
         calls.append(len(pixels))
@@ -93,22 +93,22 @@ def test_what_was_encoded_before_a_stop_stays(shipped, pictures, tmp_path, monke
             raise KeyboardInterrupt
         return real(pixels)
 
-    monkeypatch.setattr(encoder, "images", stops)
+    monkeypatch.setattr(encoder, "encode_images", stops)
     with pytest.raises(KeyboardInterrupt):
-        features.add(pictures, [])
+        features.add(images, [])
     again = FeatureStore(Encoder(shipped), tmp_path / "kept", progress=False)
-    again.add(pictures, [])
-    assert again.num_encoded["pictures"] == 1
+    again.add(images, [])
+    assert again.num_encoded["images"] == 1
     assert not list((tmp_path / "kept").rglob("*.part"))
 
 
-def test_bad_pictures_are_named_and_left_out(shipped, pictures, tmp_path):
+def test_bad_pictures_are_named_and_left_out(shipped, images, tmp_path):
     (tmp_path / "torn.jpg").write_bytes(write_image(tmp_path / "whole.jpg", size=(200, 200))[:600])
-    bad = [Picture(str(tmp_path / "none.jpg")), Picture(str(tmp_path / "torn.jpg")), Picture.embedded(b"")]
-    bad.append(Picture(str(tmp_path / "0.png"), box=(3, 3, 0, 5)))
+    bad = [ImageRef(str(tmp_path / "none.jpg")), ImageRef(str(tmp_path / "torn.jpg")), ImageRef.embedded(b"")]
+    bad.append(ImageRef(str(tmp_path / "0.png"), box=(3, 3, 0, 5)))
     features = FeatureStore(Encoder(shipped), progress=False)
-    features.add([*bad, *pictures], [])
-    assert [features.shows(picture) for picture in [*bad, *pictures]] == [False] * 4 + [True] * 5
+    features.add([*bad, *images], [])
+    assert [features.is_readable(image) for image in [*bad, *images]] == [False] * 4 + [True] * 5
     reasons = {problem.row: problem.reason for problem in features.problems.values()}
     assert reasons[bad[0].name].startswith("no such file") and "truncated" in reasons[bad[1].name].lower()
     assert reasons[bad[2].name] == "empty file" and reasons[bad[3].name].startswith("its box is empty")
@@ -124,41 +124,41 @@ def test_a_picture_inside_an_archive_and_a_part_of_one(tmp_path):
             archive.addfile(info, io.BytesIO(content))
     with tarfile.open(tmp_path / "shard.tar") as archive:
         member = archive.getmember("a.png")
-    inside = Picture(str(tmp_path / "shard.tar"), span=(member.offset_data, member.size))
-    plain = Picture(str(tmp_path / "0.png"))
+    inside = ImageRef(str(tmp_path / "shard.tar"), span=(member.offset_data, member.size))
+    plain = ImageRef(str(tmp_path / "0.png"))
     assert torch.equal(inside.load(), plain.load()) and inside.key() != plain.key()
-    part = Picture(str(tmp_path / "0.png"), box=(10, 5, 20, 12))
+    part = ImageRef(str(tmp_path / "0.png"), box=(10, 5, 20, 12))
     expected = Image.open(tmp_path / "0.png").crop((10, 5, 30, 17))
     assert part.load().shape == (3, 12, 20)
     assert part.load().permute(1, 2, 0).numpy().tobytes() == expected.tobytes()
 
 
-def test_blind_sees_one_grey_picture(shipped, pictures):
+def test_blind_sees_one_grey_picture(shipped, images):
     features = FeatureStore(Encoder(shipped), progress=False)
-    features.add(pictures, TEXTS)
+    features.add(images, TEXTS)
     blind = Blind(features)
-    assert (blind.images(pictures) == blind.images(pictures[:1])).all()
-    assert torch.equal(blind.texts(TEXTS), features.texts(TEXTS))
+    assert (blind.image_features(images) == blind.image_features(images[:1])).all()
+    assert torch.equal(blind.text_features(TEXTS), features.text_features(TEXTS))
 
 
 def _on_rank(rank, world_size, folder, cache):
-    pictures = [Picture(f"{folder}/{i}.png") for i in range(5)] + [Picture(f"{folder}/none.png")]
+    images = [ImageRef(f"{folder}/{i}.png") for i in range(5)] + [ImageRef(f"{folder}/none.png")]
     encoder = Encoder(load_clip("degla-scenes", "plain_clip"), batch_size=2)
     features = FeatureStore(encoder, cache, rank=rank, world_size=world_size, progress=False)
-    features.add(pictures, TEXTS)
-    shown = [picture for picture in pictures if features.shows(picture)]
-    return features.images(shown), features.texts(TEXTS), features.num_encoded, len(shown)
+    features.add(images, TEXTS)
+    shown = [image for image in images if features.is_readable(image)]
+    return features.image_features(shown), features.text_features(TEXTS), features.num_encoded, len(shown)
 
 
-def test_two_ranks_share_the_work(pictures, tmp_path):
+def test_two_ranks_share_the_work(images, tmp_path):
     images, texts, num_encoded, shown = _on_rank(0, 1, tmp_path, None)
     ranks = run_on_ranks(_on_rank, 2, tmp_path, tmp_path / "kept")
-    assert num_encoded == {"pictures": 5, "texts": 3} and shown == 5
+    assert num_encoded == {"images": 5, "texts": 3} and shown == 5
     for theirs in ranks:
         torch.testing.assert_close(theirs[0], images, rtol=0, atol=1e-5)
         torch.testing.assert_close(theirs[1], texts, rtol=0, atol=1e-5)
         assert theirs[3] == 5
-    assert sum(theirs[2]["pictures"] for theirs in ranks) == 5  # nothing twice
+    assert sum(theirs[2]["images"] for theirs in ranks) == 5  # nothing twice
     assert sum(theirs[2]["texts"] for theirs in ranks) == 3
 
 
@@ -166,12 +166,12 @@ def _on_rank_with_a_cache_of_its_own(rank, world_size, folder):
     cache = folder / f"cache{rank}"
     if rank:  # read after the others have begun to write, or another machine's disk
         FeatureStore(Encoder(load_clip("degla-scenes", "plain_clip")), cache, progress=False).add(
-            [Picture(f"{folder}/{i}.png") for i in (0, 3)], TEXTS[1:]
+            [ImageRef(f"{folder}/{i}.png") for i in (0, 3)], TEXTS[1:]
         )
     return _on_rank(rank, world_size, folder, cache)
 
 
-def test_ranks_whose_caches_differ_agree(pictures, tmp_path):
+def test_ranks_whose_caches_differ_agree(images, tmp_path):
     images, texts, *_ = _on_rank(0, 1, tmp_path, None)
     for theirs in run_on_ranks(_on_rank_with_a_cache_of_its_own, 2, tmp_path):
         torch.testing.assert_close(theirs[0], images, rtol=0, atol=1e-5)

@@ -35,13 +35,13 @@ def test_sugarcrepe_counts(shared, tmp_path):
     task = SugarCrepe(annotations=str(shared / "sugarcrepe"), images=str(tmp_path / "val2017"))
     counts = {row.subset: row.num_items for row in task.survey()}
     assert counts == task.official and sum(counts.values()) == 7511
-    assert len(task.pictures()) == 1560 and not task.problems
+    assert len(task.list_images()) == 1560 and not task.problems
     swapped = [choice.item for choice in task.choices if choice.subset == "swap_obj"]
     assert "108" not in swapped and swapped[-1] == "245" and len(swapped) == 245
     found = task.outcomes(RandomFeatures())
-    accuracy = {s: sum(o.right for o in found if o.subset == s) / n for s, n in counts.items()}
+    accuracy = {s: sum(o.correct for o in found if o.subset == s) / n for s, n in counts.items()}
     means = task.means(accuracy)
-    assert means["micro"] == pytest.approx(sum(o.right for o in found) / 7511)
+    assert means["micro"] == pytest.approx(sum(o.correct for o in found) / 7511)
     assert means["swap"] == pytest.approx((accuracy["swap_obj"] + accuracy["swap_att"]) / 2)
     assert means["average"] == pytest.approx(sum(accuracy.values()) / 7)
 
@@ -51,13 +51,13 @@ def test_valse_counts_by_file(shared, tmp_path):
     assert {row.subset: row.num_items for row in task.survey()} == task.official
     assert len(task.choices) == 7702 and len(everything.choices) == 8782
     counts = {
-        source: sum(source in choice.picture.path for choice in task.choices if "standard" in choice.subset)
+        source: sum(source in choice.image.path for choice in task.choices if "standard" in choice.subset)
         for source in ("coco_train2014", "coco_val2014")
     }
     assert counts == {"coco_train2014": 493, "coco_val2014": 215}
     found = task.outcomes(RandomFeatures())
     assert sum(outcome.subset == "coreference-standard-unseen" for outcome in found) == 215
-    accuracy = {s: sum(o.right for o in found if o.subset == s) / n for s, n in task.official.items()}
+    accuracy = {s: sum(o.correct for o in found if o.subset == s) / n for s, n in task.official.items()}
     means = task.means(accuracy)
     assert means["average"] == pytest.approx(sum(accuracy.values()) / 11)
     counting = [accuracy[f"counting-{kind}"] for kind in ("hard", "small-quant", "adversarial")]
@@ -107,12 +107,12 @@ def test_retrieval_and_order_on_real_photos(flickr, tmp_path):
     scored = record({"flickr8k": task}, results, features)["flickr8k"]
     assert scored["subsets"]["text_to_image_r@1"]["num_items"] == 5000
     assert scored["subsets"]["image_to_text_r@5"]["num_items"] == 1000
-    assert features.num_encoded["pictures"] == 1000 and scored["num_left_out"] == 0
+    assert features.num_encoded["images"] == 1000 and scored["num_left_out"] == 0
     recalls = [scored["subsets"][f"image_to_text_r@{k}"]["accuracy"] for k in (1, 5, 10)]
     assert recalls == sorted(recalls)
     order = WordOrder(str(flickr / "captions.txt"), str(flickr / "images"), str(tmp_path / "order.json"))
     results = evaluate({"order": order}, features, blind=True)
-    assert len(results["order"].outcomes) == 5000 and features.num_encoded["pictures"] == 1000
+    assert len(results["order"].outcomes) == 5000 and features.num_encoded["images"] == 1000
     scored = record({"order": order}, results, features)["order"]
     assert scored["protocol"]["tagger"] and set(scored["protocol"]["data"]) == {"captions.txt", "order.json"}
     true = [caption for _, _, captions in task.captioned for caption in captions]

@@ -1,4 +1,4 @@
-"""The benchmark on the built-in world, and what needs no picture in it."""
+"""The benchmark on the built-in world, and what needs no image in it."""
 
 import pytest
 import torch
@@ -50,12 +50,12 @@ def test_a_model_that_sees_nothing_scores_nothing(shipped, monkeypatch):
     monkeypatch.setattr(shipped, "encode_text", lambda tokens: constant.expand(len(tokens), 128), raising=False)
     task = Scenes("test", num_items=6)
     found = evaluate({"scenes": task}, FeatureStore(Encoder(shipped), progress=False))["scenes"].outcomes
-    assert len(found) == 6 * 19 and not any(outcome.right for outcome in found)
+    assert len(found) == 6 * 19 and not any(outcome.correct for outcome in found)
     assert all(outcome.tie for outcome in found)
 
 
 @pytest.mark.parametrize("name", GENERAL_TASKS)
-def test_general_pictures(name):
+def test_general_images(name):
     examples = list(general_examples(name, "test", 40))
     assert examples == list(general_examples(name, "test", 40))
     assert {label for _, label in examples} == set(range(len(GENERAL_TASKS[name].classes)))

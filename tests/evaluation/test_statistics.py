@@ -18,10 +18,10 @@ class Plain(Task):
     def __init__(self):
         super().__init__("plain")
 
-    def pictures(self):
+    def list_images(self):
         return []
 
-    def texts(self):
+    def list_texts(self):
         return []
 
     def outcomes(self, features):
@@ -31,14 +31,14 @@ class Plain(Task):
         return []
 
 
-def outcome(subset, item, right, group="", picture=None, tie=False):
-    return Outcome(subset, str(item), right, tie, 0.1, 0.5, picture or f"{item}.jpg", group=group)
+def outcome(subset, item, right, group="", image=None, tie=False):
+    return Outcome(subset, str(item), right, tie, 0.1, 0.5, image or f"{item}.jpg", group=group)
 
 
-def answers(seed, share, count=400, pictures=80):
+def answers(seed, share, count=400, images=80):
     rng = random.Random(seed)
     return [
-        outcome(subset, i, rng.random() < share, rng.choice(["x", "y", "z", ""]), f"{i % pictures}.jpg")
+        outcome(subset, i, rng.random() < share, rng.choice(["x", "y", "z", ""]), f"{i % images}.jpg")
         for subset in "ab"
         for i in range(count)
     ]
@@ -49,9 +49,9 @@ def test_micro_macro_and_means_against_loops():
     subsets, means = point_estimates(Plain(), found)
     for subset in "ab":
         own = [o for o in found if o.subset == subset]
-        micro = sum(o.right for o in own) / len(own)
+        micro = sum(o.correct for o in own) / len(own)
         groups = {o.group for o in own if o.group}
-        macro = sum(sum(o.right for o in own if o.group == g) / sum(o.group == g for o in own) for g in groups) / len(
+        macro = sum(sum(o.correct for o in own if o.group == g) / sum(o.group == g for o in own) for g in groups) / len(
             groups
         )
         scored = scores(Plain(), found)["subsets"][subset]
@@ -71,8 +71,8 @@ def test_interval_is_the_binomial_one_where_every_item_has_its_picture():
 
 
 def test_items_of_one_picture_are_not_independent():
-    """Fifty pictures, answered all right or all wrong: as uncertain as fifty items, not as a thousand."""
-    found = [outcome("a", i, i % 50 < 40, picture=f"{i % 50}.jpg") for i in range(1000)] + [outcome("b", 0, True)]
+    """Fifty images, answered all right or all wrong: as uncertain as fifty items, not as a thousand."""
+    found = [outcome("a", i, i % 50 < 40, image=f"{i % 50}.jpg") for i in range(1000)] + [outcome("b", 0, True)]
     low, high = scores(Plain(), found)["subsets"]["a"]["interval"]
     assert high - low == pytest.approx(2 * 1.96 * (0.8 * 0.2 / 50) ** 0.5, rel=0.15)
 
@@ -117,9 +117,9 @@ def test_other_items_of_the_same_number_are_not_compared():
 
 
 def test_parts_of_one_picture_are_one_picture():
-    whole = [outcome("a", i, i % 2 == 0)._replace(picture=f"{i // 10}.jpg") for i in range(200)]
-    parts = [o._replace(picture=f"{o.picture}[1,{i},20,10]") for i, o in enumerate(whole)]
-    assert (counted(whole).right != counted(parts).right).nnz == 0
+    whole = [outcome("a", i, i % 2 == 0)._replace(image=f"{i // 10}.jpg") for i in range(200)]
+    parts = [o._replace(image=f"{o.image}[1,{i},20,10]") for i, o in enumerate(whole)]
+    assert (counted(whole).correct != counted(parts).correct).nnz == 0
 
 
 def test_holm_over_subsets():

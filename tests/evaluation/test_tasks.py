@@ -34,7 +34,7 @@ FEATURES = RandomFeatures()
 def by_loop(task):
     """Right answers of a task of choices, one pair at a time."""
     return [
-        all(FEATURES.score(c.picture, c.captions[0]) > FEATURES.score(c.picture, wrong) for wrong in c.captions[1:])
+        all(FEATURES.score(c.image, c.captions[0]) > FEATURES.score(c.image, wrong) for wrong in c.captions[1:])
         for c in task.choices
     ]
 
@@ -47,15 +47,15 @@ def test_sugarcrepe_and_what_is_missing(tmp_path):
         subsets=["swap_obj", "swap_att"],
     )
     found = task.outcomes(FEATURES)
-    assert [outcome.right for outcome in found] == by_loop(task) and len(found) == 10
-    assert 0 < sum(outcome.right for outcome in found) < 10
+    assert [outcome.correct for outcome in found] == by_loop(task) and len(found) == 10
+    assert 0 < sum(outcome.correct for outcome in found) < 10
     assert [outcome.item for outcome in found[:5]] == ["0", "1", "3", "4", "5"]
     _, means = point_estimates(task, found)
     assert set(means) == {"swap", "average", "micro"}
     left = task.outcomes(RandomFeatures(missing=["000000000001.jpg"]))
-    assert len(left) == 6 and "000000000001.jpg" not in {Path(outcome.picture).name for outcome in left}
+    assert len(left) == 6 and "000000000001.jpg" not in {Path(outcome.image).name for outcome in left}
     with pytest.raises(ConfigError, match=r"no file .*add_att\.json.*github\.com/RAIVNLab/sugar-crepe"):
-        SugarCrepe(annotations=str(tmp_path / "sugarcrepe")).pictures()
+        SugarCrepe(annotations=str(tmp_path / "sugarcrepe")).list_images()
     with pytest.raises(ValueError, match="there is no subset swap_objects of sugarcrepe: choose among add_att"):
         SugarCrepe(subsets=["swap_objects"])
     rows = SugarCrepe(annotations=str(tmp_path / "sugarcrepe"), images=str(tmp_path)).survey()
@@ -69,10 +69,10 @@ def test_sugarcrepe_from_the_hub(tmp_path):
     write_parquet(tmp_path / "SugarCrepe_swap_obj" / "data" / "test-00000-of-00001.parquet", rows, ["image"])
     task = SugarCrepe(hub=str(tmp_path), subsets=["swap_obj"])
     assert [choice.captions for choice in task.choices] == [(f"right {i}", f"wrong {i}") for i in range(3)]
-    assert task.choices[0].picture.load().shape == (3, 30, 40)
+    assert task.choices[0].image.load().shape == (3, 30, 40)
     assert len(task.protocol()["data"]) == 1
     with pytest.raises(ConfigError, match="SugarCrepe_swap_att cannot be read"):
-        SugarCrepe(hub=str(tmp_path), subsets=["swap_att"]).pictures()
+        SugarCrepe(hub=str(tmp_path), subsets=["swap_att"]).list_images()
 
 
 def test_sugarcrepe_pp_by_its_definition(tmp_path):
@@ -83,10 +83,10 @@ def test_sugarcrepe_pp_by_its_definition(tmp_path):
     ]
     write_json(tmp_path / "swap_atribute.json", items)
     task = SugarCrepePP(annotations=str(tmp_path), images="x", subsets=["swap_att/itt", "swap_att/tot"])
-    found = {(outcome.subset, outcome.item): outcome.right for outcome in task.outcomes(FEATURES)}
+    found = {(outcome.subset, outcome.item): outcome.correct for outcome in task.outcomes(FEATURES)}
     for item in items:
         one, two, wrong = (item[k] for k in ("caption", "caption2", "negative_caption"))
-        image = next(p for p in task.pictures() if p.path.endswith(f"/{item['id']}.jpg"))
+        image = next(p for p in task.list_images() if p.path.endswith(f"/{item['id']}.jpg"))
         s = FEATURES.score
         assert found["swap_att/itt", str(item["id"])] == (s(image, one) > s(image, wrong) < s(image, two))
         assert found["swap_att/tot", str(item["id"])] == (s(one, two) > max(s(one, wrong), s(two, wrong)))
@@ -111,8 +111,8 @@ def test_aro_macro_leaves_out_what_the_paper_leaves_out(tmp_path):
     task = Aro(annotations=str(tmp_path), images=str(tmp_path / "images"), subsets=["relation", "attribution"])
     found = task.outcomes(FEATURES)
     rights = by_loop(task)
-    assert [outcome.right for outcome in found] == rights
-    assert task.choices[0].picture.load().shape == (3, 10, 20)
+    assert [outcome.correct for outcome in found] == rights
+    assert task.choices[0].image.load().shape == (3, 10, 20)
     subsets, means = point_estimates(task, found)
 
     def rate(keep):
@@ -146,8 +146,8 @@ def test_aro_order_freezes_its_captions_and_its_own_rule_wins_ties(tmp_path):
     assert first.protocol()["tagger"] and first.protocol() == second.protocol()
     # "a dog" can hardly be shuffled: the same text is a tie.
     ours, theirs = first.outcomes(FEATURES)[0], task(ties="original").outcomes(FEATURES)[0]
-    assert ours.tie and not ours.right
-    assert theirs.right or not theirs.tie
+    assert ours.tie and not ours.correct
+    assert theirs.correct or not theirs.tie
     assert json.loads((tmp_path / "aro" / "flickr30k_order.json").read_text())["seed"] == 1
 
 
@@ -186,9 +186,9 @@ def test_valse_folders_and_votes(tmp_path):
     write_json(tmp_path / "coreference-standard.json", items)
     sources = ("coco_train2014", "coco_val2014", "visdial", "visual7w", "coco_val2017", "swig")
     task = Valse(annotations=str(tmp_path), images={s: f"/{s}" for s in sources}, subsets=["coreference-standard"])
-    assert [choice.picture.path.split("/")[1] for choice in task.choices] == list(sources)  # the last has one vote
+    assert [choice.image.path.split("/")[1] for choice in task.choices] == list(sources)  # the last has one vote
     found = task.outcomes(FEATURES)
-    assert [outcome.right for outcome in found[:6]] == by_loop(task)
+    assert [outcome.correct for outcome in found[:6]] == by_loop(task)
     assert [outcome.subset for outcome in found[6:]] == ["coreference-standard-unseen"] * 5
 
 
@@ -204,7 +204,7 @@ def test_winoground_by_its_definition(tmp_path):
     ]
     write_parquet(tmp_path / "hub" / "test.parquet", [dict(row) for row in rows], ["image_0", "image_1"])
     task = Winoground(hub=str(tmp_path / "hub"))
-    found = {(outcome.subset, outcome.item): outcome.right for outcome in task.outcomes(FEATURES)}
+    found = {(outcome.subset, outcome.item): outcome.correct for outcome in task.outcomes(FEATURES)}
     for row in task.rows:
         s = {(c, i): FEATURES.score(row[f"image_{i}"], row[f"caption_{c}"]) for c in (0, 1) for i in (0, 1)}
         text = s[0, 0] > s[1, 0] and s[1, 1] > s[0, 1]
@@ -230,9 +230,9 @@ def test_half_truths_from_parquet_and_lines(tmp_path):
     (tmp_path / "coco_mistral.jsonl").write_text("\n".join(lines))
     task = HalfTruths(hub=str(tmp_path), images=str(tmp_path), subsets=["coco_qwen", "coco_mistral"])
     found = task.outcomes(FEATURES)
-    assert [outcome.right for outcome in found] == by_loop(task)
+    assert [outcome.correct for outcome in found] == by_loop(task)
     assert [outcome.group for outcome in found[:2]] == ["relation", "entity"]
-    assert task.choices[0].picture.load().equal(task.choices[6].picture.load())
+    assert task.choices[0].image.load().equal(task.choices[6].image.load())
 
 
 def test_whatsup_pairs_and_sets(tmp_path):
@@ -252,13 +252,13 @@ def test_whatsup_pairs_and_sets(tmp_path):
     task = WhatsUp(annotations=str(tmp_path), coco_val2017="/coco", subsets=["controlled_a", "coco_one"])
     found = task.outcomes(FEATURES)
     single = by_loop(task)
-    assert [outcome.right for outcome in found[:9]] == single and task.choices[
+    assert [outcome.correct for outcome in found[:9]] == single and task.choices[
         8
-    ].picture.path == "/coco/000000000139.jpg"
+    ].image.path == "/coco/000000000139.jpg"
     pairs = [outcome for outcome in found if outcome.subset == "controlled_a/pairs"]
     sets = [outcome for outcome in found if outcome.subset == "controlled_a/sets"]
-    assert [outcome.right for outcome in pairs] == [single[i] and single[i + 1] for i in (0, 2, 4, 6)]
-    assert [outcome.right for outcome in sets] == [all(single[:4]), all(single[4:8])]
+    assert [outcome.correct for outcome in pairs] == [single[i] and single[i + 1] for i in (0, 2, 4, 6)]
+    assert [outcome.correct for outcome in sets] == [all(single[:4]), all(single[4:8])]
     assert [pair.item for pair in pairs] == ["mug_table_left_right", "mug_table_on_under",
                                              "cap_table_left_right", "cap_table_on_under"]  # fmt: skip
     assert sets[0].chance == pytest.approx(0.25**4) and pairs[0].chance == pytest.approx(0.25**2)
@@ -279,16 +279,16 @@ def test_retrieval_by_image_id(tmp_path, form):
     else:
         file.write_text("image,caption\n" + "".join(f'{n},"{t}"\n' for n, texts in captions.items() for t in texts))
     task = Retrieval(str(file), str(tmp_path), ks=[1, 3])
-    found = {(outcome.subset, outcome.item): outcome.right for outcome in task.outcomes(FEATURES)}
-    pictures = {name: picture for name, picture, _ in task.captioned}
+    found = {(outcome.subset, outcome.item): outcome.correct for outcome in task.outcomes(FEATURES)}
+    images = {name: image for name, image, _ in task.captioned}
     everything = [(name, text) for name, texts in captions.items() for text in texts]
-    for name, picture in pictures.items():
-        ranked = sorted(everything, key=lambda pair: -FEATURES.score(picture, pair[1]))
+    for name, image in images.items():
+        ranked = sorted(everything, key=lambda pair: -FEATURES.score(image, pair[1]))
         for k in (1, 3):
             assert found[f"image_to_text_r@{k}", name] == any(owner == name for owner, _ in ranked[:k])
     for name, n in ((name, n) for name, texts in captions.items() for n in range(len(texts))):
         text = captions[name][n]
-        ranked = sorted(pictures, key=lambda other: -FEATURES.score(pictures[other], text))
+        ranked = sorted(images, key=lambda other: -FEATURES.score(images[other], text))
         for k in (1, 3):
             assert found[f"text_to_image_r@{k}", f"{name} {n}"] == (name in ranked[:k])
     without = task.outcomes(RandomFeatures(missing=["3.jpg"]))
@@ -308,7 +308,7 @@ def test_an_image_named_twice_is_said(tmp_path):
     task = Retrieval(str(tmp_path / "t.json"), str(tmp_path))
     assert [(name, captions) for name, _, captions in task.captioned] == [("1.jpg", ["a", "b"])]
     assert task.problems[0].row == "1.jpg" and "named twice" in task.problems[0].reason
-    write_json(tmp_path / "bad.json", [{"picture": "1.jpg"}])
+    write_json(tmp_path / "bad.json", [{"image": "1.jpg"}])
     with pytest.raises(ConfigError, match=r"bad\.json is in no form"):
         _ = Retrieval(str(tmp_path / "bad.json"), str(tmp_path)).captioned
 
@@ -375,8 +375,8 @@ def test_zeroshot_from_binary_layouts(tmp_path, monkeypatch, make):
     make(tmp_path)
     task = ZeroShot(root=str(tmp_path), subsets=[make.__name__])
     data = task.read(make.__name__)
-    assert data.labels == [0, 1] and len(data.pictures) == 2
-    assert all(picture.load().shape[0] == 3 for picture in data.pictures)
+    assert data.labels == [0, 1] and len(data.images) == 2
+    assert all(image.load().shape[0] == 3 for image in data.images)
     outcomes = task.outcomes(FEATURES)
     assert len(outcomes) == 2 and {outcome.group for outcome in outcomes} == {"0", "1"}
     assert len(data.classes) == {"imagenet": 1000, "flowers102": 102}.get(make.__name__, len(data.classes))
@@ -386,7 +386,7 @@ def test_files_that_are_no_json_are_said(tmp_path):
     (tmp_path / "swap_obj.json").write_text("<html>not found</html>")
     task = SugarCrepe(annotations=str(tmp_path), images=str(tmp_path), subsets=["swap_obj"])
     with pytest.raises(ConfigError, match=r"swap_obj\.json is no JSON"):
-        task.pictures()
+        task.list_images()
     assert "is no JSON" in task.survey()[0].missing
 
 
@@ -401,11 +401,11 @@ def test_zeroshot_from_torchvision_layouts(tmp_path, name):
     task = ZeroShot(root=str(tmp_path), subsets=[name])
     data = task.read(name)
     assert data.classes == classes and data.labels == [0, 1]
-    assert [Path(picture.path) for picture in data.pictures] == [tmp_path / image for image in images]
+    assert [Path(image.path) for image in data.images] == [tmp_path / image for image in images]
     assert len(task.outcomes(FEATURES)) == 2
     assert task.survey()[0].num_found == 2
     with pytest.raises(ConfigError, match=f"{name} is not in .*torchvision.*benchmark.zeroshot.subsets"):
-        ZeroShot(root=str(tmp_path / "nowhere"), subsets=[name]).pictures()
+        ZeroShot(root=str(tmp_path / "nowhere"), subsets=[name]).list_images()
 
 
 def test_the_published_number_of_prompts():
@@ -445,15 +445,15 @@ def test_zeroshot_from_webdataset_copies(tmp_path):
                     archive.addfile(info, io.BytesIO(data))
     task = ZeroShot(root=str(tmp_path), source="webdataset", metric="mean_per_class", subsets=["dtd"])
     data = task.read("dtd")
-    assert data.labels == labels and data.pictures[4].load().shape == (3, 30, 40)
+    assert data.labels == labels and data.images[4].load().shape == (3, 30, 40)
     assert data.prompts()[:3] == ["a banded texture.", "the banded thing.", "a dotted texture."]
     found = task.outcomes(FEATURES)
     rights = []
-    for picture, label in zip(data.pictures, labels, strict=True):
+    for image, label in zip(data.images, labels, strict=True):
         classifier = [sum(FEATURES.one(p) for p in data.prompts()[2 * c : 2 * c + 2]) for c in range(3)]
-        scores = [float(FEATURES.one(picture.name) @ (w / w.norm())) for w in classifier]
+        scores = [float(FEATURES.one(image.name) @ (w / w.norm())) for w in classifier]
         rights.append(scores.index(max(scores)) == label)
-    assert [outcome.right for outcome in found] == rights
+    assert [outcome.correct for outcome in found] == rights
     subsets, means = point_estimates(task, found)
     per_class = [
         sum(r for r, label in zip(rights, labels, strict=True) if label == c) / labels.count(c) for c in range(3)
@@ -461,7 +461,7 @@ def test_zeroshot_from_webdataset_copies(tmp_path):
     assert subsets["dtd"] == pytest.approx(sum(per_class) / 3) == means["average_mean_per_class"]
     assert means["average_top1"] == pytest.approx(sum(rights) / 6)
     single = ZeroShot(root=str(tmp_path), source="webdataset", prompts="single", subsets=["dtd"])
-    assert next(iter(single.texts())) == "a photo of a banded." and single.protocol()["prompts"] == "single"
+    assert next(iter(single.list_texts())) == "a photo of a banded." and single.protocol()["prompts"] == "single"
     assert single.protocol()["data"] != task.protocol()["data"]
 
 
@@ -475,9 +475,9 @@ def test_ones_own_items(tmp_path):
     task = Own(str(tmp_path / "my.jsonl"))
     found = {outcome.item: outcome for outcome in task.outcomes(FEATURES)}
     for item in items:
-        picture = next(p for p in task.pictures() if p.path.endswith(item["image"]))
-        scores = [FEATURES.score(picture, caption) for caption in item["captions"]]
-        assert found[str(item["id"])].right == (scores.index(max(scores)) == item["label"])
+        image = next(p for p in task.list_images() if p.path.endswith(item["image"]))
+        scores = [FEATURES.score(image, caption) for caption in item["captions"]]
+        assert found[str(item["id"])].correct == (scores.index(max(scores)) == item["label"])
         assert found[str(item["id"])].chance == pytest.approx(1 / len(scores))
     assert len(found) == 20 and "2 items of this name" in task.problems[0].reason
     nulls = [dict(item, id=None, subset=None, group=None, captions=["a\u2028b", "c"], label=0) for item in items]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from degla.evaluation.items import Picture
+from degla.evaluation.items import ImageRef
 from degla.evaluation.task import Task
 
 WORDS = ["cat", "dog", "bird", "red", "small", "on", "under", "a", "the", "sees", "two", "house"]
@@ -32,8 +32,8 @@ def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> 
 
 
 def stand_ins(task: Task) -> int:
-    """A made-up image for every picture that the task asks for; the number of files."""
-    paths = {picture.path for picture in task.pictures() if picture.data is None}
+    """A made-up image for every image that the task asks for; the number of files."""
+    paths = {image.path for image in task.list_images() if image.data is None}
     for path in paths:
         if not Path(path).exists():
             write_image(Path(path), size=(20, 20))
@@ -46,7 +46,7 @@ def write_json(path: Path, content) -> None:
 
 
 def write_parquet(path: Path, rows: list[dict], images: Iterable[str]) -> None:
-    """As the hub stores it: pictures as a struct of bytes and path."""
+    """As the hub stores it: images as a struct of bytes and path."""
     for row in rows:
         for name in images:
             row[name] = {"bytes": row[name], "path": None}
@@ -82,15 +82,15 @@ class RandomFeatures:
         generator = torch.Generator().manual_seed(random.Random(name).getrandbits(40))
         return F.normalize(torch.randn(self.dimension, generator=generator), dim=0)
 
-    def images(self, pictures: Iterable[Picture]) -> torch.Tensor:
-        return torch.stack([self.one(picture.name) for picture in pictures])
+    def image_features(self, images: Iterable[ImageRef]) -> torch.Tensor:
+        return torch.stack([self.one(image.name) for image in images])
 
-    def texts(self, texts: Iterable[str]) -> torch.Tensor:
+    def text_features(self, texts: Iterable[str]) -> torch.Tensor:
         return torch.stack([self.one(text) for text in texts])
 
-    def shows(self, picture: Picture) -> bool:
-        return Path(picture.path).name not in self.missing
+    def is_readable(self, image: ImageRef) -> bool:
+        return Path(image.path).name not in self.missing
 
-    def score(self, picture: Picture | str, text: str) -> float:
-        name = picture if isinstance(picture, str) else picture.name
+    def score(self, image: ImageRef | str, text: str) -> float:
+        name = image if isinstance(image, str) else image.name
         return float(self.one(name).double() @ self.one(text).double())

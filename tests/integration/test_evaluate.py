@@ -50,7 +50,7 @@ def test_a_model_beside_its_base(data):
     names = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "explorer.html", "items.parquet", "report.html", "report.md", "results.json"} <= names
     again = evaluate(*SMALL, f"compare=[{base}]", cwd=data)
-    assert results(data)[1]["made"]["encoded"] == {"pictures": 0, "texts": 0} and "Encoding" not in again.stderr
+    assert results(data)[1]["made"]["encoded"] == {"images": 0, "texts": 0} and "Encoding" not in again.stderr
     evaluate(*SMALL, f"compare=[{base},{folder}]", "report_only=true", "run_dir=report", cwd=data)
     assert (data / "report" / "report.md").read_text() == (folder / "report.md").read_text()
     taken = evaluate(*SMALL, f"run_dir={base}", cwd=data, check=False)
@@ -70,7 +70,7 @@ def test_two_ranks_give_the_json_of_one(data):
 
 
 def test_bad_pictures_are_named_and_the_score_says_what_it_rests_on(data):
-    (data / "data/coco/val2017/000000000001.jpg").write_bytes(b"no picture")
+    (data / "data/coco/val2017/000000000001.jpg").write_bytes(b"no image")
     (data / "data/coco/val2017/000000000003.jpg").unlink()
     result = evaluate(*SMALL, cwd=data)
     folder, found = results(data)
@@ -128,7 +128,7 @@ def test_a_killed_evaluation_goes_on(data):
     assert not list(data.glob("runs/evaluate/*/results.json")), "it was too quick to be killed"
     evaluate(*SMALL, "batch_size=16", cwd=data)
     found = results(data)[1]
-    assert found["made"]["encoded"]["pictures"] == 0
+    assert found["made"]["encoded"]["images"] == 0
     assert 0 < found["made"]["encoded"]["texts"] <= 15_996 - 2048
     assert found["benchmarks"]["sugarcrepe"]["subsets"]["swap_obj"]["num_items"] == 3999
 

@@ -12,7 +12,7 @@ import pytest
 
 from degla.errors import ConfigError
 from degla.evaluation import Result
-from degla.evaluation.items import Outcome, Picture
+from degla.evaluation.items import ImageRef, Outcome
 from degla.evaluation.statistics import scores
 from degla.evaluation.tasks.sugarcrepe import SugarCrepe
 from degla.report.benchmark_report import benchmark_tables, print_tables, write_report
@@ -28,11 +28,11 @@ def evaluation(folder: Path, label: str, rights: dict[str, list[bool]], protocol
         for s, values in rights.items()
         for i, right in enumerate(values)
     ]
-    result = Result(found, [outcome._replace(right=False) for outcome in found], [])
+    result = Result(found, [outcome._replace(correct=False) for outcome in found], [])
     protocol = protocol or {"ties": "lost", "precision": "32"}
     scored = scores(task, found, result.blind)
     benchmarks = {"sugarcrepe": {**scored, "protocol": protocol, "fingerprint": "f", "num_left_out": 0, "problems": []}}
-    write_results(folder, label, {"name": "x"}, benchmarks, {"sugarcrepe": result}, 1.0, {"pictures": 4})
+    write_results(folder, label, {"name": "x"}, benchmarks, {"sugarcrepe": result}, 1.0, {"images": 4})
     return read_results(folder)
 
 
@@ -48,7 +48,7 @@ def two(tmp_path):
 
 def test_results_come_back(two):
     assert two[0].label == "base" and len(two[0].outcomes("sugarcrepe")) == 160
-    assert two[1].record["made"]["torch"] and two[1].record["format"] == 1
+    assert two[1].record["made"]["torch"] and two[1].record["format"] == 2
     assert two[0].outcomes("sugarcrepe")[0].caption == "true <0>"
     with pytest.raises(ConfigError, match=r"there is no nowhere/results\.json"):
         read_results(Path("nowhere"))
@@ -60,7 +60,7 @@ def test_table_in_the_papers_layout(two, capsys, tmp_path):
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["DeGLA (degla)"][:3] == ["81.6", "82.1", "81.9"]
     assert rows["CLIP (degla)"][:3] == ["61.4", "64.0", "62.7"]  # not as printed in the paper
-    assert rows["base"][0].startswith("50.0 ±") and rows["  without pictures"][0] == "0.0"
+    assert rows["base"][0].startswith("50.0 ±") and rows["  without images"][0] == "0.0"
     assert rows["  less base"][:3] == ["+37.5*", "-1.2", "+18.1"]
     assert any("order average, object, attribute" in note for note in table.notes)
     print_tables([table], tmp_path)
@@ -108,12 +108,12 @@ def test_published_averages_recompute_from_their_own_columns():
 
 @pytest.fixture
 def page(two, tmp_path):
-    pictures = {}
+    images = {}
     for i in range(4):
         write_image(tmp_path / f"{i:012d}.jpg")
-        pictures[f"{i:012d}.jpg"] = Picture(str(tmp_path / f"{i:012d}.jpg"))
-    del pictures["000000000003.jpg"]
-    write_report(two, benchmark_tables(two), tmp_path / "out", pictures, explorer_items=20)
+        images[f"{i:012d}.jpg"] = ImageRef(str(tmp_path / f"{i:012d}.jpg"))
+    del images["000000000003.jpg"]
+    write_report(two, benchmark_tables(two), tmp_path / "out", images, explorer_items=20)
     return tmp_path / "out" / "explorer.html"
 
 
@@ -153,5 +153,5 @@ def test_filters_in_a_real_browser(page, tmp_path, state, shown, kinds):
     assert len(articles) == shown and set(articles) == kinds
     assert f"{shown} shown of 20 here, 31 in all" in html.unescape(dom)
     if shown == 20:
-        assert dom.count("data:image/jpeg;base64,") > 10 and "no picture" in dom
+        assert dom.count("data:image/jpeg;base64,") > 10 and "no image" in dom
         assert "true &lt;0&gt;" in dom  # text, not markup

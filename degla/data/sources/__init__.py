@@ -1,8 +1,17 @@
-"""Where rows come from: one function for each kind of file, all giving a ``RowTable`` or a ``RowStream``."""
+"""Where rows come from: one function for each kind of file, all giving a ``SampleTable`` or a ``SampleStream``."""
 
 from degla.data.sources.annotations import coco, folder, negclip_tsv
 from degla.data.sources.huggingface import huggingface
 from degla.data.sources.scenes import scenes, scenes_and_general
-from degla.data.sources.table import RowStream, RowTable
+from degla.data.sources.table import SampleStream, SampleTable
 
-__all__ = ["RowStream", "RowTable", "coco", "folder", "huggingface", "negclip_tsv", "scenes", "scenes_and_general"]
+__all__ = [
+    "SampleStream",
+    "SampleTable",
+    "coco",
+    "folder",
+    "huggingface",
+    "negclip_tsv",
+    "scenes",
+    "scenes_and_general",
+]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from degla.data.sources.table import RowTable, build_table, table_record
+from degla.data.sources.table import SampleTable, build_table, table_record
 from degla.errors import ConfigError
 
 _SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -22,7 +22,7 @@ def folder(
     annotations: str | None = None,
     image_root: str | None = None,
     cache_dir: str | None = None,
-) -> RowTable:
+) -> SampleTable:
     """Images in a folder with one annotation file: CSV, TSV, JSON lines or Parquet.
 
     Columns: ``image`` (path relative to ``image_root``; Parquet may hold the bytes instead), ``caption``,
@@ -50,7 +50,7 @@ def folder(
     return build_table(_folder_records, file, cache_dir=cache_dir, file=str(file), images=str(images.resolve()))
 
 
-def coco(annotations: str | None, image_root: str | None, cache_dir: str | None = None) -> RowTable:
+def coco(annotations: str | None, image_root: str | None, cache_dir: str | None = None) -> SampleTable:
     """The authors' training JSON (items of ``image_id``, ``original``, ``enhanced``) with COCO train2014.
 
     Args:
@@ -66,7 +66,7 @@ def coco(annotations: str | None, image_root: str | None, cache_dir: str | None 
     return build_table(_coco_records, file, cache_dir=cache_dir, file=str(file), images=str(images.resolve()))
 
 
-def negclip_tsv(annotations: str | None, image_root: str | None, cache_dir: str | None = None) -> RowTable:
+def negclip_tsv(annotations: str | None, image_root: str | None, cache_dir: str | None = None) -> SampleTable:
     """NegCLIP's TSV: ``title``, ``filepath``, ``neg_caption``, ``neg_image`` (rows of similar images).
 
     Args:

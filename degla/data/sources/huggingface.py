@@ -4,8 +4,8 @@ from pathlib import Path
 
 import datasets
 
-from degla.data.schema import Row, parse_negatives
-from degla.data.sources.table import RowStream, RowTable
+from degla.data.schema import Sample, parse_negatives
+from degla.data.sources.table import SampleStream, SampleTable
 from degla.errors import ConfigError
 from degla.hub import reachable_hub
 
@@ -22,7 +22,7 @@ def huggingface(
     shuffle_buffer: int = 1000,
     revision: str | None = None,
     cache_dir: str | None = None,
-) -> RowTable | RowStream:
+) -> SampleTable | SampleStream:
     """Rows of a Hugging Face dataset, its images undecoded until our transform decodes them.
 
     Args:
@@ -71,9 +71,9 @@ def huggingface(
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
     to_row = _ToRow(path, image, caption, negatives)
     if streaming:
-        return RowStream(dataset, to_row, shuffle_buffer)
+        return SampleStream(dataset, to_row, shuffle_buffer)
     texts = {column.split(".")[0] for column in (caption, negatives) if column}
-    return RowTable(dataset, to_row, {image.split(".")[0]} - texts, cache_dir)
+    return SampleTable(dataset, to_row, {image.split(".")[0]} - texts, cache_dir)
 
 
 class _ToRow:
@@ -82,11 +82,11 @@ class _ToRow:
     def __init__(self, path: str, image: str, caption: str, negatives: str | None):
         self.path, self.image, self.caption, self.negatives = path, image, caption, negatives
 
-    def __call__(self, record: dict, number: int) -> Row:
+    def __call__(self, record: dict, number: int) -> Sample:
         image = _column(record, self.image) or {}
         if not isinstance(image, dict):
             image = {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": str(image)}
-        row = Row(
+        row = Sample(
             id=str(record.get("__key__") or f"{self.path}:{number}"),
             image_bytes=image.get("bytes"),
             image_path=image.get("path"),

@@ -7,7 +7,7 @@ from degla.data.scenes import Claim, Scene, caption_of, hard_negatives, png_byte
 from degla.data.scenes.captions import NUM_TEMPLATES
 from degla.data.scenes.claims import DETAIL
 from degla.data.scenes.general import sample_general
-from degla.data.sources.table import RowTable, build_table, table_record
+from degla.data.sources.table import SampleTable, build_table, table_record
 
 # Of ten scenes five show two things side by side or one above the other, which is where word order matters.
 _LAYOUTS = ("pair",) * 4 + ("inside", "three", "group", "group", "alone", "pair")
@@ -23,7 +23,7 @@ def scenes(
     seed: int = 0,
     image_size: int = 48,
     cache_dir: str | None = None,
-) -> RowTable:
+) -> SampleTable:
     """Drawn scenes, each with one caption and its typed hard negatives.
 
     Args:
@@ -55,7 +55,7 @@ def scenes_and_general(
     seed: int = 0,
     image_size: int = 48,
     cache_dir: str | None = None,
-) -> RowTable:
+) -> SampleTable:
     """Training scenes mixed with digits, letters, textures, colours and further shapes; captions only.
 
     Args:

@@ -8,16 +8,16 @@ from pathlib import Path
 import datasets
 from datasets.distributed import split_dataset_by_node
 
-from degla.data.schema import TABLE_FEATURES, Negative, Row, parse_negatives
+from degla.data.schema import TABLE_FEATURES, Negative, Sample, parse_negatives
 from degla.errors import DataError
 
 
-class RowTable:
+class SampleTable:
     """Random access to the rows of a ``datasets.Dataset``.
 
     Args:
         dataset: memory-mapped table.
-        to_row: makes a ``Row`` of a record and its number.
+        to_row: makes a ``Sample`` of a record and its number.
         image_columns: columns that hold nothing but images.
         cache_dir: where tables made from this one are kept; None is the ``datasets`` default.
     """
@@ -25,7 +25,7 @@ class RowTable:
     def __init__(
         self,
         dataset: datasets.Dataset,
-        to_row: Callable[[dict, int], Row],
+        to_row: Callable[[dict, int], Sample],
         image_columns: Iterable[str] = ("image",),
         cache_dir: str | None = None,
     ):
@@ -37,38 +37,38 @@ class RowTable:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def rows(self, indices: list[int]) -> list[Row]:
+    def samples(self, indices: list[int]) -> list[Sample]:
         """The rows at ``indices``, images undecoded."""
         return self._rows(self.dataset, indices)
 
-    def texts(self, indices: Sequence[int]) -> list[Row]:
+    def texts(self, indices: Sequence[int]) -> list[Sample]:
         """The same without images, whose bytes are not read."""
         return self._rows(self.dataset.remove_columns(self.image_columns), list(indices))
 
-    def _rows(self, dataset: datasets.Dataset, indices: list[int]) -> list[Row]:
+    def _rows(self, dataset: datasets.Dataset, indices: list[int]) -> list[Sample]:
         return [self.to_row(record, i) for record, i in zip(dataset.__getitems__(indices), indices, strict=True)]
 
 
-class RowStream:
+class SampleStream:
     """Rows in a shuffled, endlessly repeatable order from a ``datasets.IterableDataset``.
 
     Args:
         dataset: streamed table, images undecoded.
-        to_row: makes a ``Row`` of a record and its number in the stream.
+        to_row: makes a ``Sample`` of a record and its number in the stream.
         shuffle_buffer: rows held for shuffling.
     """
 
     def __init__(
         self,
         dataset: datasets.IterableDataset,
-        to_row: Callable[[dict, int], Row],
+        to_row: Callable[[dict, int], Sample],
         shuffle_buffer: int = 1000,
     ):
         self.dataset = dataset
         self.to_row = to_row
         self.shuffle_buffer = shuffle_buffer
 
-    def rows(self, seed: int, epoch: int, rank: int, world_size: int) -> Iterator[Row]:
+    def samples(self, seed: int, epoch: int, rank: int, world_size: int) -> Iterator[Sample]:
         """One pass over this rank's (and DataLoader worker's) share of the rows.
 
         Raises:
@@ -91,7 +91,9 @@ class RowStream:
             yield self.to_row(record, number)
 
 
-def build_table(records: Callable[..., Iterator[dict]], *files: Path, cache_dir: str | None, **arguments) -> RowTable:
+def build_table(
+    records: Callable[..., Iterator[dict]], *files: Path, cache_dir: str | None, **arguments
+) -> SampleTable:
     """Write the records of ``records(**arguments)`` to an Arrow file once, and map it into memory.
 
     Args:
@@ -110,17 +112,17 @@ def build_table(records: Callable[..., Iterator[dict]], *files: Path, cache_dir:
             # Not a list: `datasets` would take a list for shards.
             gen_kwargs={"records": records, "arguments": arguments, "stamps": str(stamps)},
         )
-    return RowTable(dataset, table_row, cache_dir=cache_dir)
+    return SampleTable(dataset, table_row, cache_dir=cache_dir)
 
 
 def _generate(records, arguments: dict, stamps: str) -> Iterator[dict]:
     yield from records(**arguments)
 
 
-def table_row(record: dict, number: int) -> Row:
-    """A ``Row`` of a record in the shape of ``TABLE_FEATURES``."""
+def table_row(record: dict, number: int) -> Sample:
+    """A ``Sample`` of a record in the shape of ``TABLE_FEATURES``."""
     image = record.get("image") or {}
-    return Row(
+    return Sample(
         id=record["id"],
         image_bytes=image.get("bytes"),
         image_path=image.get("path"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from degla.evaluation.hub import hub_rows
-from degla.evaluation.items import Choice, Picture
+from degla.evaluation.items import Choice, ImageRef
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import ChoiceTask
 from degla.evaluation.tasks.word_order import order_choices
@@ -84,7 +84,7 @@ class Aro(ChoiceTask):
             Choice(
                 subset,
                 str(i),
-                Picture(
+                ImageRef(
                     str(self.images / item["image_path"]),
                     box=tuple(int(item[f"bbox_{side}"]) for side in ("x", "y", "w", "h")),
                 ),

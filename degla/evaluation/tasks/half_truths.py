@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from degla.evaluation.hub import hub_rows
-from degla.evaluation.items import Choice, Picture
+from degla.evaluation.items import Choice, ImageRef
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import ChoiceTask, stated
 
@@ -41,7 +41,7 @@ class HalfTruths(ChoiceTask):
         if lines.is_file():
             rows = self.read_lines(lines, "captions")
             for row in rows:
-                row["image"] = Picture(str(self.images / row["image"]))
+                row["image"] = ImageRef(str(self.images / row["image"]))
         else:
             rows = hub_rows(self, self.hub, ("image", "anchor", "half_truth"), subset)
         return [

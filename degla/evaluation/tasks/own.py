@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from degla.errors import ConfigError
-from degla.evaluation.items import Choice, Picture
+from degla.evaluation.items import Choice, ImageRef
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import ChoiceTask, stated
 
 
 class Own(ChoiceTask):
-    """Choose the caption of a picture among any number.
+    """Choose the caption of an image among any number.
 
     Args:
         path: the file; a line holds ``image``, ``captions`` (a list), ``label`` (which is right, from 0), and
@@ -68,7 +68,7 @@ class Own(ChoiceTask):
             return Choice(
                 str(stated(item, "subset", "all")).replace(":", "/"),
                 str(stated(item, "id", number)),
-                Picture(str(self.images / item["image"])),
+                ImageRef(str(self.images / item["image"])),
                 (captions[label], *captions[:label], *captions[label + 1 :]),
                 str(stated(item, "group", "")),
             )

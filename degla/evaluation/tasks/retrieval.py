@@ -9,7 +9,7 @@ import torch
 
 from degla.errors import ConfigError
 from degla.evaluation.caption_files import Captioned, read_captioned
-from degla.evaluation.items import Outcome, Picture
+from degla.evaluation.items import ImageRef, Outcome
 from degla.evaluation.scoring import TIE, Ties, retrieval_ranks
 from degla.evaluation.task import Features, Survey, Task, mean, surveyed
 
@@ -17,7 +17,7 @@ _DIRECTIONS = ("image_to_text", "text_to_image")
 
 
 class Retrieval(Task):
-    """Recall at k: a picture finds one of its captions, a caption its picture, among the first k.
+    """Recall at k: an image finds one of its captions, a caption its image, among the first k.
 
     Args:
         captions: BLIP's or Karpathy's JSON, or a CSV of ``image, caption``.
@@ -62,35 +62,33 @@ class Retrieval(Task):
             self._captioned = read_captioned(self, self.captions, self.images, self.split)
         return self._captioned
 
-    def pictures(self) -> Iterable[Picture]:
+    def list_images(self) -> Iterable[ImageRef]:
         """Every image once."""
-        return [picture for _, picture, _ in self.captioned]
+        return [image for _, image, _ in self.captioned]
 
-    def texts(self) -> Iterable[str]:
+    def list_texts(self) -> Iterable[str]:
         """Every caption."""
         return dict.fromkeys(caption for _, _, captions in self.captioned for caption in captions)
 
     def outcomes(self, features: Features) -> list[Outcome]:
         """One a query and k; images that cannot be shown leave with their captions."""
-        shown = [entry for entry in self.captioned if features.shows(entry[1])]
+        shown = [entry for entry in self.captioned if features.is_readable(entry[1])]
         if not shown:
             return []
-        images = features.images([picture for _, picture, _ in shown])
+        images = features.image_features([image for _, image, _ in shown])
         captions = [(text, i) for i, (_, _, texts) in enumerate(shown) for text in texts]
-        texts = features.texts([text for text, _ in captions])
+        texts = features.text_features([text for text, _ in captions])
         owners, ids = torch.tensor([i for _, i in captions]), torch.arange(len(shown))
         found = []
         for direction in _DIRECTIONS:
             if direction == "image_to_text":
                 ranks, margins = retrieval_ranks(images, texts, ids, owners)
-                queries = [(name, picture.name, "", len(texts)) for name, picture, texts in shown]
+                queries = [(name, image.name, "", len(texts)) for name, image, texts in shown]
                 size = len(captions)
             else:
                 ranks, margins = retrieval_ranks(texts, images, owners, ids)
                 queries = [
-                    (f"{name} {n}", picture.name, text, 1)
-                    for name, picture, texts in shown
-                    for n, text in enumerate(texts)
+                    (f"{name} {n}", image.name, text, 1) for name, image, texts in shown for n, text in enumerate(texts)
                 ]
                 size = len(shown)
             for k in self.ks:
@@ -98,9 +96,9 @@ class Retrieval(Task):
                 if subset in self.subsets:
                     found += [
                         Outcome(
-                            subset, item, rank < k, abs(margin) <= TIE, margin, _chance(k, rights, size), picture, text
+                            subset, item, rank < k, abs(margin) <= TIE, margin, _chance(k, rights, size), image, text
                         )
-                        for (item, picture, text, rights), rank, margin in zip(
+                        for (item, image, text, rights), rank, margin in zip(
                             queries, ranks.tolist(), margins.tolist(), strict=True
                         )
                     ]
@@ -122,7 +120,7 @@ class Retrieval(Task):
     def survey(self) -> list[Survey]:
         """What is here and what is missing."""
         try:
-            return [surveyed("images", len(self.captioned), self.num_images, self.pictures(), self.get_it)]
+            return [surveyed("images", len(self.captioned), self.num_images, self.list_images(), self.get_it)]
         except ConfigError as error:
             return [Survey("images", 0, self.num_images, 0, 0, str(error), self.get_it)]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from degla.data.scenes import GENERAL_TASKS, SPLITS, SUBSETS, general_examples, suite_items
-from degla.evaluation.items import Choice, Outcome, Picture
+from degla.evaluation.items import Choice, ImageRef, Outcome
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import ChoiceTask, Features, mean
 from degla.evaluation.tasks.zeroshot import Labelled, class_outcomes
@@ -15,7 +15,7 @@ class Scenes(ChoiceTask):
 
     Args:
         split: ``validation`` or ``test``.
-        num_items: pictures of each sub-task.
+        num_items: images of each sub-task.
         image_size: pixels of a side.
         name: what it is called in results.
         subsets: such as ``sugarcrepe/swap_obj`` or ``general/digits``; None measures all.
@@ -55,7 +55,7 @@ class Scenes(ChoiceTask):
             return []
         items = suite_items(benchmark, name, self.split, self.num_items, self.image_size)
         return [
-            Choice(subset, str(i), Picture.embedded(item.image_bytes), (item.caption, *item.foils))
+            Choice(subset, str(i), ImageRef.embedded(item.image_bytes), (item.caption, *item.foils))
             for i, item in enumerate(items)
         ]
 
@@ -67,26 +67,26 @@ class Scenes(ChoiceTask):
             if name in GENERAL_TASKS and subset not in self._labelled:
                 examples = list(general_examples(name, self.split, self.num_items, self.image_size))
                 self._labelled[subset] = Labelled(
-                    [Picture.embedded(file) for file, _ in examples],
+                    [ImageRef.embedded(file) for file, _ in examples],
                     [label for _, label in examples],
                     list(GENERAL_TASKS[name].classes),
                     list(GENERAL_TASKS[name].templates),
                 )
         return self._labelled
 
-    def pictures(self) -> Iterable[Picture]:
+    def list_images(self) -> Iterable[ImageRef]:
         """Of all sub-tasks."""
-        return [*super().pictures(), *(picture for data in self.general.values() for picture in data.pictures)]
+        return [*super().list_images(), *(image for data in self.general.values() for image in data.images)]
 
-    def texts(self) -> Iterable[str]:
+    def list_texts(self) -> Iterable[str]:
         """Of all sub-tasks."""
-        return [*super().texts(), *(text for data in self.general.values() for text in data.prompts())]
+        return [*super().list_texts(), *(text for data in self.general.values() for text in data.prompts())]
 
     def outcomes(self, features: Features) -> list[Outcome]:
         """Choices, then classifications."""
         found = super().outcomes(features)
         for subset, data in self.general.items():
-            prompts = features.texts(data.prompts()).unflatten(0, (len(data.classes), -1))
+            prompts = features.text_features(data.prompts()).unflatten(0, (len(data.classes), -1))
             found += class_outcomes(subset, data, prompts, features)
         return found
 
@@ -96,7 +96,7 @@ class Scenes(ChoiceTask):
         Returns:
             ``sugarcrepe``, ``aro``, ``valse``, ``general``; ``compositional``, the mean of the first three;
             ``compositional_without_order``, the same without ARO's order, which can be solved without the
-            picture; and ``average``, the mean of ``compositional`` and ``general``.
+            image; and ``average``, the mean of ``compositional`` and ``general``.
         """
         parts: dict[str, list] = {}
         for subset in self.subsets:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from degla.evaluation.hub import hub_rows
-from degla.evaluation.items import Choice, Picture
+from degla.evaluation.items import Choice, ImageRef
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import ChoiceTask, mean
 
@@ -67,7 +67,7 @@ class SugarCrepe(ChoiceTask):
             Choice(
                 subset,
                 key,
-                Picture(str(self.images / item["filename"])),
+                ImageRef(str(self.images / item["filename"])),
                 (item["caption"], item["negative_caption"]),
             )
             for key, item in items.items()

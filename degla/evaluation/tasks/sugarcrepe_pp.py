@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from degla.errors import ConfigError
-from degla.evaluation.items import Outcome, Picture
+from degla.evaluation.items import ImageRef, Outcome
 from degla.evaluation.scoring import Ties, judged
 from degla.evaluation.task import Features, Survey, Task, mean, surveyed
 
@@ -24,7 +24,7 @@ _FILES = {
 class _Triple(NamedTuple):
     subset: str
     item: str
-    picture: Picture
+    image: ImageRef
     captions: tuple[str, str, str]  # true, true, false
 
 
@@ -76,7 +76,7 @@ class SugarCrepePP(Task):
             _Triple(
                 subset,
                 str(item.get("id", i)),
-                Picture(str(self.images / item["filename"])),
+                ImageRef(str(self.images / item["filename"])),
                 (item["caption"], item["caption2"], item["negative_caption"]),
             )
             for i, item in enumerate(items.values() if isinstance(items, dict) else items)
@@ -90,21 +90,21 @@ class SugarCrepePP(Task):
             self._triples = [triple for kind in kinds for triple in self.read(kind)]
         return self._triples
 
-    def pictures(self) -> Iterable[Picture]:
-        """Every picture that is asked about."""
-        return dict.fromkeys(triple.picture for triple in self.triples)
+    def list_images(self) -> Iterable[ImageRef]:
+        """Every image that is asked about."""
+        return dict.fromkeys(triple.image for triple in self.triples)
 
-    def texts(self) -> Iterable[str]:
+    def list_texts(self) -> Iterable[str]:
         """Every caption."""
         return dict.fromkeys(caption for triple in self.triples for caption in triple.captions)
 
     def outcomes(self, features: Features) -> list[Outcome]:
-        """Both sides of every triple whose picture can be shown."""
-        triples = [triple for triple in self.triples if features.shows(triple.picture)]
+        """Both sides of every triple whose image can be shown."""
+        triples = [triple for triple in self.triples if features.is_readable(triple.image)]
         if not triples:
             return []
-        images = features.images([triple.picture for triple in triples])
-        first, second, false = (features.texts([triple.captions[i] for triple in triples]) for i in range(3))
+        images = features.image_features([triple.image for triple in triples])
+        first, second, false = (features.text_features([triple.captions[i] for triple in triples]) for i in range(3))
 
         def cosine(a, b):
             return torch.einsum("nd,nd->n", a, b)
@@ -124,7 +124,7 @@ class SugarCrepePP(Task):
                     tie,
                     margin,
                     1 / 3,  # the false one is the worst of three
-                    triple.picture.name,
+                    triple.image.name,
                     " | ".join(triple.captions[:2]),
                     triple.captions[2],
                 )
@@ -152,5 +152,5 @@ class SugarCrepePP(Task):
             except ConfigError as error:
                 rows.append(Survey(kind, 0, official, 0, 0, str(error), self.get_it))
                 continue
-            rows.append(surveyed(kind, len(triples), official, {triple.picture for triple in triples}, self.get_it))
+            rows.append(surveyed(kind, len(triples), official, {triple.image for triple in triples}, self.get_it))
         return rows

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from degla.evaluation.items import Choice, Outcome, Picture
+from degla.evaluation.items import Choice, ImageRef, Outcome
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import ChoiceTask, Features, mean
 
@@ -72,7 +72,7 @@ class Valse(ChoiceTask):
         return found + [
             outcome._replace(subset=_UNSEEN)
             for outcome in found
-            if outcome.subset == "coreference-standard" and "train2014" not in Path(outcome.picture).name
+            if outcome.subset == "coreference-standard" and "train2014" not in Path(outcome.image).name
         ]
 
     def means(self, accuracy: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Valse(ChoiceTask):
         """The rule for validity besides."""
         return super().protocol() | {"min_votes": self.min_votes}
 
-    def _picture(self, name: str) -> Picture:
+    def _picture(self, name: str) -> ImageRef:
         """Each source of images by the look of its file names."""
         starts = {
             "COCO_train2014_": "coco_train2014",
@@ -97,4 +97,4 @@ class Valse(ChoiceTask):
         source = next((source for start, source in starts.items() if name.startswith(start)), None)
         if source is None:
             source = "coco_val2017" if Path(name).stem.isdigit() else "swig"
-        return Picture(str(self.images[source] / name))
+        return ImageRef(str(self.images[source] / name))

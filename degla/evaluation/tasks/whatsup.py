@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from degla.evaluation.items import Choice, Outcome, Picture
+from degla.evaluation.items import Choice, ImageRef, Outcome
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import ChoiceTask, Features
 
@@ -21,7 +21,7 @@ _OPPOSITES = (("left", "right"), ("on", "under"), ("in-front", "behind"))
 
 
 class WhatsUp(ChoiceTask):
-    """Six subsets; the two controlled ones also by pairs and by sets of pictures of the same objects.
+    """Six subsets; the two controlled ones also by pairs and by sets of images of the same objects.
 
     Args:
         name: what it is called in results.
@@ -57,19 +57,19 @@ class WhatsUp(ChoiceTask):
                 Choice(
                     subset,
                     Path(item["image_path"]).stem,
-                    Picture(str(root / Path(item["image_path"]).name)),
+                    ImageRef(str(root / Path(item["image_path"]).name)),
                     tuple(item["caption_options"]),
                 )
                 for item in items
             ]
         digits = 12 if folder == "val2017" else 0
         return [
-            Choice(subset, str(i), Picture(str(root / f"{str(image).zfill(digits)}.jpg")), (right, wrong))
+            Choice(subset, str(i), ImageRef(str(root / f"{str(image).zfill(digits)}.jpg")), (right, wrong))
             for i, (image, right, wrong) in enumerate(items)
         ]
 
     def outcomes(self, features: Features) -> list[Outcome]:
-        """Every item, and the pairs and sets of the controlled pictures."""
+        """Every item, and the pairs and sets of the controlled images."""
         found = super().outcomes(features)
         for subset in ("controlled_a", "controlled_b"):
             sets: dict[tuple[str, str], dict[str, Outcome]] = defaultdict(dict)
@@ -95,8 +95,8 @@ def _joint(subset: str, members: list[Outcome]) -> Outcome:
         chance *= member.chance
     return worst._replace(
         subset=subset,
-        picture=members[0].picture,
+        image=members[0].image,
         caption=members[0].caption,
-        right=all(member.right for member in members),
+        correct=all(member.correct for member in members),
         chance=chance,
     )

@@ -1,4 +1,4 @@
-"""Winoground (Thrush et al. 2022): two pictures and two captions of the same words."""
+"""Winoground (Thrush et al. 2022): two images and two captions of the same words."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,7 +6,7 @@ import torch
 
 from degla.errors import ConfigError
 from degla.evaluation.hub import hub_rows
-from degla.evaluation.items import Outcome, Picture
+from degla.evaluation.items import ImageRef, Outcome
 from degla.evaluation.scoring import Ties, judged
 from degla.evaluation.task import Features, Survey, Task, stated, surveyed
 
@@ -42,22 +42,24 @@ class Winoground(Task):
             self._rows = hub_rows(self, self.hub, ("image_0", "image_1", "caption_0", "caption_1"))
         return self._rows
 
-    def pictures(self) -> Iterable[Picture]:
+    def list_images(self) -> Iterable[ImageRef]:
         """Two a row."""
         return dict.fromkeys(row[f"image_{i}"] for row in self.rows for i in (0, 1))
 
-    def texts(self) -> Iterable[str]:
+    def list_texts(self) -> Iterable[str]:
         """Two a row."""
         return dict.fromkeys(row[f"caption_{i}"] for row in self.rows for i in (0, 1))
 
     def outcomes(self, features: Features) -> list[Outcome]:
         """Strict in every comparison; chance is a quarter, a quarter and a sixth."""
-        rows = [row for row in self.rows if features.shows(row["image_0"]) and features.shows(row["image_1"])]
+        rows = [
+            row for row in self.rows if features.is_readable(row["image_0"]) and features.is_readable(row["image_1"])
+        ]
         if not rows:
             return []
         images, texts = (
             torch.stack([read([row[f"{what}_{i}"] for row in rows]) for i in (0, 1)], 1)
-            for read, what in ((features.images, "image"), (features.texts, "caption"))
+            for read, what in ((features.image_features, "image"), (features.text_features, "caption"))
         )
         scores = torch.einsum("nid,ncd->nci", images, texts)  # caption, image
         text = torch.minimum(scores[:, 0, 0] - scores[:, 1, 0], scores[:, 1, 1] - scores[:, 0, 1])
@@ -90,6 +92,6 @@ class Winoground(Task):
     def survey(self) -> list[Survey]:
         """What is here and what is missing."""
         try:
-            return [surveyed("all", len(self.rows), 400, self.pictures(), self.get_it)]
+            return [surveyed("all", len(self.rows), 400, self.list_images(), self.get_it)]
         except ConfigError as error:
             return [Survey("all", 0, 400, 0, 0, str(error), self.get_it)]

@@ -12,7 +12,7 @@ from degla.evaluation.task import ChoiceTask, Task
 
 
 class WordOrder(ChoiceTask):
-    """A caption against itself in four other orders. Most of it needs no picture: compare with the blind score.
+    """A caption against itself in four other orders. Most of it needs no image: compare with the blind score.
 
     Args:
         captions: BLIP's or Karpathy's JSON, or a CSV of ``image, caption``.
@@ -67,8 +67,8 @@ def order_choices(task: Task, subset: str, captions: Path, images: Path, frozen:
     captioned = read_captioned(task, captions, images)
     content = frozen_order(frozen, captioned)
     task.read_file(frozen, "spoilt captions")
-    pictures = {name: picture for name, picture, _ in captioned}
+    images = {name: image for name, image, _ in captioned}
     return [
-        Choice(subset, str(i), pictures[item["image"]], tuple(item["captions"]))
+        Choice(subset, str(i), images[item["image"]], tuple(item["captions"]))
         for i, item in enumerate(content["items"])
     ], content["tagger"]

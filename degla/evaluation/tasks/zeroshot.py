@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from degla.errors import ConfigError
-from degla.evaluation.items import Outcome, Picture
+from degla.evaluation.items import ImageRef, Outcome
 from degla.evaluation.labelled import DATASETS, Labelled, read_torchvision, read_webdataset
 from degla.evaluation.scoring import Ties, class_margins, judged, prompt_classifier
 from degla.evaluation.task import Features, Survey, Task, mean, surveyed
@@ -79,20 +79,20 @@ class ZeroShot(Task):
             self._labelled[subset] = data
         return self._labelled[subset]
 
-    def pictures(self) -> Iterable[Picture]:
+    def list_images(self) -> Iterable[ImageRef]:
         """Every test image."""
-        return [picture for subset in self.subsets for picture in self.read(subset).pictures]
+        return [image for subset in self.subsets for image in self.read(subset).images]
 
-    def texts(self) -> Iterable[str]:
+    def list_texts(self) -> Iterable[str]:
         """Every prompt of every class."""
         return dict.fromkeys(text for subset in self.subsets for text in self.read(subset).prompts())
 
     def outcomes(self, features: Features) -> list[Outcome]:
-        """Right where the picture is closer to its own class than to every other."""
+        """Right where the image is closer to its own class than to every other."""
         found = []
         for subset in self.subsets:
             data = self.read(subset)
-            prompts = features.texts(data.prompts()).unflatten(0, (len(data.classes), -1))
+            prompts = features.text_features(data.prompts()).unflatten(0, (len(data.classes), -1))
             found += class_outcomes(subset, data, prompts, features)
         return found
 
@@ -118,28 +118,28 @@ class ZeroShot(Task):
                 rows.append(Survey(subset, 0, self.official[subset], 0, 0, str(error), self.get_it))
                 continue
             rows.append(
-                surveyed(subset, len(data.labels), self.official[subset], dict.fromkeys(data.pictures), self.get_it)
+                surveyed(subset, len(data.labels), self.official[subset], dict.fromkeys(data.images), self.get_it)
             )
         return rows
 
 
 def class_outcomes(subset: str, data: Labelled, prompt_features: Tensor, features: Features) -> list[Outcome]:
-    """Classify every picture that can be shown.
+    """Classify every image that can be shown.
 
     Args:
         subset: what the set is called.
-        data: pictures, labels and classes.
+        data: images, labels and classes.
         prompt_features: ``(C, P, D)``, unit norm.
-        features: of the pictures.
+        features: of the images.
     """
     classifier = prompt_classifier(prompt_features)
-    shown = [i for i, picture in enumerate(data.pictures) if features.shows(picture)]
+    shown = [i for i, image in enumerate(data.images) if features.is_readable(image)]
     numbers = {name: i for i, name in enumerate(dict.fromkeys(data.classes))}
     names = torch.tensor([numbers[name] for name in data.classes])
     found = []
     for start in range(0, len(shown), 4096):
         part = shown[start : start + 4096]
-        images = features.images([data.pictures[i] for i in part])
+        images = features.image_features([data.images[i] for i in part])
         labels = torch.tensor([data.labels[i] for i in part])
         margins, rivals = class_margins(images, labels, classifier, names)
         rights, ties = judged(margins)
@@ -152,7 +152,7 @@ def class_outcomes(subset: str, data: Labelled, prompt_features: Tensor, feature
                 tie,
                 margin,
                 1 / len(data.classes),
-                data.pictures[i].name,
+                data.images[i].name,
                 data.classes[data.labels[i]],
                 data.classes[rival],
                 str(data.labels[i]),

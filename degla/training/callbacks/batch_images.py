@@ -34,7 +34,7 @@ class BatchImages(Callback):
 def _table(batch: Batch, num_rows: int) -> str:
     """Markdown: each caption above the negatives that this step uses."""
     lines = ["| image | kind | text |", "| --- | --- | --- |"]
-    for number, row in enumerate(batch.rows[:num_rows]):
+    for number, row in enumerate(batch.samples[:num_rows]):
         lines.append(f"| {number} | **caption** | {_cell(row.caption)} |")
         lines += [f"| {number} | {slot.type} | {_cell(slot.text)} |" for slot in batch.slots[number] if slot]
     return "\n".join(lines)

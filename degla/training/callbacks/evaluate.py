@@ -18,7 +18,7 @@ class Evaluate(Callback):
     Args:
         benchmarks: what is measured, by name.
         every_n_steps: optimizer steps between evaluations.
-        num_workers: processes that decode pictures.
+        num_workers: processes that decode images.
     """
 
     def __init__(self, benchmarks: Mapping[str, Task], every_n_steps: int = 500, num_workers: int = 0):

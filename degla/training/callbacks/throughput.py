@@ -14,7 +14,7 @@ class Throughput(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx: int) -> None:
         """Count, and log where Lightning logs."""
-        self._rows += len(batch.rows) * trainer.world_size
+        self._rows += len(batch.samples) * trainer.world_size
         if (batch_idx + 1) % trainer.log_every_n_steps:
             return
         now = time.perf_counter()

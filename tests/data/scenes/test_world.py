@@ -79,7 +79,7 @@ def check_kind(kind, text, caption):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pixels_show_the_scene(layout):
-    """Each colour's middle, in the picture, is where its things are."""
+    """Each colour's middle, in the image, is where its things are."""
     from degla.data.scenes.draw import RGB
 
     names = list(RGB)
@@ -163,7 +163,7 @@ def test_suite_items(benchmark, subset):
             assert item.group in item.caption
 
 
-def test_suite_is_true_of_its_pictures():
+def test_suite_is_true_of_its_images():
     """The scene of an item is not kept: it is drawn again from the item's own random numbers."""
     from degla.data.scenes import suite
 
