@@ -5,10 +5,10 @@ import json
 import math
 from pathlib import Path
 
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.loss import SigLipLoss
 
 from degla.losses import (
     caption_agreement_loss,
@@ -196,7 +196,7 @@ def test_negative_images_equal_loops():
 def test_sigmoid_without_negatives_is_open_clips(make_features):
     f = make_features(6, 0, dtype=torch.float32, ragged=False)
     bias = torch.tensor(-3.0)
-    expected = open_clip.SigLipLoss()(f.image, f.text, f.logit_scale, bias)
+    expected = SigLipLoss()(f.image, f.text, f.logit_scale, bias)
     torch.testing.assert_close(sigmoid_loss(*f, logit_bias=bias), expected)
 
 
