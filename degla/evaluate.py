@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from degla.cli.main import hydra_main
+from degla.cli.main import run_program
 from degla.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Entry point."""
-    hydra_main("evaluate", evaluate)
+    run_program("evaluate", evaluate)
 
 
 def evaluate(cfg: DictConfig) -> float | None:

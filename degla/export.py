@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from degla.cli.main import hydra_main
+from degla.cli.main import run_program
 from degla.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Entry point."""
-    hydra_main("export", export)
+    run_program("export", export)
 
 
 def export(cfg: DictConfig) -> None:

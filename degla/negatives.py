@@ -5,13 +5,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from degla.cli.main import hydra_main
+from degla.cli.main import run_program
 from degla.errors import ConfigError
 
 
 def main() -> None:
     """Entry point."""
-    hydra_main("negatives", make)
+    run_program("negatives", make)
 
 
 def make(cfg: DictConfig) -> None:

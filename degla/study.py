@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from degla.artifacts import atomic_write, provenance
-from degla.cli.main import hydra_main
+from degla.cli.main import run_program
 from degla.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line program."""
-    hydra_main("study", study)
+    run_program("study", study)
 
 
 def study(cfg: DictConfig) -> None:

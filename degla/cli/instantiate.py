@@ -1,31 +1,31 @@
-"""From a config node to the object that it describes, with every key checked first. Imports no torch.
+"""Create the object that a config node describes, after checking every key. Imports no torch.
 
-A node names a constructor in ``_target_``; its other keys are that constructor's arguments.
+A node names a constructor in ``_target_``. Its other keys are that constructor's arguments.
 """
 
 import difflib
 import functools
 import inspect
 import logging
-import types
-import typing
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, Union
+from typing import Any, cast
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from degla.cli.hints import describe, fits, type_hints
 from degla.errors import ConfigError, DeglaError
 
 log = logging.getLogger(__name__)
 
-# A config is data and must not be able to call anything else. The second tuple is where the object must be
-# defined: `degla.training.build.os.system` begins with an allowed prefix but is not ours.
+# A config is data, so it must not be able to call arbitrary code. The second tuple says where the object must be
+# defined: the path `degla.training.build.os.system` has an allowed prefix, but the object is not ours.
 _ALLOWED_TARGETS = ("degla.", "lightning.Trainer", "lightning.pytorch.")
 _ALLOWED_MODULES = ("degla.", "lightning.pytorch.")
 
-# Targets that were renamed. The configs of earlier runs name the old ones. A name that ends in a dot is a prefix.
+# Old path -> new path of each constructor that has moved. Configs of earlier runs hold the old paths. A path that
+# ends in a dot is a prefix.
 MOVED_TARGETS = {
     "degla.callbacks.": "degla.training.callbacks.",
     "degla.optim.": "degla.training.optim.",
@@ -45,7 +45,7 @@ def instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:
 
     Raises:
         ConfigError: the target is not allowed, a key is unknown or of the wrong type, or a library's constructor
-            refuses a value. An exception that our own constructors did not mean for the user is passed on as it is.
+            refuses a value. Other exceptions of our own constructors are bugs and propagate.
     """
     target, settings = check_node(node, key)
     try:
@@ -58,7 +58,7 @@ def instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:
         raise ConfigError(f"{key}: {error}") from error
 
 
-def instantiate_partial(node: DictConfig, key: str, **arguments: Any) -> Callable:
+def instantiate_partial(node: DictConfig, key: str, **arguments: Any) -> Callable[..., Any]:
     """Bind the settings of a config node to its ``_target_``; the caller adds the remaining argument.
 
     Args:
@@ -83,10 +83,10 @@ def instantiate_each(group: DictConfig, key: str) -> dict[str, Any]:
     Raises:
         ConfigError: see ``instantiate``.
     """
-    return {name: instantiate(node, f"{key}.{name}", name=name) for name, node in group.items()}
+    return {str(name): instantiate(node, f"{key}.{name!s}", name=name) for name, node in group.items()}
 
 
-def check_node(node: DictConfig, key: str) -> tuple[Callable, dict[str, Any]]:
+def check_node(node: DictConfig, key: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Return the constructor that a config node names and its settings, without calling it.
 
     Args:
@@ -96,7 +96,7 @@ def check_node(node: DictConfig, key: str) -> tuple[Callable, dict[str, Any]]:
     Raises:
         ConfigError: the target is not allowed, or a key is unknown or of the wrong type.
     """
-    settings = OmegaConf.to_container(node, resolve=True)
+    settings = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
     path = settings.pop("_target_", None)
     if isinstance(path, str):
         path = current_target(path)
@@ -110,7 +110,7 @@ def check_node(node: DictConfig, key: str) -> tuple[Callable, dict[str, Any]]:
         raise ConfigError(
             f"{key}._target_={path} is not allowed: it must be defined in {' or '.join(_ALLOWED_MODULES)}"
         )
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = type_hints(target)
     parameters = inspect.signature(target).parameters
     takes_any_key = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name, value in settings.items():
@@ -118,78 +118,39 @@ def check_node(node: DictConfig, key: str) -> tuple[Callable, dict[str, Any]]:
             close = difflib.get_close_matches(name, parameters, n=1)
             hint = f"did you mean {key}.{close[0]}?" if close else f"it takes {', '.join(parameters)}"
             raise ConfigError(f"there is no config key '{key}.{name}': {hint}")
-        if name in hints and not _fits(value, hints[name]):
-            raise ConfigError(f"{key}.{name}={value!r} must be {_describe(hints[name])}")
+        if name in hints and not fits(value, hints[name]):
+            raise ConfigError(f"{key}.{name}={value!r} must be {describe(hints[name])}")
     return target, settings
 
 
 def current_target(path: str) -> str:
-    """Return today's name of a ``_target_``, and warn once where the name given is an earlier one."""
+    """Return the current path of a ``_target_``; warn once for each entry of ``MOVED_TARGETS`` that applies."""
     for old, new in MOVED_TARGETS.items():
         if path == old or (old.endswith(".") and path.startswith(old)):
-            renamed = new + path.removeprefix(old)
-            _warn_once(path, renamed)
-            return renamed
+            _warn_once(old, new)
+            return current_target(new + path.removeprefix(old))
     return path
 
 
 def with_current_targets(settings: Any) -> Any:
-    """Return a copy of nested plain settings in which every ``_target_`` has today's name."""
+    """Return a copy of nested plain settings in which every ``_target_`` has its current path."""
     if isinstance(settings, dict):
-        return {
-            name: current_target(value)
-            if name == "_target_" and isinstance(value, str)
-            else with_current_targets(value)
-            for name, value in settings.items()
-        }
+        current = {name: with_current_targets(value) for name, value in settings.items()}
+        if isinstance(path := settings.get("_target_"), str):
+            current["_target_"] = current_target(path)
+        return current
     return [with_current_targets(item) for item in settings] if isinstance(settings, list) else settings
 
 
 @functools.cache
 def _warn_once(old: str, new: str) -> None:
-    log.warning(f"_target_: {old} is now {new}; the old name still works")
+    log.warning(f"_target_: {old.rstrip('.')} has moved to {new.rstrip('.')}; the old path still works")
 
 
-def _is_foreign(target: Callable) -> bool:
+def _is_foreign(target: Callable[..., Any]) -> bool:
     return not f"{target.__module__}.".startswith("degla.")
 
 
 def _is_refusal(error: Exception) -> bool:
     # Lightning's class is known by its name only, because importing it would import torch.
     return isinstance(error, TypeError | ValueError) or type(error).__name__ == "MisconfigurationException"
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain config value can be an argument of this type. True where that cannot be decided."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is Literal:
-        return value in parts
-    if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str, dict, type(None)):
-        return isinstance(value, hint)
-    if inspect.isclass(hint) and origin is None:
-        return isinstance(value, hint)
-    return True
-
-
-def _describe(hint: Any) -> str:
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_describe(part) for part in parts))
-    if origin is Literal:
-        return " or ".join(map(str, parts))
-    names = {
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        bool: "true or false",
-        type(None): "null",
-    }
-    return names.get(hint) or (f"a list of {_describe(parts[0])}" if origin in (list, tuple) else str(hint))

@@ -1,0 +1,41 @@
+"""Where the configs are and where a run writes. Imports no torch."""
+
+import datetime
+import os
+from pathlib import Path
+
+
+def config_dir() -> str:
+    """Return the folder ``configs/`` of a checkout, or its copy inside an installed wheel."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent / "configs"
+    if (checkout / "train.yaml").is_file() and (package.parent / "pyproject.toml").is_file():
+        return str(checkout)
+    return str(package / "configs")
+
+
+def run_folder(root: str, name: str, ckpt_path: str | None) -> str:
+    """Return the folder of this run: a new one, or with ``ckpt_path=last`` the newest one of that name.
+
+    All processes of a torchrun launch get the same folder.
+
+    Args:
+        root: folder of all runs, the key ``runs_dir``.
+        name: name of the run; runs of the same name share a folder.
+        ckpt_path: the key of that name.
+    """
+    runs = Path(root) / name
+    if ckpt_path == "last":
+        # Newest checkpoint, not newest folder: a run that died before its first checkpoint has nothing to resume.
+        checkpoints = sorted(runs.glob("*/checkpoints/step-*.ckpt"), key=lambda path: path.stat().st_mtime)
+        if checkpoints:
+            return str(checkpoints[-1].parent.parent)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        run_id = os.environ["TORCHELASTIC_RUN_ID"]
+        # The default id is the same for every launch, so the launcher's own process id is added.
+        return str(runs / f"torchrun-{run_id if run_id != 'none' else f'{datetime.date.today()}-{os.getppid()}'}")
+    stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+    folder, number = runs / stamp, 1
+    while folder.exists():  # another run started within the same second
+        folder, number = runs / f"{stamp}-{number}", number + 1
+    return str(folder)
