@@ -1,6 +1,6 @@
-"""The two terms of CE-CLIP (Zhang et al., CVPR 2024) as its paper means them.
+"""The two terms that CE-CLIP adds (Zhang et al., CVPR 2024), as its paper defines them.
 
-The released repository's IMC lost its positive column and labels every row 0; this is the form of the
+The released repository's IMC no longer has its positive column and labels every row 0. The form here is that of the
 paper and of the repository's earlier commit 2d07821.
 """
 
@@ -19,7 +19,7 @@ def imc_loss(
     logit_scale: Tensor,
     rows: slice = slice(None),
 ) -> Tensor:
-    """Intra-modal contrast: a caption nearer to its image than to any negative caption of the batch.
+    """Compute the intra-modal contrast: a caption against its image and every negative caption of the batch.
 
     The mean over ``rows`` of ``-log(e^(s v.t) / (e^(s v.t) + sum over all negatives e^(s t.n)))``.
 
@@ -29,7 +29,7 @@ def imc_loss(
         negative_features: ``(N, K, D)``, unit norm, gathered.
         negative_mask: ``(N, K)`` bool.
         logit_scale: ``()`` multiplier.
-        rows: which of the N rows ask as queries.
+        rows: which of the N samples are queries.
 
     Returns:
         ``()``.
@@ -51,9 +51,9 @@ def cmr_loss(
     logit_scale: Tensor,
     thresholds: Tensor,
 ) -> Tensor:
-    """Cross-modal rank: a hinge with one adaptive threshold for each slot of negatives.
+    """Compute the cross-modal rank: a hinge with one adaptive threshold for each slot of negatives.
 
-    The mean over B x K of ``max(0, th_k + s v.n_k - s v.t)``; missing negatives add 0 and still count.
+    The mean over B x K of ``max(0, th_k + s v.n_k - s v.t)``. A missing negative adds 0 and is counted in the mean.
 
     Args:
         image_features: ``(B, D)``, unit norm.
@@ -79,13 +79,20 @@ def cmr_thresholds(
     negative_mask: Tensor,
     logit_scale: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Sums from which the next step's thresholds are made, ready to be added over ranks.
+    """Return the sums and counts from which the next step's thresholds are computed.
 
-    The threshold of slot k is the mean caption score of all rows minus the mean score of the negatives
-    that exist in slot k, clamped to [0, upper bound] by the caller.
+    The threshold of slot k is the mean caption score of all samples minus the mean score of the negatives that exist
+    in slot k. The caller adds the sums and counts over the ranks and clamps the result to [0, upper bound].
+
+    Args:
+        image_features: ``(B, D)``, unit norm.
+        text_features: ``(B, D)``, unit norm.
+        negative_features: ``(B, K, D)``, unit norm.
+        negative_mask: ``(B, K)`` bool.
+        logit_scale: ``()`` multiplier.
 
     Returns:
-        ``(1 + K,)`` sums of scores (captions, then each slot) and ``(1 + K,)`` counts behind them.
+        ``(1 + K,)`` sums of scores (captions, then each slot) and ``(1 + K,)`` numbers of scores in each sum.
     """
     captions = logit_scale * (image_features * text_features).sum(-1)
     negatives = logit_scale * torch.einsum("bd,bkd->bk", image_features, negative_features)
@@ -95,6 +102,6 @@ def cmr_thresholds(
 
 
 def _caption_gap(image: Tensor, text: Tensor, negatives: Tensor, logit_scale: Tensor) -> Tensor:
-    """``(B, K)``: by how much the caption's score exceeds each negative's."""
+    """Return ``(B, K)``: the caption's score minus each negative's."""
     captions = (image * text).sum(-1, keepdim=True)
     return logit_scale * (captions - torch.einsum("bd,bkd->bk", image, negatives))

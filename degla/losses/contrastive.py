@@ -16,10 +16,10 @@ def contrastive_loss(
     logit_scale: Tensor,
     rows: slice = slice(None),
 ) -> Tensor:
-    """Symmetric InfoNCE in which an image also sees every negative caption of the batch.
+    """Compute symmetric InfoNCE in which each image is also contrasted with every negative caption of the batch.
 
-    An image is contrasted with N captions and all N x K negatives, a caption with N images. Negatives are
-    columns only: they are no query, so no row is built for them.
+    An image is contrasted with N captions and all N x K negatives, a caption with N images. Negatives are columns
+    only. They are never queries, so they add no rows of logits.
 
     Args:
         image_features: ``(N, D)``, unit norm, gathered over the ranks.
@@ -27,11 +27,11 @@ def contrastive_loss(
         negative_features: ``(N, K, D)``, unit norm, gathered; K may be 0.
         negative_mask: ``(N, K)`` bool, True where a negative exists.
         logit_scale: ``()`` multiplier of the cosines.
-        rows: which of the N rows ask as queries; a rank passes its own under ``local_loss``.
+        rows: which of the N samples are queries; a rank passes its own under ``local_loss``.
 
     Returns:
-        ``()`` mean over ``rows`` of half the image-to-text plus half the text-to-image cross-entropy.
-        Gradient flows into every argument that requires it, once. Logits exist a block at a time.
+        ``()``, the mean over ``rows`` of half the image-to-text plus half the text-to-image cross-entropy. Gradient
+        flows into every argument that requires it; a second derivative is not available.
     """
     labels = torch.arange(len(image_features), device=image_features.device)[rows]
     columns = torch.cat([text_features, negative_features.flatten(0, 1)])

@@ -1,4 +1,4 @@
-"""Self-distillation: the student's embeddings stay near the teacher's (DeGLA section 3.2)."""
+"""Self-distillation, which keeps the student's embeddings near the teacher's (DeGLA section 3.2)."""
 
 from torch import Tensor
 
@@ -15,23 +15,23 @@ def distillation_loss(
     teacher_negative_features: Tensor,
     negative_mask: Tensor,
 ) -> Tensor:
-    """Squared distance to the teacher over images, captions and negatives, a mean over images.
+    """Compute the squared distance to the teacher over images, captions and negatives, as a mean over samples.
 
-    Summed over D and over a row's image, caption and negatives, then averaged over the B rows
-    (``batchmean``), so that its strength depends neither on the batch nor on the number of GPUs. The
-    authors sum over the whole global batch instead: their weight 0.005 at 256 rows is 1.28 here.
+    Squares are summed over D and over a sample's image, caption and negatives, then averaged over the B samples
+    (``batchmean``). So the strength depends neither on the batch size nor on the number of GPUs. The authors sum over
+    the whole global batch instead; their weight of 0.005 at 256 samples is 1.28 here.
 
     Args:
-        image_features: ``(B, D)`` of the student; ``teacher_image_features`` likewise of the teacher.
-        text_features: ``(B, D)``; ``teacher_text_features`` likewise.
-        negative_features: ``(B, K, D)``; ``teacher_negative_features`` likewise.
+        image_features: ``(B, D)`` of the student.
+        text_features: ``(B, D)`` of the student.
+        negative_features: ``(B, K, D)`` of the student.
         teacher_image_features: ``(B, D)``; no teacher argument gets a gradient.
         teacher_text_features: ``(B, D)``.
         teacher_negative_features: ``(B, K, D)``.
         negative_mask: ``(B, K)`` bool; masked negatives add nothing.
 
     Returns:
-        ``()``, never negative, 0 where student and teacher agree.
+        ``()``, never negative, 0 where student and teacher are equal.
     """
     image = (image_features - teacher_image_features.detach()).square().sum(-1)
     text = (text_features - teacher_text_features.detach()).square().sum(-1)

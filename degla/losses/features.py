@@ -1,4 +1,4 @@
-"""What an encoder hands to an objective, and what an objective hands back."""
+"""The input of an objective, ``Features``, and its output, ``LossTerms``."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,8 @@ from torch import Tensor
 class Features(NamedTuple):
     """Unit-norm float32 embeddings of one batch on one rank.
 
-    ``negatives`` has K = 0 where the objective reads no negatives.
+    ``negatives`` has K = 0 where the objective reads no negatives. Read and build it by field names: code that relies
+    on the order of the fields would train on the wrong tensors, without an error, if that order changed.
     """
 
     image: Tensor  # (B, D)
@@ -19,9 +20,9 @@ class Features(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """``total`` is what is minimised; ``terms`` are its parts before their weights, for the log.
+    """The loss that is minimised, ``total``, and its unweighted parts for the log, ``terms``.
 
-    The mean of either over the ranks is its value on the global batch.
+    The mean of each value over the ranks is its value on the global batch.
     """
 
     total: Tensor  # ()

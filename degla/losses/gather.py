@@ -1,7 +1,7 @@
-"""One gather a step, with gradient, for batches whose size may differ between ranks."""
+"""One gather per step, with gradient, for batches whose size may differ between ranks."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,66 +11,91 @@ from degla.losses.features import Features
 
 
 class GlobalBatch(NamedTuple):
-    """Where this rank's rows lie in the batch over all ranks."""
+    """The position of this rank's samples in the batch over all ranks."""
 
-    sizes: list[int]  # rows on each rank
-    rows: slice  # this rank's rows among them
+    sizes: list[int]  # samples on each rank
+    rows: slice  # this rank's samples among them
 
     @property
     def share(self) -> float:
-        """Factor for a mean over this rank's rows, so that the mean over ranks is the global mean.
+        """The factor for a mean over this rank's samples that makes the mean over ranks the global mean.
 
-        1 where all ranks hold equally many rows.
+        It is 1 where all ranks hold equally many samples.
         """
-        return (self.rows.stop - self.rows.start) * len(self.sizes) / sum(self.sizes)
+        samples: int = self.rows.stop - self.rows.start
+        return samples * len(self.sizes) / sum(self.sizes)
 
 
-def global_batch(rows: int) -> GlobalBatch:
-    """Learn how many rows each rank holds in this step.
+def global_batch(samples: int) -> GlobalBatch:
+    """Return how many samples each rank holds in this step.
 
-    The ranks tell each other on the CPU: asking the device would wait for all it has been given to do.
+    The ranks exchange the numbers on the CPU. A collective on the device would have to wait for all work that is queued
+    there.
+
+    Args:
+        samples: number of samples on this rank.
     """
     if not _distributed():
-        return GlobalBatch([rows], slice(0, rows))
-    sizes = torch.empty(dist.get_world_size(), dtype=torch.long)
-    dist.all_gather_into_tensor(sizes, torch.tensor([rows]), group=_cpu_group(dist.group.WORLD))
-    sizes = sizes.tolist()
+        return GlobalBatch(sizes=[samples], rows=slice(0, samples))
+    gathered = torch.empty(dist.get_world_size(), dtype=torch.long)
+    dist.all_gather_into_tensor(gathered, torch.tensor([samples]), group=_cpu_group(dist.group.WORLD))
+    sizes: list[int] = gathered.tolist()
     start = sum(sizes[: dist.get_rank()])
-    return GlobalBatch(sizes, slice(start, start + rows))
+    return GlobalBatch(sizes=sizes, rows=slice(start, start + samples))
 
 
 def gather_features(features: Features, batch: GlobalBatch) -> Features:
-    """The features of the rows of all ranks, in rank order; gradient returns to the rank it came from.
+    """Return the features of the samples of all ranks, in rank order; gradient returns to the rank it came from.
 
-    Image, caption, negatives and mask travel as one block, so this is one collective.
+    Image, caption, negatives and mask travel as one tensor, so this is one collective.
+
+    Args:
+        features: of this rank's B samples.
+        batch: the sizes of all ranks' batches; N is their sum.
+
+    Returns:
+        Features with N in place of B, such as ``(N, D)`` images and ``(N, K, D)`` negatives.
     """
     if not _distributed():
         return features
-    rows, slots, dim = features.negatives.shape
+    samples, slots, dim = features.negatives.shape
     block = torch.cat(
         [
             features.image,
             features.text,
-            features.negatives.reshape(rows, slots * dim),
+            features.negatives.reshape(samples, slots * dim),
             features.negative_mask.to(features.image.dtype),
         ],
         dim=1,
     )
-    gathered = _AllGather.apply(block, batch.sizes)
-    image, text, negatives, mask = gathered.split([dim, dim, slots * dim, slots], dim=1)
-    return Features(image, text, negatives.unflatten(1, (slots, dim)), mask > 0.5, features.logit_scale)
+    gathered: Tensor = _AllGather.apply(block, batch.sizes)
+    image, text, negatives, mask = torch.split(gathered, [dim, dim, slots * dim, slots], dim=1)
+    return Features(
+        image=image,
+        text=text,
+        negatives=torch.unflatten(negatives, 1, (slots, dim)),
+        negative_mask=mask > 0.5,
+        logit_scale=features.logit_scale,
+    )
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """Add ``tensor`` over the ranks, in place, without gradient."""
+    """Add ``tensor`` over the ranks, in place, without gradient.
+
+    Args:
+        tensor: of any shape ``(...)``, the same on every rank.
+
+    Returns:
+        ``tensor``.
+    """
     if _distributed():
         dist.all_reduce(tensor)
     return tensor
 
 
 @functools.cache
-def _cpu_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
-    """All ranks of ``world``, by way of the CPU; made when first asked for."""
+def _cpu_group(world: dist.ProcessGroup | None) -> Any:
+    """Create a gloo group of all ranks at the first call. ``world`` is the key: a new world gets a new group."""
     return dist.new_group(backend="gloo")
 
 
@@ -79,10 +104,13 @@ def _distributed() -> bool:
 
 
 class _AllGather(torch.autograd.Function):
-    """``torch.distributed.nn``'s gather is deprecated and its successors are private: hence our own."""
+    """An all-gather of ``(B, F)`` blocks whose B differs between ranks.
+
+    ``torch.distributed.nn.all_gather`` would do, but it is deprecated and its successors are private.
+    """
 
     @staticmethod
-    def forward(ctx, block: Tensor, sizes: list[int]) -> Tensor:
+    def forward(ctx: Any, block: Tensor, sizes: list[int]) -> Tensor:
         ctx.sizes = sizes
         padded = block.new_zeros(max(sizes), block.shape[1])
         padded[: len(block)] = block
@@ -92,8 +120,8 @@ class _AllGather(torch.autograd.Function):
         return torch.cat([chunk[:size] for chunk, size in zip(chunks, sizes, strict=True)])
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        # Every rank holds a loss that reads every row: a row's gradient is the sum over the ranks.
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        # Every rank's loss reads every sample, so a sample's gradient is the sum over the ranks.
         grad = grad.contiguous()
         dist.all_reduce(grad)
         rank = dist.get_rank()

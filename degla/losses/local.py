@@ -1,4 +1,4 @@
-"""Local alignment: a row is contrasted with its own negatives only (DeGLA section 3.3)."""
+"""The two local terms, which contrast a sample with its own negatives only (DeGLA section 3.3)."""
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ def igc_loss(
     negative_mask: Tensor,
     logit_scale: Tensor,
 ) -> Tensor:
-    """Image-grounded contrast: an image against its own caption and its own K negatives.
+    """Compute the image-grounded contrast: an image against its own caption and its own K negatives.
 
-    The mean over rows of ``-log(e^(s v.t) / (e^(s v.t) + sum_k e^(s v.n_k)))``. A row without negatives
-    adds exactly 0 and still counts in the mean.
+    The mean over samples of ``-log(e^(s v.t) / (e^(s v.t) + sum_k e^(s v.n_k)))``. A sample without negatives adds
+    exactly 0 and is counted in the mean.
 
     Args:
         image_features: ``(B, D)``, unit norm.
@@ -27,7 +27,7 @@ def igc_loss(
         logit_scale: ``()`` learned multiplier.
 
     Returns:
-        ``()``. Rows do not mix: changing the negatives of one row leaves the others' parts unchanged.
+        ``()``. Samples are independent: changing one sample's negatives leaves the others' parts unchanged.
     """
     return _choice_loss(image_features, text_features, negative_features, negative_mask, logit_scale)
 
@@ -40,18 +40,18 @@ def tgc_loss(
     negative_mask: Tensor,
     scale: float = 10.0,
 ) -> Tensor:
-    """Text-grounded contrast: a caption against the teacher's embedding of it and its own K negatives.
+    """Compute the text-grounded contrast: a caption against the teacher's embedding of it and its own K negatives.
 
-    The mean over rows of ``-log(e^(s t.t*) / (e^(s t.t*) + sum_k e^(s t.n_k)))``. The authors' code tiles
-    its mask where its negatives are sample-major and so contrasts most captions with other captions'
-    negatives; ``degla.losses.released`` has that form.
+    The mean over samples of ``-log(e^(s t.t*) / (e^(s t.t*) + sum_k e^(s t.n_k)))``. The authors' code tiles its mask
+    although its negatives are sample-major, and so contrasts most captions with other captions' negatives. That form
+    is in ``degla.losses.released``.
 
     Args:
         text_features: ``(B, D)`` of the student, unit norm.
         teacher_text_features: ``(B, D)`` of the teacher, unit norm; gets no gradient.
         negative_features: ``(B, K, D)`` of the student, unit norm.
         negative_mask: ``(B, K)`` bool.
-        scale: fixed multiplier; the authors' code has 10 written into the function.
+        scale: fixed multiplier; the authors' code has the constant 10.
 
     Returns:
         ``()``.
@@ -60,7 +60,7 @@ def tgc_loss(
 
 
 def _choice_loss(query: Tensor, positive: Tensor, negatives: Tensor, mask: Tensor, scale: Tensor | float) -> Tensor:
-    """Mean cross-entropy of picking ``positive`` among itself and the row's own valid ``negatives``."""
+    """Return the mean cross-entropy of choosing ``positive`` among itself and the sample's own valid ``negatives``."""
     positive_logits = scale * (query * positive).sum(-1, keepdim=True)
     negative_logits = scale * torch.einsum("bd,bkd->bk", query, negatives)
     logits = torch.cat([positive_logits, negative_logits.masked_fill(~mask, float("-inf"))], dim=1)

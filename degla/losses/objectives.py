@@ -1,8 +1,15 @@
-"""Weighted sums of the terms: what is minimised. One class for each shape of sum, weights by config."""
+"""Objectives: weighted sums of the terms, which a training minimises.
+
+There is one class per set of terms. The weights come from the config. Terms are called with keywords, so that the order
+of the fields of ``Features`` does not matter.
+"""
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from degla.errors import ConfigError
 from degla.losses.ce_clip import cmr_loss, cmr_thresholds, imc_loss
 from degla.losses.contrastive import contrastive_loss
 from degla.losses.distillation import distillation_loss
@@ -12,13 +19,29 @@ from degla.losses.local import igc_loss, tgc_loss
 from degla.losses.released import released_distillation_loss, released_tgc_loss
 
 
+class GlobalTerm(Protocol):
+    """A loss term that contrasts each query with the whole global batch."""
+
+    def __call__(
+        self,
+        *,
+        image_features: Tensor,
+        text_features: Tensor,
+        negative_features: Tensor,
+        negative_mask: Tensor,
+        logit_scale: Tensor,
+        rows: slice = ...,
+    ) -> Tensor:
+        """Return the mean over ``rows``, shape ``()``; see ``contrastive_loss`` for the arguments."""
+
+
 class Objective(nn.Module):
-    """Base: weighs the terms that a subclass computes.
+    """Base class that weighs and adds the terms which a subclass computes.
 
     Args:
         weights: name of a term -> its weight. A term of weight 0 is not computed.
-        local_loss: each rank builds the logits of its own rows only. The result is the same; without it
-            every rank builds all of them.
+        local_loss: each rank computes the logits of its own samples only. The result is the same; without it every rank
+            computes all of them.
 
     Attributes:
         uses_teacher: whether some term of weight > 0 reads the teacher.
@@ -37,30 +60,46 @@ class Objective(nn.Module):
         """Gather once over the ranks and add the weighted terms.
 
         Args:
-            student: features with gradient.
-            teacher: the same batch through the teacher, or None where ``uses_teacher`` is False.
+            student: features with gradient, such as ``(B, D)`` images.
+            teacher: the same batch encoded by the teacher, or None where ``uses_teacher`` is False.
 
         Returns:
-            ``LossTerms``; averaging them over ranks (as DDP averages gradients) gives the value and the
+            ``LossTerms``. Their mean over the ranks has the value and, because DDP averages gradients likewise, the
             gradient of one process that holds the whole batch.
         """
         terms = self.terms(student, teacher, global_batch(len(student.image)))
-        total = sum(weight * terms[name] for name, weight in self.weights.items())
-        return LossTerms(total, {name: term.detach() for name, term in terms.items()})
+        zero = student.image.new_zeros(())
+        total = sum((weight * terms[name] for name, weight in self.weights.items()), start=zero)
+        return LossTerms(total=total, terms={name: term.detach() for name, term in terms.items()})
 
     def terms(self, student: Features, teacher: Features | None, batch: GlobalBatch) -> dict[str, Tensor]:
-        """Compute the unweighted terms named in ``weights``."""
+        """Compute the unweighted terms named in ``weights``.
+
+        Args:
+            student: features with gradient, such as ``(B, D)`` images.
+            teacher: the same batch encoded by the teacher, or None where ``uses_teacher`` is False.
+            batch: the sizes of all ranks' batches.
+
+        Returns:
+            Name -> ``()``.
+        """
         raise NotImplementedError
 
-    def _over_rows(self, loss, gathered: Features, batch: GlobalBatch) -> Tensor:
-        """A term with global columns: over this rank's rows, or over all of them without ``local_loss``."""
-        if self.local_loss:
-            return loss(*gathered, rows=batch.rows) * batch.share
-        return loss(*gathered)
+    def _over_rows(self, term: GlobalTerm, gathered: Features, batch: GlobalBatch) -> Tensor:
+        """Compute a global term over this rank's samples, or over all of them without ``local_loss``."""
+        rows, share = (batch.rows, batch.share) if self.local_loss else (slice(None), 1.0)
+        return share * term(
+            image_features=gathered.image,
+            text_features=gathered.text,
+            negative_features=gathered.negatives,
+            negative_mask=gathered.negative_mask,
+            logit_scale=gathered.logit_scale,
+            rows=rows,
+        )
 
 
 class DeGLAObjective(Objective):
-    """Global contrast, IGC, TGC and self-distillation; with fewer weights also CLIP and NegCLIP.
+    """Global contrast, IGC, TGC and self-distillation; with some weights at 0 it is CLIP's or NegCLIP's objective.
 
     Args:
         contrastive: weight of the global contrastive loss.
@@ -88,25 +127,43 @@ class DeGLAObjective(Objective):
         self.uses_teacher = bool(tgc or distill)
         self.uses_negatives = bool(igc or tgc or distill or (contrastive and image_sees_negatives))
 
-    def terms(self, student, teacher, batch):
-        """See ``Objective.terms``."""
+    def terms(self, student: Features, teacher: Features | None, batch: GlobalBatch) -> dict[str, Tensor]:
+        """Compute the terms; see ``Objective.terms``."""
         terms = {}
         if "contrastive" in self.weights:
             columns = student if self.image_sees_negatives else _without_negatives(student)
             terms["contrastive"] = self._over_rows(contrastive_loss, gather_features(columns, batch), batch)
         if "igc" in self.weights:
-            terms["igc"] = igc_loss(*student) * batch.share
+            terms["igc"] = batch.share * igc_loss(
+                image_features=student.image,
+                text_features=student.text,
+                negative_features=student.negatives,
+                negative_mask=student.negative_mask,
+                logit_scale=student.logit_scale,
+            )
         if "tgc" in self.weights:
             terms["tgc"] = batch.share * tgc_loss(
-                student.text, teacher.text, student.negatives, student.negative_mask, scale=self.tgc_scale
+                text_features=student.text,
+                teacher_text_features=_required(teacher).text,
+                negative_features=student.negatives,
+                negative_mask=student.negative_mask,
+                scale=self.tgc_scale,
             )
         if "distill" in self.weights:
-            terms["distill"] = batch.share * distillation_loss(*student[:3], *teacher[:3], student.negative_mask)
+            terms["distill"] = batch.share * distillation_loss(
+                image_features=student.image,
+                text_features=student.text,
+                negative_features=student.negatives,
+                teacher_image_features=_required(teacher).image,
+                teacher_text_features=_required(teacher).text,
+                teacher_negative_features=_required(teacher).negatives,
+                negative_mask=student.negative_mask,
+            )
         return terms
 
 
 class ReleasedObjective(Objective):
-    """The arithmetic of the authors' released code: tiled TGC, summed distillation.
+    """The arithmetic of the authors' released code, with tiled TGC and summed distillation.
 
     Args:
         contrastive: weight of the global contrastive loss.
@@ -124,41 +181,59 @@ class ReleasedObjective(Objective):
         distill: float = 0.005,
         tgc_scale: float = 10.0,
     ):
-        # The released code does not run with local_loss: its labels and its logits disagree.
-        super().__init__({"contrastive": contrastive, "tgc": tgc, "igc": igc, "distill": distill}, False)
+        # The released code fails with local_loss, because its labels and its logits then have different sizes.
+        super().__init__({"contrastive": contrastive, "tgc": tgc, "igc": igc, "distill": distill}, local_loss=False)
         self.tgc_scale = tgc_scale
         self.uses_teacher = bool(tgc or distill)
 
-    def terms(self, student, teacher, batch):
-        """See ``Objective.terms``.
+    def terms(self, student: Features, teacher: Features | None, batch: GlobalBatch) -> dict[str, Tensor]:
+        """Compute the terms; see ``Objective.terms``.
 
         Raises:
-            ValueError: some row has fewer negatives than the others; the released code knows no such rows.
+            ConfigError: some sample has fewer negatives than the others, which the released code does not support.
         """
         if not bool(student.negative_mask.all()):
-            raise ValueError(
-                "objective=degla_released needs exactly loader.num_negatives negatives in every row; "
-                "use objective=degla for rows with fewer, or lower loader.num_negatives"
+            raise ConfigError(
+                "objective=degla_released needs exactly loader.num_negatives negatives in every sample; "
+                "use objective=degla for samples with fewer, or lower loader.num_negatives"
             )
         student = gather_features(student, batch)
         terms = {}
         if "contrastive" in self.weights:
-            terms["contrastive"] = contrastive_loss(*student)
+            terms["contrastive"] = self._over_rows(contrastive_loss, student, batch)
         if "igc" in self.weights:
-            terms["igc"] = igc_loss(*student)
+            terms["igc"] = igc_loss(
+                image_features=student.image,
+                text_features=student.text,
+                negative_features=student.negatives,
+                negative_mask=student.negative_mask,
+                logit_scale=student.logit_scale,
+            )
         if self.uses_teacher:
-            teacher = gather_features(teacher, batch)
+            teacher = gather_features(_required(teacher), batch)
         if "tgc" in self.weights:
-            terms["tgc"] = released_tgc_loss(student.text, teacher.text, student.negatives, self.tgc_scale)
+            terms["tgc"] = released_tgc_loss(
+                text_features=student.text,
+                teacher_text_features=_required(teacher).text,
+                negative_features=student.negatives,
+                scale=self.tgc_scale,
+            )
         if "distill" in self.weights:
-            terms["distill"] = released_distillation_loss(*student[:3], *teacher[:3])
+            terms["distill"] = released_distillation_loss(
+                image_features=student.image,
+                text_features=student.text,
+                negative_features=student.negatives,
+                teacher_image_features=_required(teacher).image,
+                teacher_text_features=_required(teacher).text,
+                teacher_negative_features=_required(teacher).negatives,
+            )
         return terms
 
 
 class CEClipObjective(Objective):
-    """CE-CLIP: global contrast with negatives, intra-modal contrast, cross-modal rank.
+    """CE-CLIP's objective: global contrast with negatives, intra-modal contrast, cross-modal rank.
 
-    The thresholds of the rank term follow the last step's statistics and are kept in the checkpoint.
+    The thresholds of the rank term follow the statistics of the last step and are kept in the checkpoint.
 
     Args:
         contrastive: weight of the global contrastive loss.
@@ -168,6 +243,8 @@ class CEClipObjective(Objective):
         upper_bound: largest threshold.
         local_loss: see ``Objective``.
     """
+
+    thresholds: Tensor  # (K,)
 
     def __init__(
         self,
@@ -182,8 +259,8 @@ class CEClipObjective(Objective):
         self.upper_bound = upper_bound
         self.register_buffer("thresholds", torch.zeros(num_negatives))
 
-    def terms(self, student, teacher, batch):
-        """See ``Objective.terms``."""
+    def terms(self, student: Features, teacher: Features | None, batch: GlobalBatch) -> dict[str, Tensor]:
+        """Compute the terms; see ``Objective.terms``. In training mode, update the thresholds for the next step."""
         gathered = gather_features(student, batch)
         terms = {}
         if "contrastive" in self.weights:
@@ -191,18 +268,38 @@ class CEClipObjective(Objective):
         if "imc" in self.weights:
             terms["imc"] = self._over_rows(imc_loss, gathered, batch)
         if "cmr" in self.weights:
-            terms["cmr"] = cmr_loss(*student, self.thresholds) * batch.share
+            terms["cmr"] = batch.share * cmr_loss(
+                image_features=student.image,
+                text_features=student.text,
+                negative_features=student.negatives,
+                negative_mask=student.negative_mask,
+                logit_scale=student.logit_scale,
+                thresholds=self.thresholds,
+            )
             if self.training:
                 self._update_thresholds(student)
         return terms
 
     @torch.no_grad()
     def _update_thresholds(self, student: Features) -> None:
-        sums, counts = (sum_over_ranks(part) for part in cmr_thresholds(*student))
+        statistics = cmr_thresholds(
+            image_features=student.image,
+            text_features=student.text,
+            negative_features=student.negatives,
+            negative_mask=student.negative_mask,
+            logit_scale=student.logit_scale,
+        )
+        sums, counts = (sum_over_ranks(part) for part in statistics)
         means = sums / counts.clamp(min=1)
         updated = (means[0] - means[1:]).clamp(0, self.upper_bound)
         # Out of place: the backward pass of this step still needs the thresholds it was computed with.
         self.thresholds = torch.where(counts[1:] > 0, updated.to(self.thresholds.dtype), self.thresholds)
+
+
+def _required(teacher: Features | None) -> Features:
+    if teacher is None:
+        raise ValueError("this objective reads the teacher's features, and none were given")
+    return teacher
 
 
 def _without_negatives(features: Features) -> Features:

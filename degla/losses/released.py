@@ -1,6 +1,6 @@
-"""The two terms in which the authors' released code departs from their paper, as that code computes them.
+"""The two terms in which the authors' released code departs from their paper, computed as that code does.
 
-For those who compare numbers; ``docs/losses.md`` explains both. N rows, K negatives a row, no ragged rows.
+They serve comparisons of numbers; ``docs/losses.md`` explains both. N samples with exactly K negatives each.
 """
 
 import torch
@@ -15,10 +15,10 @@ from degla.losses.precision import full_precision
 def released_tgc_loss(
     text_features: Tensor, teacher_text_features: Tensor, negative_features: Tensor, scale: float = 10.0
 ) -> Tensor:
-    """TGC with the released mask: row i keeps the flat negatives i, i + N, i + 2N, ...
+    """Compute TGC with the released mask, under which sample i keeps the flat negatives i, i + N, i + 2N, ...
 
-    Negatives lie sample-major (row 0's K, then row 1's K), the mask is tiled as if they lay slot-major, so
-    for N > 1 most kept negatives belong to other rows.
+    Negatives lie sample-major (the K of sample 0, then the K of sample 1), but the mask is tiled as if they lay
+    slot-major. So for N > 1 most of the kept negatives belong to other samples.
 
     Args:
         text_features: ``(N, D)``, unit norm, gathered over the ranks.
@@ -27,12 +27,18 @@ def released_tgc_loss(
         scale: fixed multiplier.
 
     Returns:
-        ``()``, the mean over the N rows.
+        ``()``, the mean over the N samples.
     """
-    rows, slots, _ = negative_features.shape
-    tiled = negative_features.flatten(0, 1).unflatten(0, (slots, rows)).transpose(0, 1)
-    every = torch.ones(rows, slots, dtype=torch.bool, device=tiled.device)
-    return tgc_loss(text_features, teacher_text_features, tiled, every, scale)
+    samples, slots, _ = negative_features.shape
+    tiled = torch.unflatten(negative_features.flatten(0, 1), 0, (slots, samples)).transpose(0, 1)
+    every_slot = torch.ones(samples, slots, dtype=torch.bool, device=tiled.device)
+    return tgc_loss(
+        text_features=text_features,
+        teacher_text_features=teacher_text_features,
+        negative_features=tiled,
+        negative_mask=every_slot,
+        scale=scale,
+    )
 
 
 @full_precision
@@ -44,13 +50,13 @@ def released_distillation_loss(
     teacher_text_features: Tensor,
     teacher_negative_features: Tensor,
 ) -> Tensor:
-    """Self-distillation as a sum over the whole global batch, so its strength grows with the batch.
+    """Compute self-distillation as a sum over the whole global batch, so that its strength grows with the batch.
 
     Args:
-        image_features: ``(N, D)``, gathered; the teacher's likewise, without gradient.
-        text_features: ``(N, D)``.
-        negative_features: ``(N, K, D)``.
-        teacher_image_features: ``(N, D)``.
+        image_features: ``(N, D)`` of the student, gathered.
+        text_features: ``(N, D)`` of the student, gathered.
+        negative_features: ``(N, K, D)`` of the student, gathered.
+        teacher_image_features: ``(N, D)``, gathered; no teacher argument gets a gradient.
         teacher_text_features: ``(N, D)``.
         teacher_negative_features: ``(N, K, D)``.
 

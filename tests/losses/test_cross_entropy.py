@@ -20,8 +20,8 @@ def arguments(rows=7, columns=11, dim=5):
 
 @pytest.fixture(params=[1, 30, 2**24], ids=["a row at a time", "some rows at a time", "all at once"])
 def block(request, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "_LOGITS", request.param)
-    monkeypatch.setattr(cross_entropy, "_ROWS", 1)
+    monkeypatch.setattr(cross_entropy, "_MAX_LOGITS_PER_BLOCK", request.param)
+    monkeypatch.setattr(cross_entropy, "_MIN_ROWS_PER_BLOCK", 1)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -48,8 +48,8 @@ def test_only_what_asks_gets_a_gradient(block):
 
 
 def test_the_widest_tensor_is_a_block(monkeypatch):
-    monkeypatch.setattr(cross_entropy, "_LOGITS", 1)
-    monkeypatch.setattr(cross_entropy, "_ROWS", 64)
+    monkeypatch.setattr(cross_entropy, "_MAX_LOGITS_PER_BLOCK", 1)
+    monkeypatch.setattr(cross_entropy, "_MIN_ROWS_PER_BLOCK", 64)
     sizes = []
 
     class Sizes(torch.utils._python_dispatch.TorchDispatchMode):

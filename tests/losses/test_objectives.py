@@ -1,8 +1,15 @@
 """Weighted sums: what they add up, what they skip, and two ranks against one."""
 
+import ast
+import copy
+from collections import namedtuple
+from pathlib import Path
+
 import pytest
 import torch
 
+import degla.losses as losses_package
+from degla.errors import ConfigError
 from degla.losses import (
     CEClipObjective,
     DeGLAObjective,
@@ -46,8 +53,29 @@ def test_plain_clip_does_not_see_negatives(make_features):
 
 
 def test_released_refuses_ragged_rows(make_features):
-    with pytest.raises(ValueError, match="objective=degla"):
+    with pytest.raises(ConfigError, match="objective=degla"):
         ReleasedObjective()(make_features(4), make_features(4))
+
+
+@pytest.mark.parametrize("objective", [DeGLAObjective(), ReleasedObjective(), CEClipObjective(num_negatives=3)])
+def test_the_order_of_the_fields_of_features_does_not_matter(make_features, objective):
+    fields = Features._fields
+    Reordered = namedtuple("Reordered", (fields[3], fields[2], fields[4], fields[1], fields[0]))
+    student, teacher = make_features(4, ragged=False), make_features(4, seed=1, ragged=False)
+    objective = objective.double()
+    again = copy.deepcopy(objective)
+    expected = objective(student, teacher)
+    losses = again(Reordered(**student._asdict()), Reordered(**teacher._asdict()))
+    assert torch.equal(losses.total, expected.total) and losses.terms == expected.terms
+
+
+def test_features_are_built_with_keywords():
+    """Nothing in the package relies on the order of the fields: neither calls of ``Features`` nor slices of it."""
+    package = Path(losses_package.__file__).parents[1]
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Features":
+                assert not node.args, f"{path}:{node.lineno} builds Features by position"
 
 
 def test_ce_clip_thresholds_follow_the_last_step_and_are_kept(make_features):
