@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import platform
+import stat
 import subprocess
 import uuid
 import zipfile
@@ -22,13 +23,14 @@ PARTIAL_SUFFIX = ".part"  # of files that are being written; a kill can leave th
 def atomic_write(path: Path, flush_to_disk: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, and move it to ``path`` when the block ends without an error.
 
-    Readers see the whole old file or the whole new one. Every process gets a temporary name of its own, so that
-    two processes may write the same file; the last one wins.
+    Readers see the whole old file or the whole new one. Every process uses a temporary name of its own, so two
+    processes may write the same file; the last one wins. The file gets the mode that ``open`` would give it, even
+    if a library such as safetensors writes it with another one.
 
     Args:
         path: the file to be written; its folder is created.
         flush_to_disk: wait until the operating system has written the file and the folder entry to the disk, so
-            that a power cut cannot take them.
+            that both survive a power cut.
 
     Raises:
         OSError: the file cannot be written. The temporary file is removed.
@@ -36,7 +38,10 @@ def atomic_write(path: Path, flush_to_disk: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
     try:
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
+        partial.chmod(mode)
         if flush_to_disk:
             _fsync(partial)
         partial.replace(path)
@@ -44,6 +49,17 @@ def atomic_write(path: Path, flush_to_disk: bool = False) -> Iterator[Path]:
             _fsync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def apply_default_modes(folder: Path) -> None:
+    """Give every file in ``folder`` the mode that ``open`` would give it, which depends on the umask."""
+    probe = folder / f".{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _fsync(path: Path) -> None:
@@ -59,7 +75,7 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
 
     Returns:
         Name -> step -> value, in order of steps. A resumed run repeats steps; the last value of a step counts.
-        A last line that is still being written is left out.
+        A last line without a line break is ignored, because it is still being written.
     """
     metrics: dict[str, dict[int, float]] = {}
     text = path.read_text(encoding="utf-8")
@@ -82,20 +98,20 @@ def provenance() -> dict[str, str]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the usable checkpoint with the most steps in ``folder``, or None. Unusable ones are logged."""
+    """Return the usable checkpoint with the most steps in ``folder``, or None; log those that are not usable."""
     for path in sorted(folder.glob("step-*.ckpt"), reverse=True):
         if error := checkpoint_error(path):
-            log.warning(f"{path} is left out: {error}")
+            log.warning(f"{path} is ignored: {error}")
         else:
             return path
     return None
 
 
 def checkpoint_error(path: Path) -> str:
-    """Say why a checkpoint cannot be trusted; "" where it can.
+    """Return why a checkpoint cannot be used; "" if it can.
 
     Every record of the file is compared with the CRC-32 that torch stored with it. The index has no checksum, so it
-    is read as well.
+    is loaded as a test.
     """
     import torch
 
@@ -105,8 +121,8 @@ def checkpoint_error(path: Path) -> str:
                 return f"record {record} does not have the checksum that it was written with"
         torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:
-        return "it holds more than tensors and plain data, which could be a program; it is not loaded"
+        return "it holds more than tensors and plain data, which could be a program, so it is not loaded"
     except Exception as error:  # zipfile and torch raise a dozen types for a damaged index
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"it is cut short, damaged or no checkpoint ({reason})"
+        return f"it is truncated, damaged or not a checkpoint ({reason})"
     return ""

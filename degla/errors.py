@@ -1,15 +1,15 @@
 """Errors that are meant for the user.
 
 The programs print the message of a ``DeglaError`` as one sentence, without a traceback, and exit with code 2.
-Any other exception is a bug of ours or of a library: it keeps its traceback and ends with exit code 1. A run
-that a signal stopped ends with 128 plus the signal's number (143 for SIGTERM), so that schedulers restart it.
+Any other exception is a bug of ours or of a library: it keeps its traceback, and the exit code is 1. A run that
+was stopped by a signal exits with 128 plus the signal's number (143 for SIGTERM), so that schedulers restart it.
 """
 
 
 class DeglaError(Exception):
-    """Base class of all errors that a user can mend.
+    """Base class of all errors that the user can correct.
 
-    The message is one sentence that says what is wrong, with the value, and then what to do, with the config key.
+    The message is one sentence. It says what is wrong, with the value, and then what to do, with the config key.
     """
 
 
@@ -18,7 +18,7 @@ class ConfigError(DeglaError):
 
 
 class DataError(DeglaError):
-    """Samples that cannot be used, beyond what the run allows. The message names one of them."""
+    """More unusable samples than the run allows. The message names one of them."""
 
 
 class CheckpointError(DeglaError):
@@ -34,10 +34,10 @@ class MissingDependencyError(DeglaError):
 
     @classmethod
     def for_extra(cls, what: str, extra: str) -> "MissingDependencyError":
-        """Name the extra of this package that brings a missing dependency.
+        """Return an error that names the extra of this package with the missing dependency.
 
         Args:
-            what: the setting or command, and what it needs, such as ``"negatives=rules needs HanTa"``.
-            extra: name of the extra in ``pyproject.toml``.
+            what: the setting or command and the package it needs, such as ``"negatives=rules needs HanTa"``.
+            extra: its name in ``pyproject.toml``.
         """
         return cls(f"{what}: pip install 'degla[{extra}]'")

@@ -96,7 +96,7 @@ def test_one_fault_after_another(undisturbed, arguments, tmp_path):
     before = newest_checkpoint(checkpoints)
     assert before is not None and before < newest
     result = degla(*arguments, f"ckpt_path={newest}", "name=explicit", cwd=tmp_path, check=False)
-    assert result.returncode == 2 and "it is cut short, damaged or no checkpoint" in result.stderr
+    assert result.returncode == 2 and "it is truncated, damaged or not a checkpoint" in result.stderr
 
     # The disk is full when the next one is saved.
     run = start(tmp_path, *arguments, largest_file=before.stat().st_size // 2)
