@@ -1,10 +1,12 @@
-"""FSDP2: which modules of a CLIP model are sharded together."""
+"""FSDP2: which modules of a CLIP model are sharded together, and whether a model is sharded."""
+
+from typing import TypeGuard
 
 import torch
 from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from degla.models.clip import ClipModel
 
@@ -24,6 +26,18 @@ def shard(model: ClipModel, mesh: DeviceMesh, compute_dtype: torch.dtype) -> Non
     fully_shard(model, mesh=mesh, mp_policy=policy)
     for name in ("encode_image", "encode_text"):
         register_fsdp_forward_method(model, name)
+
+
+def is_sharded(model: nn.Module) -> TypeGuard[FSDPModule]:
+    """Return whether ``shard`` was applied to ``model``, so that its parameters are DTensors.
+
+    This is the only test for FSDP2 that code with a model at hand should use. The strategy's name says what the run
+    intends, which is not yet true before the model is configured.
+
+    Args:
+        model: a model or one of its modules.
+    """
+    return isinstance(model, FSDPModule)
 
 
 def _is_block(module: nn.Module) -> bool:

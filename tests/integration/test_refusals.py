@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import degla.training.build
-from degla.train import _advice
+from degla.training.fit import advice_for
 from tests.conftest import TINY, degla
 from tests.helpers.forked import degla_forked
 
@@ -29,7 +29,7 @@ CASES = {
     "unparsable": (["optimizer.lr=[1"], "optimizer.lr"),
     # wrong values
     "number": (["optimizer.lr=fast"], "optimizer.lr='fast' must be a number"),
-    "negative rate": (["optimizer.lr=-1"], "optimizer: Invalid learning rate"),
+    "negative rate": (["optimizer.lr=-1"], "optimizer.lr=-1 must be 0 or more"),
     "whole number": (["loader.num_negatives=2.5"], "loader.num_negatives=2.5 must be a whole number"),
     "choice": (["loader.negatives=all"], "loader.negatives=all is none of first, random, one_per_type"),
     "decay": (["teacher.decay=1.5"], "use teacher=frozen"),
@@ -64,7 +64,7 @@ CASES = {
     "kept texts of a moving teacher": (["teacher.text_cache=texts"], "teacher.text_cache is for teacher=frozen"),
     "sharded alone": (["strategy=fsdp2"], "strategy=fsdp2 needs at least 2 processes"),
     "stream without end": (["data=hub_stream"], "data.path is not set"),
-    "ragged rows": (["objective=degla_released", "loader.num_negatives=7"], "use objective=degla for rows with fewer"),
+    "ragged rows": (["objective=degla_released", "loader.num_negatives=7"], "use objective=degla for samples with fewer"),
     "batch": (["loader.global_batch_size=1000"], "loader.global_batch_size=1000"),
 }
 
@@ -119,11 +119,11 @@ def test_torchruns_restarts_need_a_store_of_their_own(tmp_path):
 def test_what_to_do_where_the_machine_is_full():
     with pytest.raises(RuntimeError) as memory:
         torch.empty(2**60)
-    assert "loader.chunk_size" in _advice(memory.value) and "loader.chunk_size" in _advice(torch.OutOfMemoryError())
+    assert "loader.chunk_size" in advice_for(memory.value) and "loader.chunk_size" in advice_for(torch.OutOfMemoryError())
     with pytest.raises(OSError) as disk, Path("/dev/full").open("w") as full:
         full.write("x" * 100_000)
-    assert _advice(disk.value).startswith("the disk is full")
-    assert _advice(ValueError("another")) == ""
+    assert advice_for(disk.value).startswith("the disk is full")
+    assert advice_for(ValueError("another")) == ""
 
 
 def test_help_and_completion_do_not_wait_for_torch():

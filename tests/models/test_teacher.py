@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from degla.errors import ConfigError
 from degla.models import Teacher, load_clip
 
 
@@ -55,5 +56,5 @@ def test_batch_norm_statistics_follow():
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, 2.0])
 def test_decay_out_of_range(student, decay):
-    with pytest.raises(ValueError, match="teacher=frozen"):
+    with pytest.raises(ConfigError, match="teacher=frozen"):
         Teacher(student, decay)

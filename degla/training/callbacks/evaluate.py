@@ -1,23 +1,27 @@
-"""Benchmarks before the first step, every so many steps, and at the end."""
+"""Benchmarks before the first step, every so many steps, and after the last."""
 
 from collections.abc import Mapping
 from statistics import fmean
+from typing import Any
 
+import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from degla.evaluation import Encoder, FeatureStore, Task, evaluate, point_estimates
+from degla.models.sharding import is_sharded
+from degla.training.module import DeGLAModule
 
 
 class Evaluate(Callback):
     """Logs ``eval/<benchmark>/<subset>`` and ``eval_mean/<benchmark>/<mean>`` against optimizer steps.
 
-    ``eval_mean/overall`` is the mean of the benchmarks' averages. Ranks share the work, but for FSDP2, where
-    every rank must take part in every forward.
+    ``eval_mean/overall`` is the mean of the benchmarks' averages. The ranks share the work, except under FSDP2, where
+    every rank must take part in every forward pass.
 
     Args:
-        benchmarks: what is measured, by name.
-        every_n_steps: optimizer steps between evaluations.
+        benchmarks: name -> benchmark.
+        every_n_steps: optimizer steps from one evaluation to the next.
         num_workers: processes that decode images.
     """
 
@@ -25,37 +29,40 @@ class Evaluate(Callback):
         self.benchmarks = benchmarks
         self.every_n_steps = every_n_steps
         self.num_workers = num_workers
-        self._evaluated: int | None = None
+        self._evaluated_step: int | None = None
 
-    def state_dict(self) -> dict:
-        """What was measured last."""
-        return {"evaluated": self._evaluated}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step of the last evaluation."""
+        return {"evaluated": self._evaluated_step}
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Not to be measured again."""
-        self._evaluated = state_dict["evaluated"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the step of the last evaluation, so that it is not repeated."""
+        self._evaluated_step = state_dict["evaluated"]
 
-    def on_train_start(self, trainer, pl_module) -> None:
-        """The untouched student, or what a signal left unmeasured."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate the student before training, or make up for an evaluation that a signal prevented."""
         self._evaluate_if_due(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Every so many steps; after a signal there may be no time."""
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate every ``every_n_steps`` steps, but not after a signal, when there may be no time for it."""
         if not trainer.received_sigterm:
             self._evaluate_if_due(trainer, pl_module)
 
-    def on_train_end(self, trainer, pl_module) -> None:
-        """The trained student."""
-        if trainer.global_step != self._evaluated:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate the trained student."""
+        if trainer.global_step != self._evaluated_step:
             self._evaluate(trainer, pl_module)
 
-    def _evaluate_if_due(self, trainer, pl_module) -> None:
-        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._evaluated:
+    def _evaluate_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._evaluated_step:
             self._evaluate(trainer, pl_module)
 
-    def _evaluate(self, trainer, pl_module) -> None:
-        self._evaluated = trainer.global_step
-        sharded = "ModelParallel" in type(trainer.strategy).__name__
+    def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, DeGLAModule)
+        self._evaluated_step = trainer.global_step
+        sharded = is_sharded(pl_module.student)
         features = FeatureStore(
             Encoder(pl_module.student),
             num_workers=self.num_workers,
@@ -64,14 +71,17 @@ class Evaluate(Callback):
             progress=False,
         )
         results = evaluate(self.benchmarks, features)
-        metrics, averages = {}, []
+        metrics: dict[str, float] = {}
+        averages = []
         for name, result in results.items():
             subsets, means = point_estimates(self.benchmarks[name], result.outcomes)
             metrics |= {f"eval/{name}/{subset}": value for subset, value in subsets.items()}
             metrics |= {f"eval_mean/{name}/{mean}": value for mean, value in means.items()}
             averages.append(means.get("average", float("nan")))  # a subset without any answer leaves no average
-            if bad := [problem for problem in result.problems if problem.skipped]:
-                rank_zero_warn(f"benchmark.{name}: {len(bad)} left out, the first is {bad[0].row} ({bad[0].reason})")
+            if skipped := [problem for problem in result.problems if problem.skipped]:
+                rank_zero_warn(
+                    f"benchmark.{name}: {len(skipped)} left out, the first is {skipped[0].row} ({skipped[0].reason})"
+                )
         metrics["eval_mean/overall"] = fmean(averages)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
