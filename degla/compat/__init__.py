@@ -1,0 +1,13 @@
+"""Every use of a private API of another package, one small function each.
+
+A private name may change in any release, so each one is called from here only. A function's docstring says which
+version its name was read in and where its source is; ``tests/test_compat.py`` fails when the name, its signature or
+its behaviour changes, and ``pyproject.toml`` bounds the versions of those packages.
+
+There is one module per package, so that a caller imports no more than it needs: ``degla.compat.hub`` and
+``degla.compat.datasets`` import no torch.
+
+Private methods that have to be overridden stay in the class that overrides them, because a function cannot do that:
+
+- ``lightning.pytorch.callbacks.ModelCheckpoint._save_checkpoint``, in ``degla.training.callbacks.checkpoint``.
+"""

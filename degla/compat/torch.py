@@ -1,0 +1,97 @@
+"""Private names of torch, read in version 2.15.
+
+Legend of shapes: T token rows, N rows of a table, W width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+from torch.utils.data._utils import worker as torch_worker
+
+
+def foreach_lerp_(tensors: Sequence[Tensor], targets: Sequence[Tensor], weight: float) -> None:
+    """Move ``tensors`` towards ``targets`` in place, in one kernel for many tensors.
+
+    ``torch._foreach_lerp_``; the public ``Tensor.lerp_`` starts one kernel for each tensor, which for the 300
+    parameters of a ViT-B/32 takes longer than the arithmetic.
+    Source: https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/ForeachOpsKernels.cpp
+
+    Args:
+        tensors: of any shapes ``(...)``; they are changed.
+        targets: as many, of the same shapes.
+        weight: 0 changes nothing, 1 copies the targets.
+    """
+    torch._foreach_lerp_(list(tensors), list(targets), weight)
+
+
+def silu_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of ``silu(x)``.
+
+    ``torch.ops.aten.silu_backward``; there is no public function for it, and writing it out takes four more tensors
+    of the size of ``x``.
+    Source: https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/Activation.cpp
+
+    Args:
+        grad: ``(...)``, the gradient of the output.
+        x: ``(...)``, the input of the forward pass.
+
+    Returns:
+        ``(...)``, in the dtype of ``x``.
+    """
+    gradient: Tensor = torch.ops.aten.silu_backward(grad, x)
+    return gradient
+
+
+def sum_rows(rows: Tensor, index: Tensor, num_rows: int) -> Tensor:
+    """Add up rows that have the same number, in a fixed order.
+
+    ``torch.ops.aten.embedding_dense_backward``; the public ``index_add_`` adds in an order that differs from run to
+    run on a GPU.
+    Source: https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/Embedding.cpp
+
+    Args:
+        rows: ``(..., W)``, contiguous.
+        index: ``(...)`` int64, the number of each row.
+        num_rows: N, the rows of the result.
+
+    Returns:
+        ``(N, W)``, in the dtype of ``rows``; rows that no index names are zero.
+    """
+    summed: Tensor = torch.ops.aten.embedding_dense_backward(rows, index, num_rows, -1, False)
+    return summed
+
+
+def default_store() -> Store:
+    """Return the key-value store through which the processes of a run met.
+
+    ``torch.distributed.distributed_c10d._get_default_store``; without it a second store would need a port of its own.
+    Source: https://github.com/pytorch/pytorch/blob/main/torch/distributed/distributed_c10d.py
+
+    Raises:
+        ValueError: there is no process group.
+    """
+    return dist.distributed_c10d._get_default_store()
+
+
+def set_worker_number(number: int) -> None:
+    """Give this DataLoader worker the number of another one.
+
+    ``torch.utils.data._utils.worker._worker_info``; ``datasets`` gives each worker the shards of its number, and
+    ``torch.utils.data.get_worker_info`` can only be read.
+    Source: https://github.com/pytorch/pytorch/blob/main/torch/utils/data/_utils/worker.py
+
+    Args:
+        number: from 0 to the number of workers, which is left out.
+
+    Raises:
+        RuntimeError: this process is no DataLoader worker.
+    """
+    worker = torch_worker._worker_info
+    if worker is None:
+        raise RuntimeError("this process is no DataLoader worker")
+    torch_worker._worker_info = torch_worker.WorkerInfo(
+        id=number, num_workers=worker.num_workers, seed=worker.seed, dataset=worker.dataset
+    )
