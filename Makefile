@@ -1,12 +1,12 @@
 # make demo: install, then fine-tune a tiny CLIP on built-in scenes.   make test: install, then every test.
-# make study: the methods compared on built-in scenes; stopped and repeated, it goes on.
+# make study: the methods compared on built-in scenes; if stopped, the same command resumes it.
 # A machine without a GPU saves 5 GB: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 
-.PHONY: help install demo study study-full test lint lock clean
+.PHONY: help install demo study study-full test lint docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -35,12 +35,17 @@ study-full: install ## the same with more rates and seeds and longer runs, about
 test: install ## run every test on as many cores as there are
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist load --maxschedchunk 1
 
-lint: install ## check style
+lint: install ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: install ## build the documentation site into site/
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 lock: ## renew requirements.lock (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url -o requirements.lock
 
 clean: ## remove what was installed; runs/ stays
-	rm -rf $(VENV) dist build *.egg-info
+	rm -rf $(VENV) dist build site *.egg-info
