@@ -1,14 +1,16 @@
-"""Config to objects, and the refusals: a combination that cannot work ends here, in one sentence."""
+"""Build a run from its config, and refuse combinations of settings that cannot work."""
 
 import hashlib
 import logging
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.instantiate import check_node, instantiate, instantiate_each, instantiate_partial
@@ -23,9 +25,12 @@ from degla.training.module import DeGLAModule
 
 log = logging.getLogger(__name__)
 
+_PRECISIONS = ("32", "bf16-mixed", "16-mixed")
+_MATMULS = ("highest", "high", "medium")  # arguments of torch.set_float32_matmul_precision
+
 
 class Run(NamedTuple):
-    """What a training needs."""
+    """The objects of a training run."""
 
     module: DeGLAModule
     datamodule: DataModule
@@ -35,35 +40,32 @@ class Run(NamedTuple):
 def build(cfg: DictConfig) -> Run:
     """Build everything that ``train.yaml`` describes.
 
+    Args:
+        cfg: the composed config.
+
     Raises:
-        ConfigError: a setting is unknown, of the wrong type, or impossible together with another.
+        DeglaError: a setting is unknown, of the wrong type, or impossible together with another; data or weights
+            are missing.
     """
-    for group in ("model", "data", "loader", "optimizer", "scheduler", "trainer"):
-        check_node(cfg[group], group)  # a slip of the keyboard should not wait for data and weights to load
-    for name, node in (cfg.benchmark or {}).items():
-        check_node(node, f"benchmark.{name}")
+    _check_nodes(cfg)
     _refuse_precision(cfg)
+    _refuse_fsdp2(cfg)
     objective: Objective = instantiate(cfg.objective, "objective")
     _refuse_objective(cfg, objective)
+    # The data come before the weights: a missing file is found sooner than a model is downloaded.
     source = instantiate(cfg.data, "data")
     val_source = instantiate(cfg.val_data, "val_data") if cfg.val_data._target_ else None
     if isinstance(source, SampleStream) and cfg.trainer.max_steps < 1:
         raise ConfigError("a streamed data set has no end: set trainer.max_steps to a number of steps")
-    # The data is checked before the weights are looked for: a missing file is quicker to name than a download.
     student: ClipModel = instantiate(cfg.model, "model")
-    instantiate(
-        cfg.optimizer, "optimizer", model=student
-    )  # refuses a negative rate and the like; the run makes its own
-    teacher = None
-    if objective.uses_teacher:
-        teacher = instantiate(cfg.teacher, "teacher", student=student)
-    elif cfg.teacher is not None:
-        log.info("no term of the objective reads the teacher: none is built")
+    instantiate(cfg.optimizer, "optimizer", model=student)  # only to refuse bad values early; the run makes its own
+    teacher = _build_teacher(cfg, objective, student)
     torch.set_float32_matmul_precision(cfg.float32_matmul)
     if cfg.compile:
-        for model in filter(None, (student, teacher and teacher.model)):
-            model.compile_blocks()
-    datamodule = instantiate(
+        student.compile_blocks()
+        if teacher is not None:
+            teacher.model.compile_blocks()
+    datamodule: DataModule = instantiate(
         cfg.loader,
         "loader",
         source=source,
@@ -74,55 +76,71 @@ def build(cfg: DictConfig) -> Run:
         # An objective without negatives should not pay for reading them.
         **({} if objective.uses_negatives else {"num_negatives": 0}),
     )
-    teacher_texts = _teacher_texts(cfg, teacher, datamodule)
     module = DeGLAModule(
-        student,
-        objective,
-        teacher,
+        student=student,
+        objective=objective,
+        teacher=teacher,
         optimizer=instantiate_partial(cfg.optimizer, "optimizer"),
-        # Not Lightning's estimate: asking for it starts the training loader before a resume is restored.
+        # Lightning can estimate the number of steps, but it starts the training loader before a resume is restored.
         scheduler=instantiate_partial(cfg.scheduler, "scheduler", total_steps=_total_steps(cfg, datamodule)),
-        teacher_texts=teacher_texts,
+        teacher_texts=_build_teacher_texts(cfg, teacher, datamodule),
         non_finite=cfg.non_finite,
-        config=OmegaConf.to_container(cfg, resolve=True),
+        config=_plain(cfg),
     )
-    return Run(module, datamodule, _trainer(cfg, datamodule, objective))
+    return Run(module, datamodule, _build_trainer(cfg, datamodule, objective))
 
 
-def _teacher_texts(cfg: DictConfig, teacher: Teacher | None, datamodule: DataModule) -> TextFeatures | None:
-    """Where a frozen teacher's text features are kept: a file for each teacher, precision and table of texts."""
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    return settings
+
+
+def _check_nodes(cfg: DictConfig) -> None:
+    """Check all keys first, so that a typing error is reported before data and weights are loaded."""
+    for group in ("model", "data", "loader", "optimizer", "scheduler", "trainer"):
+        check_node(cfg[group], group)
+    for name, node in (cfg.benchmark or {}).items():
+        check_node(node, f"benchmark.{name}")
+
+
+def _build_teacher(cfg: DictConfig, objective: Objective, student: ClipModel) -> Teacher | None:
+    if objective.uses_teacher:
+        return instantiate(cfg.teacher, "teacher", student=student)
+    if cfg.teacher is not None:
+        log.info("no term of the objective reads the teacher: none is built")
+    return None
+
+
+def _build_teacher_texts(cfg: DictConfig, teacher: Teacher | None, datamodule: DataModule) -> TextFeatures | None:
+    """Open the store of a frozen teacher's text features: one file per teacher, precision and table of texts."""
     if teacher is None or not teacher.text_cache:
         return None
     if datamodule.tokens is None:
         raise ConfigError("teacher.text_cache needs a table and a causal text tower: set it to null for this data")
-    known = [Encoder(teacher.model, precision=str(cfg.precision)).fingerprint(), datamodule.tokens.key]
-    path = Path(teacher.text_cache) / f"{hashlib.sha256(str(known).encode()).hexdigest()[:16]}.f32"
+    precision: Any = str(cfg.precision)  # YAML reads 32 as a number
+    identity = [Encoder(teacher.model, precision=precision).fingerprint(), datamodule.tokens.key]
+    path = Path(teacher.text_cache) / f"{hashlib.sha256(str(identity).encode()).hexdigest()[:16]}.f32"
     features = TextFeatures(path, datamodule.tokens.num_texts, teacher.model.config["embed_dim"])
     datamodule.collate.teacher_texts = features
     return features
 
 
-def _callbacks(cfg: DictConfig) -> list:
-    """Those of ``callbacks/``; ``evaluate`` needs something to measure."""
-    nodes = {name: node for name, node in cfg.callbacks.items() if node}
-    if not cfg.benchmark:
-        nodes.pop("evaluate", None)
-        return [instantiate(node, f"callbacks.{name}") for name, node in nodes.items()]
-    tasks = instantiate_each(cfg.benchmark, "benchmark")
-    return [
-        instantiate(node, f"callbacks.{name}", **({"benchmarks": tasks} if name == "evaluate" else {}))
-        for name, node in nodes.items()
-    ]
+def _build_callbacks(cfg: DictConfig) -> list[L.Callback]:
+    """Build the callbacks of ``callbacks/``; ``evaluate`` only where a benchmark is set."""
+    nodes = {name: node for name, node in cfg.callbacks.items() if node and (name != "evaluate" or cfg.benchmark)}
+    arguments: dict[str, Mapping[str, Any]] = {}
+    if "evaluate" in nodes:
+        arguments["evaluate"] = {"benchmarks": instantiate_each(cfg.benchmark, "benchmark")}
+    return [instantiate(node, f"callbacks.{name}", **arguments.get(name, {})) for name, node in nodes.items()]
 
 
 def _refuse_precision(cfg: DictConfig) -> None:
     if str(cfg.precision) not in _PRECISIONS:
         raise ConfigError(f"precision={cfg.precision} is none of {', '.join(_PRECISIONS)}")
-    fsdp2 = _is_fsdp2(cfg)
-    cpu = cfg.trainer.accelerator == "cpu" or (cfg.trainer.accelerator == "auto" and not torch.cuda.is_available())
-    if cfg.precision == "16-mixed" and fsdp2:
+    on_cpu = cfg.trainer.accelerator == "cpu" or (cfg.trainer.accelerator == "auto" and not torch.cuda.is_available())
+    if cfg.precision == "16-mixed" and _is_fsdp2(cfg):
         raise ConfigError("precision=16-mixed does not work with strategy=fsdp2: set precision=bf16-mixed")
-    if cfg.precision == "16-mixed" and cpu:
+    if cfg.precision == "16-mixed" and on_cpu:
         raise ConfigError("precision=16-mixed needs a GPU: set precision=bf16-mixed or precision=32")
     if cfg.precision == "16-mixed" and cfg.trainer.gradient_clip_val and cfg.optimizer.get("fused"):
         raise ConfigError(
@@ -130,17 +148,22 @@ def _refuse_precision(cfg: DictConfig) -> None:
             "itself: set optimizer.fused=false, or precision=bf16-mixed"
         )
     if cfg.non_finite not in ("stop", "skip"):
-        raise ConfigError(f"non_finite={cfg.non_finite} is neither stop nor skip")
+        raise ConfigError(f"non_finite={cfg.non_finite} must be stop or skip")
     if cfg.float32_matmul not in _MATMULS:
         raise ConfigError(f"float32_matmul={cfg.float32_matmul} is none of {', '.join(_MATMULS)}")
-    if fsdp2 and cfg.loader.chunk_size is not None:
+
+
+def _refuse_fsdp2(cfg: DictConfig) -> None:
+    if not _is_fsdp2(cfg):
+        return
+    if cfg.loader.chunk_size is not None:
         raise ConfigError(
             "loader.chunk_size does not work with strategy=fsdp2, whose ranks must all call the model equally often: "
             "set it to null and model.grad_checkpointing=true"
         )
-    if fsdp2 and cfg.teacher is not None and cfg.teacher.text_cache:
+    if cfg.teacher is not None and cfg.teacher.text_cache:
         raise ConfigError("teacher.text_cache does not work with strategy=fsdp2: set it to null")
-    if fsdp2 and _num_devices(cfg) < 2:
+    if _num_devices(cfg) < 2:
         raise ConfigError("strategy=fsdp2 needs at least 2 processes: set trainer.devices=2 or more, or strategy=auto")
 
 
@@ -149,9 +172,9 @@ def _refuse_objective(cfg: DictConfig, objective: Objective) -> None:
     if not terms:
         raise ConfigError("every weight of the objective is 0: set at least one, such as objective.contrastive=1")
     if objective.uses_teacher and cfg.teacher is None:
-        needy = [name for name in ("tgc", "distill") if name in terms]
-        off = " ".join(f"objective.{name}=0" for name in needy)
-        raise ConfigError(f"{' and '.join(needy)} need a teacher: set teacher=ema or teacher=frozen, or {off}")
+        names = [name for name in ("tgc", "distill") if name in terms]
+        off = " ".join(f"objective.{name}=0" for name in names)
+        raise ConfigError(f"{' and '.join(names)} need a teacher: set teacher=ema or teacher=frozen, or {off}")
     if cfg.loader.num_negatives == 0 and terms <= {"igc", "tgc", "imc", "cmr"}:
         raise ConfigError(
             f"{' and '.join(sorted(terms))} alone learn nothing without negatives: set loader.num_negatives to 1 or "
@@ -160,7 +183,7 @@ def _refuse_objective(cfg: DictConfig, objective: Objective) -> None:
 
 
 def _total_steps(cfg: DictConfig, datamodule: DataModule) -> int:
-    """Optimizer steps of the whole run."""
+    """Return the number of optimizer steps of the whole run."""
     limits = [cfg.trainer.max_steps] if cfg.trainer.max_steps >= 0 else []
     batches = datamodule.num_batches(_num_devices(cfg))
     if batches is not None:
@@ -168,21 +191,13 @@ def _total_steps(cfg: DictConfig, datamodule: DataModule) -> int:
     return min(limits)
 
 
-def _trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective) -> L.Trainer:
-    if _is_fsdp2(cfg):
-        strategy = instantiate(cfg.strategy, "strategy", data_parallel_size=_num_devices(cfg))
-    elif _num_devices(cfg) > 1:
-        # The global contrast reads every parameter; without it some get no gradient, which DDP must look for.
-        unused = "contrastive" not in objective.weights
-        strategy = instantiate(cfg.strategy, "strategy", find_unused_parameters=unused)
-    else:
-        strategy = "auto"
+def _build_trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective) -> L.Trainer:
     accumulate = cfg.trainer.accumulate_grad_batches
     if accumulate > 1:
-        rows = cfg.loader.global_batch_size
+        size = cfg.loader.global_batch_size
         log.info(
-            f"accumulating {accumulate} batches: the optimizer and the EMA teacher step once every {rows * accumulate} "
-            f"rows, but captions are contrasted within {rows} rows only"
+            f"accumulating {accumulate} batches: the optimizer and the EMA teacher step once every {size * accumulate} "
+            f"samples, but captions are contrasted within {size} samples only"
         )
     arguments = {}
     batches = datamodule.num_batches(_num_devices(cfg))
@@ -192,19 +207,25 @@ def _trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective) -> L
         cfg.trainer,
         "trainer",
         max_epochs=1,
-        strategy=strategy,
+        strategy=_build_strategy(cfg, objective),
         precision=cfg.precision,
-        callbacks=_callbacks(cfg),
+        callbacks=_build_callbacks(cfg),
         logger=[instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node],
         default_root_dir=cfg.run_dir,
         enable_progress_bar=bool(cfg.callbacks.get("progress_bar")),  # callbacks.progress_bar=null turns it off
-        use_distributed_sampler=False,  # ours shards without repeating rows
+        use_distributed_sampler=False,  # our samplers give each rank its share without repeating samples
         **arguments,
     )
 
 
-_PRECISIONS = ("32", "bf16-mixed", "16-mixed")
-_MATMULS = ("highest", "high", "medium")
+def _build_strategy(cfg: DictConfig, objective: Objective) -> Strategy | str:
+    if _is_fsdp2(cfg):
+        return instantiate(cfg.strategy, "strategy", data_parallel_size=_num_devices(cfg))
+    if _num_devices(cfg) > 1:
+        # The global contrast reads every parameter. Without it some have no gradient, and DDP must look for them.
+        unused = "contrastive" not in objective.weights
+        return instantiate(cfg.strategy, "strategy", find_unused_parameters=unused)
+    return "auto"
 
 
 def _is_fsdp2(cfg: DictConfig) -> bool:
@@ -212,7 +233,7 @@ def _is_fsdp2(cfg: DictConfig) -> bool:
 
 
 def _num_devices(cfg: DictConfig) -> int:
-    """Processes of the whole run, as far as the config and the environment tell."""
+    """Return the number of processes of the run, from the environment of a launcher or else from the config."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     devices = cfg.trainer.devices

@@ -1,29 +1,34 @@
-"""The LightningModule: student, teacher and objective; it logs, ``compute_losses`` computes."""
+"""The LightningModule: student, teacher and objective.
+
+Shapes: B samples of a batch on one rank, K negatives a sample, D embedding size.
+"""
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.checkpoint import checkpoint
 
-from degla.data.schema import Batch, Chunk
+from degla.data.batch import Batch, Chunk
 from degla.data.text_features import TextFeatures
-from degla.errors import ConfigError
 from degla.losses import Features, LossTerms, Objective
 from degla.models import ClipModel, PackedTexts, Teacher
+from degla.models.sharding import is_sharded, shard
 from degla.training.nonfinite import NonFiniteGuard
 from degla.training.optim import name_state, number_state
-from degla.training.validation import Embedded, embed, validation_metrics
+from degla.training.validation import EmbeddedBatch, embed_batch, validation_metrics
 
 
 class DeGLAModule(L.LightningModule):
-    """Fine-tunes ``student`` by ``objective``, next to a ``teacher`` where the objective reads one.
+    """Fine-tunes ``student`` with ``objective``, beside a ``teacher`` where the objective reads one.
+
+    ``compute_losses`` computes; ``training_step`` logs, and keeps the teacher's text features where that is set.
 
     Args:
         student: the model that learns.
@@ -32,7 +37,7 @@ class DeGLAModule(L.LightningModule):
         optimizer: makes the optimizer of the student.
         scheduler: makes the learning-rate schedule of the optimizer.
         non_finite: ``stop`` the run where a loss or gradient is not finite, or ``skip`` the step.
-        teacher_texts: where a frozen teacher's text features are kept; None makes them anew in each step.
+        teacher_texts: store of a frozen teacher's text features; None computes them again in each step.
         config: plain nested dict of the run, kept in checkpoints and shown as TensorBoard's hparams.
     """
 
@@ -42,10 +47,10 @@ class DeGLAModule(L.LightningModule):
         objective: Objective,
         teacher: Teacher | None,
         optimizer: Callable[[ClipModel], Optimizer],
-        scheduler: Callable,
+        scheduler: Callable[[Optimizer], LRScheduler],
         non_finite: Literal["stop", "skip"] = "stop",
         teacher_texts: TextFeatures | None = None,
-        config: dict | None = None,
+        config: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.student = student
@@ -56,105 +61,127 @@ class DeGLAModule(L.LightningModule):
         self.make_scheduler = scheduler
         self.save_hyperparameters(config or {})
         self.guard = NonFiniteGuard(student, skip=non_finite == "skip")
-        self._validated: list[Embedded] = []
-        self.validated_step: int | None = None  # steps taken when the student was last validated
+        self._validation_batches: list[EmbeddedBatch] = []
+        self.validated_step: int | None = None  # optimizer steps taken when the student was last validated
 
-    def compute_losses(self, batch: Batch) -> LossTerms:
-        """Encode a batch with student and teacher and weigh the terms; no logging, no trainer.
+    def compute_losses(self, batch: Batch, teacher: Features | None = None) -> LossTerms:
+        """Encode a batch with student and teacher, and return the weighted sum and its terms.
+
+        It neither logs nor writes anything, and needs no trainer.
+
+        Args:
+            batch: on the device of the module.
+            teacher: the teacher's features of this batch; None computes them where the objective reads a teacher.
 
         Raises:
-            ConfigError: the objective cannot work on these rows; its message says what to set.
+            DeglaError: the objective cannot work with these samples; the message says what to set.
         """
-        student = encode(self.student, batch)
-        teacher = self._teach(batch) if self.objective.uses_teacher else None
-        try:
-            return self.objective(student, teacher)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        student = encode_batch(self.student, batch)
+        if teacher is None and self.objective.uses_teacher:
+            teacher = self._teacher_features(batch)
+        return self.objective(student=student, teacher=teacher)
 
-    def _teach(self, batch: Batch) -> Features:
-        """The teacher's features, of texts only where they are not known."""
-        if batch.teacher_texts is None:
-            features = encode(self.teacher, batch)
-            if self.teacher_texts is not None:
-                known = torch.cat([features.text[:, None], features.negatives], dim=1)
-                self.teacher_texts.write(batch.text_numbers, known)
-            return features
-        images = [self.teacher.encode_image(batch.images[rows]) for rows, _ in chunks(batch)]
-        scale = self.teacher.model.logit_scale()
-        known = batch.teacher_texts
-        return Features(torch.cat(images), known[:, 0], known[:, 1:], batch.negative_mask, scale)
+    def _teacher_features(self, batch: Batch) -> Features:
+        """Encode a batch with the teacher; texts whose features the batch already holds are not encoded again."""
+        assert self.teacher is not None
+        stored = batch.teacher_texts
+        if stored is None:
+            return encode_batch(self.teacher, batch)
+        images = [self.teacher.encode_image(batch.images[part]) for part, _ in encoding_chunks(batch)]
+        return Features(
+            image=torch.cat(images),
+            text=stored[:, 0],
+            negatives=stored[:, 1:],
+            negative_mask=batch.negative_mask,
+            logit_scale=self.teacher.model.logit_scale(),
+        )
+
+    def _store_teacher_texts(self, batch: Batch, teacher: Features) -> None:
+        """Write text features that were computed in this step to the store, for later epochs and runs."""
+        if self.teacher_texts is not None and batch.teacher_texts is None and batch.text_numbers is not None:
+            texts = torch.cat([teacher.text[:, None], teacher.negatives], dim=1)
+            self.teacher_texts.write(batch.text_numbers, texts)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step; logs the means over all ranks."""
-        losses = self.compute_losses(batch)
+        """Compute the loss ``()`` of a batch, and log the means over all ranks."""
+        teacher = self._teacher_features(batch) if self.objective.uses_teacher else None
+        losses = self.compute_losses(batch, teacher)
+        if teacher is not None:
+            self._store_teacher_texts(batch, teacher)
         values = torch.stack([losses.total.detach(), *losses.terms.values()])
         if self.trainer.world_size > 1:
-            values = self.all_gather(values).mean(0)
-        self.guard.note(batch, losses.terms, values[1:])
+            gathered = self.all_gather(values)
+            assert isinstance(gathered, Tensor)
+            values = gathered.mean(0)
+        self.guard.record_loss(batch, losses.terms, values[1:])
         names = ["train/loss", *(f"train/loss_{name}" for name in losses.terms)]
         self.log_dict(dict(zip(names, values, strict=True)), batch_size=len(batch.samples))
         self.log("loss", values[0], prog_bar=True, logger=False, batch_size=len(batch.samples))
         return losses.total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Stop or skip where the gradient is not finite."""
-        with self.trainer.precision_plugin.forward_context():  # rows are looked at in the precision they were in
+        """Stop the run, or skip the step, where the gradient is not finite."""
+        # The guard may encode samples again, and must do so in the precision in which they failed.
+        with self.trainer.precision_plugin.forward_context():
             self.guard.check(self.global_step, scaled=self.trainer.precision == "16-mixed")
         if self.guard.skip:
             self.log("train/skipped_steps", float(self.guard.num_skipped), batch_size=1)
 
-    def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
-        """Log what moves with the optimizer."""
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the logit scale and the teacher's decay after the step."""
         with torch.no_grad():
-            scale = self.student.clip.logit_scale
-            scale = scale.full_tensor() if hasattr(scale, "full_tensor") else scale
+            scale: Any = self.student.clip.logit_scale
+            if is_sharded(self.student):
+                scale = scale.full_tensor()
             self.log("train/logit_scale", scale.exp().squeeze(), batch_size=1)
         if self.teacher is not None and self.teacher.decay is not None:
             self.log("teacher/decay", self.teacher.decay, batch_size=1)
 
-    def configure_optimizers(self) -> dict:
-        """The student's optimizer and its schedule, counted in optimizer steps."""
+    def configure_optimizers(self) -> Any:
+        """Return the student's optimizer and its schedule, which counts optimizer steps."""
         optimizer = self.make_optimizer(self.student)
         scheduler = self.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Follow the optimizer from here on; restoring it under FSDP2 takes a dummy step, which must not count."""
-        self.optimizers(use_pl_optimizer=False).register_step_post_hook(self._after_optimizer_step)
+        """Attach the hook that moves the teacher.
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Key the optimizer's state by parameter names, so that any strategy can resume it."""
-        checkpoint["quick_gelu"] = self.student.config["quick_gelu"]  # so that no reader has to guess
+        Restoring an optimizer under FSDP2 takes a dummy step, which must not move the teacher. So the hook is not
+        attached before the optimizer is restored.
+        """
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        optimizer.register_step_post_hook(self._after_optimizer_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Key the optimizer's state by parameter names, so that every strategy can resume it."""
+        checkpoint["quick_gelu"] = self.student.config["quick_gelu"]  # so that readers need not guess
         checkpoint["preprocess"] = dict(self.student.preprocess)
-        if self._is_sharded and not self.trainer.is_global_zero:
+        sharded = is_sharded(self.student)
+        if sharded and not self.trainer.is_global_zero:
             return  # only rank 0 holds the gathered state
         states = checkpoint["optimizer_states"]
-        names = [name for name, _ in self.named_parameters()] if self._is_sharded else self._optimizer_order()
+        names = [name for name, _ in self.named_parameters()] if sharded else self._optimizer_order()
         checkpoint["optimizer_states"] = [name_state(state, names) for state in states]
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Back to this run's numbers; under FSDP2 Lightning has loaded the state by name already."""
-        if not self._is_sharded:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Key the optimizer's state by this run's numbers; under FSDP2 Lightning loads it by name."""
+        if not is_sharded(self.student):
             names = self._optimizer_order()
             checkpoint["optimizer_states"] = [number_state(state, names) for state in checkpoint["optimizer_states"]]
 
     def _optimizer_order(self) -> list[str]:
-        """Parameter names in the order in which the optimizer numbers them."""
+        """Return the names of the parameters in the order in which the optimizer numbers them."""
         names = {id(parameter): name for name, parameter in self.named_parameters()}
         groups = self.make_optimizer(self.student).param_groups
         return [names[id(parameter)] for group in groups for parameter in group["params"]]
 
-    @property
-    def _is_sharded(self) -> bool:
-        return isinstance(self.trainer.strategy, ModelParallelStrategy)
+    def _after_optimizer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Clamp the logit scale and move the teacher, once for each step that was taken.
 
-    def _after_optimizer_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        """Clamp the temperature and move the teacher: once for each step that was really taken.
-
-        A hook of the optimizer and not of Lightning: neither micro-batches of an accumulation nor steps
-        that the fp16 scaler skips get here. A fused optimizer is called for skipped steps too and carries
-        ``found_inf`` then.
+        It is a hook of the optimizer, because Lightning's hooks also run for micro-batches of an accumulation and for
+        steps that the fp16 scaler skips. A fused optimizer is called for skipped steps too, and then holds
+        ``found_inf``.
         """
         if self.guard.has_skipped or bool(getattr(optimizer, "found_inf", False)):
             return
@@ -163,54 +190,57 @@ class DeGLAModule(L.LightningModule):
             self.teacher.update(self.student)
 
     def configure_model(self) -> None:
-        """Shard student and teacher alike under ``strategy=fsdp2``; nothing to do otherwise."""
-        if not self._is_sharded or hasattr(self.student, "reshard"):
+        """Shard student and teacher alike under ``strategy=fsdp2``; do nothing under other strategies."""
+        if self.device_mesh is None or is_sharded(self.student):
             return
-        from degla.models.sharding import shard
-
         dtype = torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32
-        for model in filter(None, (self.student, self.teacher and self.teacher.model)):
+        models = [self.student] if self.teacher is None else [self.student, self.teacher.model]
+        for model in models:
             shard(model, self.device_mesh["data_parallel"], dtype)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Embed the batch with the student."""
-        features = encode(self.student, batch)
-        self._validated.append(embed(features, [row.image_path for row in batch.samples], batch.slots))
+        features = encode_batch(self.student, batch)
+        image_keys = [sample.image_path or sample.id for sample in batch.samples]
+        self._validation_batches.append(embed_batch(features=features, image_keys=image_keys, slots=batch.slots))
 
     def on_validation_epoch_end(self) -> None:
-        """Log gain and forgetting at the number of steps taken: 0 is the untouched student."""
-        metrics = {f"val/{name}": value for name, value in validation_metrics(self._gathered()).items()}
-        self._validated.clear()
+        """Log the metrics at the number of steps taken; step 0 is the student before training."""
+        metrics = {f"val/{name}": value for name, value in validation_metrics(self._all_validation_batches()).items()}
+        self._validation_batches.clear()
         self.validated_step = self.global_step
         for logger in self.loggers:
             if self.trainer.sanity_checking and isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(self.hparams, metrics)
+                logger.log_hyperparams(dict(self.hparams), metrics)
             logger.log_metrics(metrics, step=self.global_step)
-        if not self.trainer.sanity_checking:  # for callbacks that watch a metric; every rank holds the same
+        if not self.trainer.sanity_checking:  # for callbacks that watch a metric; every rank holds the same value
             self.log_dict(metrics, logger=False, batch_size=1)
 
-    def _gathered(self) -> list[Embedded]:
-        """The batches of all ranks, on every rank."""
+    def _all_validation_batches(self) -> list[EmbeddedBatch]:
+        """Return the batches of all ranks, on every rank."""
         if self.trainer.world_size == 1:
-            return self._validated
-        parts = [None] * self.trainer.world_size
-        dist.all_gather_object(parts, self._validated)
+            return self._validation_batches
+        parts: list[Any] = [None] * self.trainer.world_size
+        dist.all_gather_object(parts, self._validation_batches)
         return [batch for part in parts for batch in part]
 
 
-def encode(model: ClipModel | Teacher, batch: Batch) -> Features:
-    """Embed a batch: one image forward, one text forward for captions and negatives together.
+def encode_batch(model: ClipModel | Teacher, batch: Batch) -> Features:
+    """Encode a batch: one image forward, and one text forward for captions and negatives together.
 
-    A batch of several chunks is encoded chunk by chunk and, for the gradient, once more in the backward pass:
-    the activations of one chunk are all that is held, and the gradient is that of the whole batch.
+    A batch of several chunks is encoded chunk by chunk. The student's chunks are encoded again in the backward pass,
+    so that the activations of only one chunk are in memory; the gradient is that of the whole batch.
 
     Args:
         model: student (with gradient) or teacher (without).
-        batch: on the model's device.
+        batch: images ``(B, 3, H, W)``, captions ``(B, L)`` and negatives ``(B, K, L)`` on the model's device.
+
+    Returns:
+        Features ``(B, D)``, ``(B, D)`` and ``(B, K, D)``, float32, unit norm.
     """
     parts = []
-    for rows, texts in chunks(batch):
-        images = batch.images[rows]
+    for part, texts in encoding_chunks(batch):
+        images = batch.images[part]
         if len(batch.chunks) > 1 and torch.is_grad_enabled() and isinstance(model, ClipModel):
             image, text, logit_scale = checkpoint(model, images, texts, use_reentrant=False)
         else:
@@ -218,11 +248,13 @@ def encode(model: ClipModel | Teacher, batch: Batch) -> Features:
         captions, negatives = text.split([len(images), len(text) - len(images)])
         parts.append((image, captions, negatives.reshape(len(images), batch.negatives.shape[1], text.shape[1])))
     image, text, negatives = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*parts, strict=True))
-    return Features(image, text, negatives, batch.negative_mask, logit_scale)
+    return Features(
+        image=image, text=text, negatives=negatives, negative_mask=batch.negative_mask, logit_scale=logit_scale
+    )
 
 
-def chunks(batch: Batch) -> Iterator[tuple[slice, Tensor | PackedTexts]]:
-    """The rows that are encoded together, and their texts: captions, then negatives."""
+def encoding_chunks(batch: Batch) -> Iterator[tuple[slice, Tensor | PackedTexts]]:
+    """Yield the samples that are encoded together, and their texts: captions, then negatives."""
     for chunk in batch.chunks or [Chunk(0, len(batch.images), None)]:
-        rows = slice(chunk.start, chunk.stop)
-        yield rows, chunk.packed or torch.cat([batch.captions[rows], batch.negatives[rows].flatten(0, 1)])
+        part = slice(chunk.start, chunk.stop)
+        yield part, chunk.packed or torch.cat([batch.captions[part], batch.negatives[part].flatten(0, 1)])

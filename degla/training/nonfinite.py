@@ -1,77 +1,97 @@
-"""What happens when a loss or a gradient is not finite."""
+"""Find losses and gradients that are not finite, and stop the run or skip the step."""
 
 import logging
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from degla.data.schema import Batch
-from degla.errors import ConfigError
+from degla.data.batch import Batch
+from degla.errors import NonFiniteError
 from degla.models import ClipModel
+from degla.models.sharding import is_sharded
 
 log = logging.getLogger(__name__)
 
-_MOST_IN_A_ROW = 20  # skipped steps after which the weights are to blame
-_MOST_ROWS = 5  # named in a message
-_PROJECTIONS = ("visual.proj", "text_projection")
+_MAX_CONSECUTIVE_SKIPS = 20  # after so many skipped steps the weights themselves are the cause
+_MAX_NAMED_SAMPLES = 5  # samples that a message names
+_PROJECTIONS = ("visual.proj", "text_projection")  # the last matrices of the two towers
+
+
+class _MicroBatch(NamedTuple):
+    """A batch of the current optimizer step, with the values of its terms."""
+
+    batch: Batch
+    terms: list[str]
+    values: Tensor  # (number of terms,), means over all ranks
+
+    @property
+    def is_finite(self) -> bool:
+        return bool(self.values.isfinite().all())
 
 
 class NonFiniteGuard:
-    """Looks at the gradient before each step of the optimizer.
+    """Checks the gradient before each optimizer step.
 
-    It reads the gradients of one-dimensional parameters and of the two projections only: every layer has some, what
-    is not finite in a layer reaches them, and they are a hundredth of all.
+    It reads only the gradients of one-dimensional parameters and of the two projections. Every layer has some of
+    them, a value in a layer that is not finite reaches them, and they are about 1 % of all gradients.
 
     Args:
-        student: whose gradients.
-        skip: leave such a step out; else stop the run.
+        student: the model whose gradients are checked.
+        skip: skip such a step; otherwise stop the run.
     """
 
     def __init__(self, student: ClipModel, skip: bool):
         self.student = student
         self.skip = skip
         self.num_skipped = 0
-        self.has_skipped = False  # the step under way
-        self._in_a_row = 0
-        self._window: list[tuple[Batch, list[str], Tensor]] = []  # micro-batches of the step under way
+        self.has_skipped = False  # whether the current step is skipped
+        self._consecutive_skips = 0
+        self._window: list[_MicroBatch] = []  # of the current step
 
-    def note(self, batch: Batch, terms: Iterable[str], values: Tensor) -> None:
-        """Remember a micro-batch and its terms, the means over all ranks, until the optimizer's step."""
-        self._window.append((batch, list(terms), values))
-
-    def check(self, step: int, scaled: bool = False) -> None:
-        """Before the optimizer's step; drops the gradients if it is to be left out.
+    def record_loss(self, batch: Batch, terms: Iterable[str], values: Tensor) -> None:
+        """Keep a micro-batch until the optimizer step.
 
         Args:
-            step: of the optimizer.
-            scaled: 16-mixed: its scaler skips steps whose gradient is not finite, which is how it finds its scale; only
-                the loss is looked at.
+            batch: this rank's samples.
+            terms: names of the loss terms.
+            values: ``(number of terms,)`` their means over all ranks.
+        """
+        self._window.append(_MicroBatch(batch, list(terms), values))
+
+    def check(self, step: int, scaled: bool = False) -> None:
+        """Check the gradient, or under a scaler the loss; drop the gradients where the step is skipped.
+
+        Args:
+            step: number of the optimizer step, for the message.
+            scaled: whether ``precision=16-mixed`` scales the loss. Its scaler skips steps whose gradient is not
+                finite, which is how it finds its scale, so only the loss is checked.
 
         Raises:
-            ConfigError: something is not finite, and ``skip`` is False or has not helped.
+            NonFiniteError: something is not finite, and ``skip`` is False or has not helped.
         """
         window, self._window, self.has_skipped = self._window, [], False
-        if _are_finite(window) if scaled else self._has_finite_gradient():
-            self._in_a_row = 0
+        if _has_finite_losses(window) if scaled else self._has_finite_gradient():
+            self._consecutive_skips = 0
             return
-        what = (
-            f"the {'gradient' if _are_finite(window) else 'loss'} is not finite at step {step} ({self._causes(window)})"
-        )
-        if self.skip and self._in_a_row < _MOST_IN_A_ROW:
+        culprit = "gradient" if _has_finite_losses(window) else "loss"
+        problem = f"the {culprit} is not finite at step {step} ({self._causes(window)})"
+        if self.skip and self._consecutive_skips < _MAX_CONSECUTIVE_SKIPS:
             self.has_skipped = True
-            self._in_a_row += 1
+            self._consecutive_skips += 1
             self.num_skipped += 1
-            for parameter in () if scaled else self.student.parameters():
-                parameter.grad = None  # the optimizer leaves out what has none: neither weights nor moments move
-            log.warning(f"{what}: the step is skipped")
+            if not scaled:
+                for parameter in self.student.parameters():
+                    parameter.grad = None  # the optimizer ignores such parameters: no weight and no moment changes
+            log.warning(f"{problem}: the step is skipped")
             return
-        skipped = f", after {self._in_a_row} skipped steps" if self._in_a_row else ""
-        raise ConfigError(
-            f"{what}{skipped}: lower optimizer.lr, set trainer.gradient_clip_val=1, "
+        skipped = f", after {self._consecutive_skips} skipped steps" if self._consecutive_skips else ""
+        raise NonFiniteError(
+            f"{problem}{skipped}: lower optimizer.lr, set trainer.gradient_clip_val=1, "
             f"{'or ' if self.skip else ''}use precision=bf16-mixed{'' if self.skip else ', or non_finite=skip'}; "
-            "ckpt_path=last goes on from before"
+            "ckpt_path=last resumes from the checkpoint before it"
         )
 
     def _has_finite_gradient(self) -> bool:
@@ -80,37 +100,52 @@ class NonFiniteGuard:
             for name, parameter in self.student.named_parameters()
             if parameter.grad is not None and (parameter.ndim == 1 or name.endswith(_PROJECTIONS))
         ]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        return bool((norm.full_tensor() if hasattr(norm, "full_tensor") else norm).isfinite())
+        norm: Any = torch.nn.utils.get_total_norm(gradients)
+        return bool((norm.full_tensor() if is_sharded(self.student) else norm).isfinite())
 
     @torch.no_grad()
-    def _causes(self, window: list[tuple[Batch, list[str], Tensor]]) -> str:
-        """Terms, and the rows of all ranks whose features are not finite."""
-        terms, rows = [], []
-        for batch, names, values in window:
-            if not values.isfinite().all() or len(window) == 1:
-                terms = [f"{name} {value:.4g}" for name, value in zip(names, values.tolist(), strict=True)]
-            # Sample by row: packed together, one spoilt text spoils those beside it. Ranks of FSDP2, whose numbers of
-            # rows may differ, have to call the model equally often.
-            size = len(batch.samples) if hasattr(self.student, "reshard") else 1
-            for i in range(0, len(batch.samples), size):
-                texts = torch.cat([batch.captions[i : i + size], batch.negatives[i : i + size].flatten(0, 1)])
-                image, text, _ = self.student(batch.images[i : i + size], texts)
-                if not (image.isfinite().all() and text.isfinite().all()):
-                    rows += [row.id for row in batch.samples[i : i + size]]
-        parts = [rows]
-        if dist.is_available() and dist.is_initialized():
-            parts = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, rows)
-        rows = sorted({row for part in parts for row in part})
-        if not rows:
-            who = "no row by itself"
-        elif len(rows) > _MOST_ROWS:
-            who = f"{len(rows)} rows, {', '.join(rows[:_MOST_ROWS])} among them"
+    def _causes(self, window: list[_MicroBatch]) -> str:
+        """Return the values of the terms, and the samples of all ranks whose features are not finite."""
+        values, samples = "", []
+        for micro_batch in window:
+            if not micro_batch.is_finite or len(window) == 1:
+                pairs = zip(micro_batch.terms, micro_batch.values.tolist(), strict=True)
+                values = ", ".join(f"{name} {value:.4g}" for name, value in pairs)
+            samples += self._non_finite_samples(micro_batch.batch)
+        names = sorted(set(_gather_lists(samples)))
+        if not names:
+            culprits = "no sample by itself"
+        elif len(names) > _MAX_NAMED_SAMPLES:
+            culprits = f"{len(names)} samples, among them {', '.join(names[:_MAX_NAMED_SAMPLES])}"
         else:
-            who = f"rows {', '.join(rows)}"
-        return "; ".join(filter(None, (", ".join(terms), who)))
+            culprits = f"samples {', '.join(names)}"
+        return f"{values}; {culprits}" if values else culprits
+
+    def _non_finite_samples(self, batch: Batch) -> list[str]:
+        """Return the ids of the samples whose features are not finite.
+
+        Samples are encoded one by one, because a text that is not finite also affects the texts packed with it.
+        Under FSDP2 all ranks must call the model equally often, so there the batch is encoded at once.
+        """
+        size = max(1, len(batch.samples)) if is_sharded(self.student) else 1
+        names: list[str] = []
+        for start in range(0, len(batch.samples), size):
+            part = slice(start, start + size)
+            texts = torch.cat([batch.captions[part], batch.negatives[part].flatten(0, 1)])
+            image, text, _ = self.student(batch.images[part], texts)
+            if not (image.isfinite().all() and text.isfinite().all()):
+                names += [sample.id for sample in batch.samples[part]]
+        return names
 
 
-def _are_finite(window: list[tuple[Batch, list[str], Tensor]]) -> bool:
-    return all(bool(values.isfinite().all()) for _, _, values in window)
+def _has_finite_losses(window: list[_MicroBatch]) -> bool:
+    return all(micro_batch.is_finite for micro_batch in window)
+
+
+def _gather_lists(items: list[str]) -> list[str]:
+    """Return the items of all ranks, on every rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return items
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

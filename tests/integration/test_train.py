@@ -181,7 +181,7 @@ def test_accumulation_moves_the_teacher_once_a_step(photo_folder, tmp_path):
     output = degla(*TINY, f"data.path={photo_folder}", "loader.global_batch_size=4", "loader.epochs=1",
                    "trainer.accumulate_grad_batches=3", "teacher.decay=0.5", "callbacks.checkpoint.keep_last=-1",
                    "callbacks.checkpoint.every_n_steps=1", cwd=tmp_path).stdout  # fmt: skip
-    assert "the optimizer and the EMA teacher step once every 12 rows" in output.replace("\n", " ")
+    assert "the optimizer and the EMA teacher step once every 12 samples" in output.replace("\n", " ")
     one, two = (
         torch.load(path, weights_only=True)["state_dict"]
         for path in sorted((only_run(tmp_path) / "checkpoints").iterdir())

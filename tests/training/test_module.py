@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from degla.data.batch import Batch
 from degla.data.collate import Collate
-from degla.data.schema import Batch
 from degla.data.text_features import TextFeatures
 from degla.losses import DeGLAObjective, Features
 from degla.models import Teacher, load_clip
-from degla.training.module import DeGLAModule, encode
+from degla.training.module import DeGLAModule, encode_batch
 from degla.training.optim import adamw, name_state, number_state
 
 
@@ -56,7 +56,7 @@ def test_an_objective_without_negatives_is_the_same_with_and_without():
 def test_encode_keeps_the_axis_of_negatives():
     m = module(DeGLAObjective())
     data = batch(m.student)
-    features = encode(m.student, data)
+    features = encode_batch(m.student, data)
     assert isinstance(features, Features) and features.negatives.shape == (2, 2, 128)
     alone = m.student(data.images, data.negatives[1, :1])[1]
     torch.testing.assert_close(features.negatives[1, :1], alone, atol=1e-6, rtol=1e-5)
@@ -157,7 +157,7 @@ def test_chunks_hold_the_activations_of_one():
     assert held[1] < held[0] / 5
 
 
-def test_known_teacher_texts_are_not_encoded_again(tmp_path):
+def test_stored_teacher_texts_are_not_encoded_again(tmp_path):
     m = module(DeGLAObjective(igc=1, tgc=1))
     m.teacher = Teacher(m.student, decay=None, text_cache=str(tmp_path))
     with torch.no_grad():
@@ -166,7 +166,18 @@ def test_known_teacher_texts_are_not_encoded_again(tmp_path):
     numbers = np.array([[0, 1, 2], [3, 4, -1]])
     data = batch(m.student)._replace(text_numbers=numbers)
     first = m.compute_losses(data)
+    assert m.teacher_texts.read(numbers) is None  # computing the loss writes nothing; the training step does
+    m._store_teacher_texts(data, m._teacher_features(data))
     m.teacher.model.encode_text = None  # calling it would fail
     again = m.compute_losses(data._replace(teacher_texts=m.teacher_texts.read(numbers)))
     for name, term in first.terms.items():
         torch.testing.assert_close(again.terms[name], term)
+
+
+def test_a_value_error_in_a_loss_stays_one():
+    class Broken(DeGLAObjective):
+        def terms(self, student, teacher, batch):
+            raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        module(Broken()).compute_losses(batch(load_clip("degla-tiny")))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from degla.errors import ConfigError
+from degla.errors import NonFiniteError
 from degla.training.build import build
 from tests.configs.test_configs import tiny
 from tests.conftest import make_photo_folder
@@ -55,13 +55,13 @@ def test_a_skipped_step_moves_nothing(photos, tmp_path, caplog, more):
     assert run.trainer.global_step == 5 and run.module.guard.num_skipped == 1
     unmoved = [same(spoil.before[i], spoil.before[i + 1]) for i in range(4)]
     assert unmoved == [False, False, True, False]  # weights, moments and teacher
-    assert "the gradient is not finite at step 2 (contrastive" in caplog.text and "no row by itself" in caplog.text
+    assert "the gradient is not finite at step 2 (contrastive" in caplog.text and "no sample by itself" in caplog.text
     assert all(value.isfinite().all() for value in run.module.state_dict().values())
 
 
 def test_stop_is_the_default_and_says_which_step(photos, tmp_path):
     run, _ = started(photos, tmp_path, steps=[3])
-    with pytest.raises(ConfigError, match=r"the gradient is not finite at step 3 .* non_finite=skip"):
+    with pytest.raises(NonFiniteError, match=r"the gradient is not finite at step 3 .* non_finite=skip"):
         run.trainer.fit(run.module, run.datamodule)
 
 
@@ -70,10 +70,10 @@ def test_under_a_scaler_the_loss_alone_decides(photos, tmp_path):
     guard, student = run.module.guard, run.module.student
     student.clip.logit_scale.grad = torch.full_like(student.clip.logit_scale, float("inf"))
     for value, stops in ((1.0, False), (float("nan"), True)):
-        guard.note(next(iter(run.datamodule.train_dataloader())), ["contrastive"], torch.tensor([value]))
+        guard.record_loss(next(iter(run.datamodule.train_dataloader())), ["contrastive"], torch.tensor([value]))
         if stops:
             with pytest.raises(
-                ConfigError, match=r"the loss is not finite at step 7 \(contrastive nan; no row by itself"
+                NonFiniteError, match=r"the loss is not finite at step 7 \(contrastive nan; no sample by itself"
             ):
                 guard.check(7, scaled=True)
         else:
@@ -85,7 +85,7 @@ def test_skipping_for_ever_is_no_training(photos, tmp_path):
     run, _ = started(
         photos, tmp_path, "non_finite=skip", "trainer.max_steps=40", "loader.epochs=20", steps=range(1, 40)
     )
-    with pytest.raises(ConfigError, match=r"at step 21 .*after 20 skipped steps"):
+    with pytest.raises(NonFiniteError, match=r"at step 21 .*after 20 skipped steps"):
         run.trainer.fit(run.module, run.datamodule)
 
 
@@ -101,6 +101,6 @@ def test_the_row_is_named(photos, tmp_path):
     with torch.no_grad():
         run.module.student.clip.token_embedding.weight[word] = float("nan")
     with pytest.raises(
-        ConfigError, match=r"the loss is not finite at step \d+ \(contrastive nan.*; rows captions.jsonl:7\)"
+        NonFiniteError, match=r"the loss is not finite at step \d+ \(contrastive nan.*; samples captions.jsonl:7\)"
     ):
         run.trainer.fit(run.module, run.datamodule)

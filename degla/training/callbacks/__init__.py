@@ -1,4 +1,4 @@
-"""What watches a run: checkpoints, throughput, pictures of batches, metrics on disk."""
+"""Callbacks and loggers of a training run: checkpoints, signals, throughput, images of batches, metrics on disk."""
 
 from degla.training.callbacks.batch_images import BatchImages
 from degla.training.callbacks.checkpoint import RunCheckpoint

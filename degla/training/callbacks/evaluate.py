@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from degla.evaluation import Encoder, FeatureStore, Task, evaluate, point_estimates
+from degla.evaluation import Encoder, FeatureStore, Task, point_estimates, run_benchmarks
 from degla.models.sharding import is_sharded
 from degla.training.module import DeGLAModule
 
@@ -70,7 +70,7 @@ class Evaluate(Callback):
             world_size=1 if sharded else trainer.world_size,
             progress=False,
         )
-        results = evaluate(self.benchmarks, features)
+        results = run_benchmarks(self.benchmarks, features)
         metrics: dict[str, float] = {}
         averages = []
         for name, result in results.items():

@@ -1,23 +1,30 @@
-"""How fast the run goes."""
+"""The speed of training."""
 
 import time
+from typing import Any
 
+import lightning as L
 from lightning.pytorch.callbacks import Callback
+
+from degla.data.batch import Batch
 
 
 class Throughput(Callback):
-    """Logs ``train/samples_per_second`` over all ranks, images a second of wall time between log steps."""
+    """Logs ``train/samples_per_second`` over all ranks, in wall time from one log step to the next."""
 
-    def __init__(self):
-        self._since: float | None = None
-        self._rows = 0
+    def __init__(self) -> None:
+        self._last_log_time: float | None = None
+        self._num_samples = 0
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx: int) -> None:
-        """Count, and log where Lightning logs."""
-        self._rows += len(batch.samples) * trainer.world_size
-        if (batch_idx + 1) % trainer.log_every_n_steps:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count the samples, and log the speed at the steps at which Lightning logs."""
+        self._num_samples += len(batch.samples) * trainer.world_size
+        if (batch_idx + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set in a connector
             return
         now = time.perf_counter()
-        if self._since is not None:  # the first stretch holds start-up and compilation
-            pl_module.log("train/samples_per_second", self._rows / (now - self._since), batch_size=1)
-        self._since, self._rows = now, 0
+        if self._last_log_time is not None:  # the first interval contains start-up and compilation
+            speed = self._num_samples / (now - self._last_log_time)
+            pl_module.log("train/samples_per_second", speed, batch_size=1)
+        self._last_log_time, self._num_samples = now, 0

@@ -101,7 +101,7 @@ def trainer():
 def test_a_signal_while_the_ranks_meet_waits_for_the_next_batch(monkeypatch):
     preemption, run = Preemption(), trainer()
     preemption._group = "a group"
-    monkeypatch.setattr(dist, "all_reduce", lambda *args: preemption._note(signal.SIGTERM, None))
+    monkeypatch.setattr(dist, "all_reduce", lambda *args: preemption._receive(signal.SIGTERM, None))
     for expected in (False, True):
         preemption.on_train_batch_end(run, None, None, None, 0)
         assert run._signal_connector.received_sigterm is expected
@@ -111,11 +111,11 @@ def test_a_signal_while_the_ranks_meet_waits_for_the_next_batch(monkeypatch):
 def test_notice_wins_over_stop_and_no_scontrol_is_no_crash(monkeypatch, caplog, signals):
     preemption = Preemption()
     for number in signals:
-        preemption._note(number, None)
+        preemption._receive(number, None)
     preemption.on_train_batch_end(trainer(), None, None, None, 0)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("PATH", "")
-    preemption.requeue(goes_on=True)
+    preemption.requeue(resumes=True)
     assert "scontrol requeue 7: " in caplog.text and "No such file" in caplog.text
-    preemption.requeue(goes_on=False)
+    preemption.requeue(resumes=False)
     assert "set ckpt_path=last" in caplog.text

@@ -27,8 +27,8 @@ def test_a_first_rank_that_stands_still_is_noticed(tmp_path, monkeypatch, caplog
     store = dist.TCPStore("127.0.0.1", int(path.read_text()), is_master=False, timeout=timedelta(minutes=5))
     ended = threading.Event()
     watchdog = Watchdog(timeout_seconds=1)
-    monkeypatch.setattr(watchdog, "_end", lambda trainer: (ended.set(), watchdog._over.set()))
-    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(watchdog, "_end", lambda trainer: (ended.set(), watchdog._is_over.set()))
+    monkeypatch.setattr("degla.training.callbacks.watchdog.default_store", lambda: store)
     watchdog.on_train_start(SimpleNamespace(world_size=2, global_rank=1), None)
     for _ in range(30):
         watchdog._mark("a batch")

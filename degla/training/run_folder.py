@@ -1,0 +1,98 @@
+"""The folder of a training run: who may write to it, what it resumes from, and what it ended with."""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from degla.artifacts import atomic_write, checkpoint_error, newest_checkpoint, read_metrics
+from degla.errors import CheckpointError, ConfigError
+
+log = logging.getLogger(__name__)
+
+_FINISHED = "finished.json"  # written when a run has ended by itself and its report is there
+_CONFIG = "config.yaml"
+
+
+def claim_run_folder(cfg: DictConfig, run_dir: Path, is_first_rank: bool) -> None:
+    """Create the folder of the run and save the resolved config in it.
+
+    Args:
+        cfg: config of the run.
+        run_dir: the folder.
+        is_first_rank: whether this process writes the files; the others only need the folder.
+
+    Raises:
+        ConfigError: the folder holds another run, and ``ckpt_path`` is not ``last``.
+    """
+    if is_first_rank and cfg.ckpt_path != "last" and (run_dir / _CONFIG).exists():
+        raise ConfigError(f"run_dir: {run_dir} holds a run already; set ckpt_path=last to resume it, or another name")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if is_first_rank:
+        (run_dir / _FINISHED).unlink(missing_ok=True)  # it belongs to other settings
+        OmegaConf.save(cfg, run_dir / _CONFIG, resolve=True)
+
+
+def find_checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
+    """Return the checkpoint to resume from, or None for a run that starts at step 0.
+
+    Args:
+        ckpt_path: the setting: None, a file, or ``last`` for the newest usable checkpoint of ``run_dir``.
+        run_dir: folder of the run.
+
+    Raises:
+        ConfigError: the file does not exist.
+        CheckpointError: the file cannot be used.
+    """
+    if ckpt_path is None:
+        return None
+    if ckpt_path == "last":
+        newest = newest_checkpoint(run_dir / "checkpoints")
+        log.warning(
+            f"ckpt_path=last: {f'resuming from {newest}' if newest else 'no checkpoint yet, starting at step 0'}"
+        )
+        return newest
+    path = Path(ckpt_path)
+    if not path.is_file():
+        raise ConfigError(f"ckpt_path: there is no file {path}; set it to a step-*.ckpt, or to last")
+    if error := checkpoint_error(path):
+        raise CheckpointError(f"ckpt_path: {path}: {error}; set it to another step-*.ckpt, or to last")
+    return path
+
+
+def finished_value(cfg: DictConfig, run_dir: Path) -> float | None:
+    """Return the value of a run that has finished with the same settings, or None.
+
+    A sweep that is started again skips its finished jobs this way.
+    """
+    if not (run_dir / _FINISHED).is_file():
+        return None
+    if _settings(cfg) != _settings(OmegaConf.load(run_dir / _CONFIG)):
+        return None
+    return json.loads((run_dir / _FINISHED).read_text(encoding="utf-8"))["value"]
+
+
+def _settings(cfg: Any) -> dict[str, Any]:
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    settings.pop("ckpt_path", None)
+    return settings
+
+
+def mark_as_finished(run_dir: Path, num_steps: int, value: float) -> None:
+    """Record that the run has ended by itself, for ``finished_value``."""
+    with atomic_write(run_dir / _FINISHED) as partial:
+        partial.write_text(json.dumps({"steps": num_steps, "value": value}), encoding="utf-8")
+
+
+def final_value(run_dir: Path) -> float:
+    """Return the last ``eval_mean/overall``, else the last ``val/caption_choice``, else nan.
+
+    It is read from ``metrics.csv``, because a run that is resumed after its last step measures nothing again.
+    """
+    path = run_dir / "metrics.csv"
+    metrics = read_metrics(path) if path.exists() else {}
+    values = metrics.get("eval_mean/overall") or metrics.get("val/caption_choice")
+    return values[max(values)] if values else math.nan
