@@ -66,7 +66,7 @@ def _checkpoint(ckpt: str | None) -> Path:
 
 def _model(cfg: DictConfig, checkpoint: Path) -> tuple["ClipModel", dict]:
     """The model to be written, and the settings of the run that made it, ``{}`` where they are not known."""
-    from degla.models import architecture_of, brings_weights, interpolated, load_clip
+    from degla.models import resolve_architecture, has_bundled_weights, interpolate_weights, load_clip
     from degla.models.checkpoints import read_settings, read_weights
 
     settings = read_settings(checkpoint)
@@ -76,7 +76,7 @@ def _model(cfg: DictConfig, checkpoint: Path) -> tuple["ClipModel", dict]:
         read_weights(checkpoint)  # says what is wrong with the file itself
         raise ConfigError(f"ckpt: {checkpoint} does not say its architecture: set model=vit_b_32 or another")
     base = arguments.pop("pretrained", None)
-    if (folder := architecture_of(arguments["name"], base)) != arguments["name"]:
+    if (folder := resolve_architecture(arguments["name"], base)) != arguments["name"]:
         arguments["name"], base = folder, None
     if cfg.weights == "ema" and not (settings.get("teacher") or {}).get("decay"):
         raise ConfigError(f"weights=ema: {checkpoint} has no EMA teacher; set weights=student")
@@ -85,12 +85,12 @@ def _model(cfg: DictConfig, checkpoint: Path) -> tuple["ClipModel", dict]:
     if cfg.wise_ft is not None:
         if not 0 <= cfg.wise_ft <= 1:
             raise ConfigError(f"wise_ft={cfg.wise_ft} must be from 0 (the base) to 1 (the fine-tuned model)")
-        if base is None and not brings_weights(arguments["name"]):
+        if base is None and not has_bundled_weights(arguments["name"]):
             raise ConfigError(
                 "wise_ft needs the weights that fine-tuning began with: set model=... model.pretrained=..."
             )
         first = load_clip(**arguments, pretrained=base).clip.state_dict()
-        model.clip.load_state_dict(interpolated(first, model.clip.state_dict(), cfg.wise_ft))
+        model.clip.load_state_dict(interpolate_weights(first, model.clip.state_dict(), cfg.wise_ft))
     return model.eval(), settings
 
 

@@ -75,13 +75,13 @@ def _scores(model: "ClipModel", benchmark: "Scenes", tuned_model: Path | None, s
         model: as it was before fine-tuning; its weights are replaced.
         benchmark: what to measure.
         tuned_model: folder of the fine-tuned model; None measures ``model``.
-        share: see ``degla.models.interpolated``.
+        share: see ``degla.models.interpolate_weights``.
 
     Returns:
         Sub-task or mean -> accuracy in [0, 1].
     """
     from degla.evaluation import Encoder, FeatureStore, evaluate, point_estimates
-    from degla.models import interpolated
+    from degla.models import interpolate_weights
     from degla.models.checkpoints import read_weights
     from degla.models.saving import WEIGHTS_NAME
 
@@ -89,7 +89,7 @@ def _scores(model: "ClipModel", benchmark: "Scenes", tuned_model: Path | None, s
         base = model.clip.state_dict()
         weights = read_weights(tuned_model / WEIGHTS_NAME).state
         tuned = {name: value.reshape(base[name].shape) for name, value in weights.items()}
-        model.clip.load_state_dict(interpolated(base, tuned, share))
+        model.clip.load_state_dict(interpolate_weights(base, tuned, share))
     results = evaluate({"scenes": benchmark}, FeatureStore(Encoder(model), progress=False))
     subsets, means = point_estimates(benchmark, results["scenes"].outcomes)
     return subsets | {name.replace("average", "overall"): value for name, value in means.items()}

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from degla.errors import ConfigError
-from degla.models import interpolated, load_clip, save_open_clip
+from degla.models import interpolate_weights, load_clip, save_open_clip
 from degla.models.hf import save_hf
 from degla.training.build import build
 from tests.configs.test_configs import tiny
@@ -96,7 +96,7 @@ def test_the_teacher_and_what_lies_between(run, tmp_path):
     exported(tmp_path, f"ckpt={folder_of(run)}", "weights=ema", "to=safetensors", "wise_ft=0.25")
     assert "of the run's student" in (tmp_path / "out/README.md").read_text()
     base = load_clip("degla-tiny", str(folder_of(run).parent / "base.pt"), True).clip.state_dict()
-    wanted = interpolated(base, run.module.teacher.model.clip.state_dict(), 0.25)
+    wanted = interpolate_weights(base, run.module.teacher.model.clip.state_dict(), 0.25)
     found = load_clip("degla-tiny", str(tmp_path / "out/open_clip_model.safetensors"))
     torch.testing.assert_close(found.clip.state_dict(), wanted, atol=0, rtol=0)
 
@@ -159,7 +159,7 @@ def test_a_run_from_a_folder_keeps_its_tokenizer_and_its_look(tmp_path):
     torch.testing.assert_close(ours.clip.state_dict(), found.module.student.clip.state_dict(), atol=0, rtol=0)
     texts = ["Photo number 7!", "not a photo"]
     assert torch.equal(open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(texts), ours.tokenizer(texts))
-    assert not ours.tokenizer.is_cut("photo photo photo")
+    assert not ours.tokenizer.is_truncated("photo photo photo")
     (tmp_path / "out").rename(tmp_path / "first")
     exported(tmp_path, f"ckpt={tmp_path / 'run'}", "to=safetensors")
     bare = load_clip(f"local-dir:{source}", str(tmp_path / "out/open_clip_model.safetensors"))

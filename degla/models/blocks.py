@@ -1,8 +1,13 @@
-"""Transformer blocks that compute only what is read: packed texts, and of the last block the pooled position.
+"""Transformer blocks that skip states which no feature depends on.
 
-They are open_clip's own blocks with another forward pass: the same parameters under the same names, so weights,
-export, gradient checkpointing, FSDP2 and ``torch.compile`` work on them as on the originals.
+Text blocks take ``PackedTexts``, in which texts share their common beginnings and have no padding. The last block of a
+tower computes only the position at which the feature is read.
+
+Shapes: B images, N positions, W width, T states of packed texts, R distinct texts.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,156 +15,248 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
+from degla.compat.torch import silu_backward, sum_rows
 from degla.models.packing import PackedTexts
 
+_BLOCK_PARTS = {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"}  # what the forward passes of this module compute
 
-def compute_only_what_is_read(clip: nn.Module) -> None:
-    """Give the towers of ``clip`` the blocks of this module, in place, where their features stay the same."""
+
+def swap_block_classes_(clip: CLIP | CustomTextCLIP) -> None:
+    """Assign the classes of this module to the blocks and QuickGELUs of ``clip``, in place, where features stay equal.
+
+    Only ``__class__`` changes, that is, the forward pass. Building new blocks around the old parameters would add a
+    level to the parameters' names or drop hooks. This way names, weights and hooks stay those of open_clip, so loading,
+    export, gradient checkpointing, FSDP2 and ``torch.compile`` work as on the originals. Towers that are built
+    differently keep open_clip's blocks. Code that relies on the new classes asks ``takes_packed_texts``.
+
+    Args:
+        clip: a model that open_clip has built.
+    """
     for module in clip.modules():
         if type(module) is QuickGELU:
-            module.__class__ = SlimQuickGELU
+            module.__class__ = MemoryEfficientQuickGELU
     text = text_tower(clip)
-    if text is not None and _is_plain(text.transformer.resblocks):
+    if text is not None and _are_plain(text.transformer.resblocks):
         for block in text.transformer.resblocks[:-1]:
             block.__class__ = PackedBlock
         text.transformer.resblocks[-1].__class__ = LastPackedBlock
     visual = clip.visual
-    if isinstance(visual, VisionTransformer) and _is_plain(visual.transformer.resblocks):
+    if isinstance(visual, VisionTransformer) and _are_plain(visual.transformer.resblocks):
         for block in visual.transformer.resblocks:
             block.__class__ = ImageBlock
         if visual.pool_type == "tok" and visual.attn_pool is None and not visual.output_tokens:
             visual.transformer.resblocks[-1].__class__ = ClassTokenBlock
 
 
-def text_tower(clip: nn.Module) -> nn.Module | None:
-    """The module that holds the text layers: ``CLIP`` itself, or the ``text`` of a ``CustomTextCLIP``."""
+def takes_packed_texts(tower: CLIP | TextTransformer) -> bool:
+    """Return whether every block of a text tower is one of those that ``swap_block_classes_`` assigns.
+
+    Args:
+        tower: see ``text_tower``.
+    """
+    *others, last = tower.transformer.resblocks
+    return isinstance(last, LastPackedBlock) and all(isinstance(block, PackedBlock) for block in others)
+
+
+def text_tower(clip: CLIP | CustomTextCLIP) -> CLIP | TextTransformer | None:
+    """Return the module that holds the text layers: ``CLIP`` itself, or the ``text`` of a ``CustomTextCLIP``.
+
+    Args:
+        clip: a model that open_clip has built.
+
+    Returns:
+        None where the text tower is not open_clip's own transformer.
+    """
     if isinstance(clip, CLIP):
         return clip
     text = clip.text if isinstance(clip, CustomTextCLIP) else None
     return text if isinstance(text, TextTransformer) else None
 
 
-class SlimQuickGELU(QuickGELU):
-    """``x * sigmoid(1.702 x)``, keeping ``x`` alone for the backward pass."""
+class MemoryEfficientQuickGELU(QuickGELU):  # type: ignore[misc]  # open_clip ships no types
+    """``x * sigmoid(1.702 x)`` that saves only ``x`` for the backward pass; open_clip's saves three tensors."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of any shape."""
-        return _QuickGELU.apply(x)
+        """Apply the activation to ``x`` of any shape ``(...)``."""
+        activated: Tensor = _QuickGELU.apply(x)
+        return activated
 
 
 class _QuickGELU(torch.autograd.Function):
-    """By way of SiLU: it is ``silu(1.702 x) / 1.702``, and its slope is SiLU's at ``1.702 x``."""
+    """QuickGELU as ``silu(1.702 x) / 1.702``; its slope at ``x`` is SiLU's at ``1.702 x``."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return F.silu((1.702 * x), inplace=True).mul_(1 / 1.702)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(grad, 1.702 * x)
+        return silu_backward(grad, 1.702 * x)
 
 
-class PackedBlock(ResidualAttentionBlock):
+class SwappedBlock(ResidualAttentionBlock):  # type: ignore[misc]  # open_clip ships no types
+    """Base of the blocks below, whose ``forward`` has the arguments of open_clip's block."""
+
+    def forward(
+        self,
+        q_x: Tensor,
+        k_x: Tensor | None = None,
+        v_x: Tensor | None = None,
+        attn_mask: Tensor | PackedTexts | None = None,
+    ) -> Tensor:
+        """Compute the block as open_clip does.
+
+        Args:
+            q_x: states, ``(B, N, W)`` or packed ``(T, W)``.
+            k_x: None, because these blocks are not used for cross-attention.
+            v_x: None, for the same reason.
+            attn_mask: ``(N, N)`` mask, or the texts to which packed states belong. open_clip's ``Transformer`` passes
+                this argument on to its blocks, so no forward pass of a tower had to be rewritten.
+
+        Returns:
+            States of the shape of ``q_x``; the last block of a tower returns fewer.
+        """
+        states: Tensor = super().forward(q_x, k_x, v_x, attn_mask)
+        return states
+
+    def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Compute what follows attention: output projection, residuals and MLP."""
+        x = x + self.ls_1(self.attn.out_proj(attended))
+        states: Tensor = x + self.ls_2(self.mlp(self.ln_2(x)))
+        return states
+
+
+class PackedBlock(SwappedBlock):
     """A block of a causal text tower that takes the states of ``PackedTexts``."""
 
-    def forward(self, q_x: Tensor, k_x=None, v_x=None, attn_mask: Tensor | PackedTexts | None = None) -> Tensor:
-        """``(T, W)`` states -> ``(T, W)``; with a mask instead of ``PackedTexts``, open_clip's own forward."""
+    def forward(
+        self,
+        q_x: Tensor,
+        k_x: Tensor | None = None,
+        v_x: Tensor | None = None,
+        attn_mask: Tensor | PackedTexts | None = None,
+    ) -> Tensor:
+        """Compute ``(T, W)`` states from ``(T, W)`` states; with a mask in place of ``PackedTexts``, as open_clip."""
         if not isinstance(attn_mask, PackedTexts):
             return super().forward(q_x, k_x, v_x, attn_mask)
         packed = attn_mask
         qkv = F.linear(self.ln_1(q_x), self.attn.in_proj_weight, self.attn.in_proj_bias)
         attended = []
         for group in packed.groups:
-            q, k, v = _heads(_Gather.apply(qkv, group), 3, self.attn.num_heads)
-            attended.append(_flat(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
-        return _rest(self, q_x, torch.cat(attended)[packed.source])
+            q, k, v = _split_heads(_Gather.apply(qkv, group), 3, self.attn.num_heads)
+            attended.append(_merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+        return self._after_attention(q_x, torch.cat(attended)[packed.source])
 
 
-class LastPackedBlock(ResidualAttentionBlock):
-    """The last such block: computes the states at which texts are read, and no others."""
+class LastPackedBlock(SwappedBlock):
+    """The last block of such a tower, which computes only the states at which texts are read."""
 
-    def forward(self, q_x: Tensor, k_x=None, v_x=None, attn_mask: Tensor | PackedTexts | None = None) -> Tensor:
-        """``(T, W)`` states -> ``(R, W)``, a row for each distinct text."""
+    def forward(
+        self,
+        q_x: Tensor,
+        k_x: Tensor | None = None,
+        v_x: Tensor | None = None,
+        attn_mask: Tensor | PackedTexts | None = None,
+    ) -> Tensor:
+        """Compute ``(R, W)`` states, one per distinct text, from ``(T, W)`` states."""
         if not isinstance(attn_mask, PackedTexts):
             return super().forward(q_x, k_x, v_x, attn_mask)
         packed = attn_mask
-        queries, keys_values = _queries_apart(self.attn, self.ln_1(q_x), lambda x: x[packed.last])
+        queries, keys_values = _project_separately(self.attn, self.ln_1(q_x), lambda x: x[packed.last])
         attended = []
         sizes = [len(group) for group in packed.groups]
-        for group, query, lengths in zip(packed.groups, queries.split(sizes), packed.lengths.split(sizes), strict=True):
-            (q,) = _heads(query[:, None], 1, self.attn.num_heads)
-            k, v = _heads(_Gather.apply(keys_values, group), 2, self.attn.num_heads)
+        of_groups = zip(packed.groups, torch.split(queries, sizes), torch.split(packed.lengths, sizes), strict=True)
+        for group, query, lengths in of_groups:
+            (q,) = _split_heads(query[:, None], 1, self.attn.num_heads)
+            k, v = _split_heads(_Gather.apply(keys_values, group), 2, self.attn.num_heads)
             inside = torch.arange(group.shape[1], device=group.device) < lengths[:, None]
-            attended.append(_flat(F.scaled_dot_product_attention(q, k, v, attn_mask=inside[:, None, None])))
-        return _rest(self, q_x[packed.last], torch.cat(attended))
+            attended.append(_merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=inside[:, None, None])))
+        return self._after_attention(q_x[packed.last], torch.cat(attended))
 
 
-class ImageBlock(ResidualAttentionBlock):
-    """A block of an image tower, without the copies that ``nn.MultiheadAttention`` makes of queries and keys."""
+class ImageBlock(SwappedBlock):
+    """A block of an image tower, without the copies of queries and keys that ``nn.MultiheadAttention`` makes."""
 
-    def forward(self, q_x: Tensor, k_x=None, v_x=None, attn_mask: Tensor | None = None) -> Tensor:
-        """``(B, N, W)`` -> ``(B, N, W)``."""
+    def forward(
+        self,
+        q_x: Tensor,
+        k_x: Tensor | None = None,
+        v_x: Tensor | None = None,
+        attn_mask: Tensor | PackedTexts | None = None,
+    ) -> Tensor:
+        """Compute ``(B, N, W)`` states from ``(B, N, W)`` states."""
         qkv = F.linear(self.ln_1(q_x), self.attn.in_proj_weight, self.attn.in_proj_bias)
-        attended = F.scaled_dot_product_attention(*_heads(qkv, 3, self.attn.num_heads))
-        return _rest(self, q_x, attended.transpose(1, 2).flatten(2))
+        q, k, v = _split_heads(qkv, 3, self.attn.num_heads)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self._after_attention(q_x, attended.transpose(1, 2).flatten(2))
 
 
-class ClassTokenBlock(ResidualAttentionBlock):
-    """The last block of an image tower that is read at its class token."""
+class ClassTokenBlock(SwappedBlock):
+    """The last block of an image tower whose feature is read at its class token."""
 
-    def forward(self, q_x: Tensor, k_x=None, v_x=None, attn_mask: Tensor | None = None) -> Tensor:
-        """``(B, N, W)`` -> ``(B, 1, W)``."""
-        queries, keys_values = _queries_apart(self.attn, self.ln_1(q_x), lambda x: x[:, :1])
-        (q,) = _heads(queries, 1, self.attn.num_heads)
-        k, v = _heads(keys_values, 2, self.attn.num_heads)
+    def forward(
+        self,
+        q_x: Tensor,
+        k_x: Tensor | None = None,
+        v_x: Tensor | None = None,
+        attn_mask: Tensor | PackedTexts | None = None,
+    ) -> Tensor:
+        """Compute the ``(B, 1, W)`` states of the class token from ``(B, N, W)`` states."""
+        queries, keys_values = _project_separately(self.attn, self.ln_1(q_x), lambda x: x[:, :1])
+        (q,) = _split_heads(queries, 1, self.attn.num_heads)
+        k, v = _split_heads(keys_values, 2, self.attn.num_heads)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return _rest(self, q_x[:, :1], attended)
+        return self._after_attention(q_x[:, :1], attended)
 
 
 class _Gather(torch.autograd.Function):
-    """Rows by number. What many texts share gets the sum of many gradients: summed in float32, in a fixed order."""
+    """Rows by index, with a gradient that is summed in float32 and in a fixed order.
+
+    A state that many texts share gets the sum of many gradients. Plain indexing would add them in half precision, where
+    a sum stops growing after a few hundred equal parts, and in an order that changes from run to run.
+    """
 
     @staticmethod
-    def forward(ctx, rows: Tensor, index: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(index)
         ctx.num_rows = len(rows)
         return rows[index]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         wide = grad.float() if grad.dtype in (torch.float16, torch.bfloat16) else grad
-        summed = torch.ops.aten.embedding_dense_backward(wide.contiguous(), index, ctx.num_rows, -1, False)
-        return summed.to(grad.dtype), None
+        return sum_rows(wide.contiguous(), index, ctx.num_rows).to(grad.dtype), None
 
 
-def _is_plain(blocks: nn.ModuleList) -> bool:
-    """Whether these are open_clip's ordinary blocks, all of them, with the batch in front."""
-    ordinary = all(type(block) is ResidualAttentionBlock and block.attn.batch_first for block in blocks)
-    return len(blocks) > 0 and ordinary
+def _are_plain(blocks: nn.ModuleList) -> bool:
+    """Return whether all blocks are open_clip's ordinary ones, with the batch first and no part we do not compute."""
+    return len(blocks) > 0 and all(
+        type(block) is ResidualAttentionBlock
+        and isinstance(block.attn, nn.MultiheadAttention)
+        and block.attn.batch_first
+        and {name for name, _ in block.named_children()} == _BLOCK_PARTS
+        for block in blocks
+    )
 
 
-def _queries_apart(attention: nn.MultiheadAttention, x: Tensor, pick) -> tuple[Tensor, Tensor]:
-    """Queries of the picked positions, keys and values of all."""
+def _project_separately(
+    attention: nn.MultiheadAttention, x: Tensor, pick: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the queries of the picked positions, and the keys and values of all positions."""
     width = attention.embed_dim
-    weights = attention.in_proj_weight.split([width, 2 * width])
-    biases = attention.in_proj_bias.split([width, 2 * width])
+    weights = torch.split(attention.in_proj_weight, [width, 2 * width])
+    biases = torch.split(attention.in_proj_bias, [width, 2 * width])
     return F.linear(pick(x), weights[0], biases[0]), F.linear(x, weights[1], biases[1])
 
 
-def _heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """``(B, N, parts * W)`` -> ``parts`` tensors ``(B, heads, N, W / heads)``."""
-    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+def _split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """Split ``(B, N, parts * W)`` into ``parts`` tensors of shape ``(B, heads, N, W / heads)``."""
+    return torch.unflatten(x, -1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
 
-def _flat(x: Tensor) -> Tensor:
-    """``(B, heads, N, W / heads)`` -> ``(B * N, W)``."""
+def _merge_heads(x: Tensor) -> Tensor:
+    """Reshape ``(B, heads, N, W / heads)`` to ``(B * N, W)``."""
     return x.transpose(1, 2).reshape(-1, x.shape[1] * x.shape[3])
-
-
-def _rest(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
-    """What a block does after attention."""
-    x = x + block.ls_1(block.attn.out_proj(attended))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -1,10 +1,12 @@
-"""The one way in which this project calls a CLIP model."""
+"""``ClipModel``, through which all of this project calls a CLIP model."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
@@ -18,32 +20,35 @@ MAX_LOG_SCALE = math.log(100.0)
 class ClipModel(nn.Module):
     """An open_clip model with its preprocessing and tokenizer, behind one forward call.
 
-    One call encodes images and texts together, which is what FSDP2 needs and what makes a step one text
-    forward. Features come out in float32 with unit norm, whatever precision the towers ran in.
+    One call encodes images and texts together. FSDP2 needs that, and it makes a step one text forward. Features are
+    float32 with unit norm, whatever precision the towers ran in.
 
     Args:
         clip: an open_clip ``CLIP`` or ``CustomTextCLIP``.
-        config: its open_clip ``model_cfg``, kept for export (``quick_gelu`` in it is what was built).
+        config: its open_clip ``model_cfg``, kept for export (its ``quick_gelu`` is what was built).
         preprocess: its open_clip ``preprocess_cfg`` (``mean``, ``std``, ``interpolation``, ``resize_mode``).
-        tokenizer: turns captions into ids for this model.
+        tokenizer: turns captions into token ids for this model.
         merges: file of its tokenizer's byte-pair merges, kept for export; None where they are CLIP's.
     """
 
+    pixel_mean: Tensor  # (1, 3, 1, 1)
+    pixel_std: Tensor  # (1, 3, 1, 1)
+
     def __init__(
         self,
-        clip: nn.Module,
-        config: dict,
-        preprocess: dict,
+        clip: CLIP | CustomTextCLIP,
+        config: dict[str, Any],
+        preprocess: dict[str, Any],
         tokenizer: CaptionTokenizer,
         merges: Path | None = None,
     ):
         super().__init__()
-        self.clip = clip
+        self.clip: CLIP | CustomTextCLIP = clip
         self.config = config
         self.preprocess = preprocess
         self.tokenizer = tokenizer
         self.merges = merges
-        # Bytes to normalised floats on the device: batches travel as uint8, a quarter of the size.
+        # Batches travel as uint8, a quarter of the size of float32, and are normalised on the device.
         mean, std = (torch.tensor(preprocess[key]).view(1, 3, 1, 1) * 255 for key in ("mean", "std"))
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
@@ -52,40 +57,42 @@ class ClipModel(nn.Module):
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         size = self.clip.visual.image_size
-        return (size, size) if isinstance(size, int) else tuple(size)
+        height, width = (size, size) if isinstance(size, int) else size
+        return height, width
 
     def forward(self, images: Tensor, texts: Tensor | PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
         """Encode images and texts.
 
         Args:
             images: ``(B, 3, H, W)`` uint8.
-            texts: M texts, packed, or as ``(M, L)`` int64 tokens; L may be shorter than the context where the
-                text tower is causal.
+            texts: M texts, packed, or as ``(M, L)`` int64 tokens; L may be shorter than the context where the text
+                tower is causal.
 
         Returns:
-            ``(B, D)`` image features, ``(M, D)`` text features, both float32 and unit norm, and the
-            ``()`` multiplier ``exp(logit_scale)``.
+            ``(B, D)`` image features, ``(M, D)`` text features, both float32 and unit norm, and the ``()`` multiplier
+            ``exp(logit_scale)``.
         """
         return self.encode_image(images), self.encode_text(texts), self.logit_scale()
 
     def logit_scale(self) -> Tensor:
-        """The ``()`` multiplier, already exponentiated."""
-        return self.clip.logit_scale.float().exp().squeeze()
+        """Return the ``()`` multiplier, already exponentiated."""
+        scale: Tensor = self.clip.logit_scale
+        return scale.float().exp().squeeze()
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` uint8 -> ``(B, D)`` float32, unit norm."""
+        """Encode ``(B, 3, H, W)`` uint8 images to ``(B, D)`` float32 features of unit norm."""
         pixels = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
         return F.normalize(self.clip.encode_image(pixels).float(), dim=-1)
 
     def encode_text(self, texts: Tensor | PackedTexts) -> Tensor:
-        """M texts as ``forward`` takes them -> ``(M, D)`` float32, unit norm."""
+        """Encode M texts, given as for ``forward``, to ``(M, D)`` float32 features of unit norm."""
         return F.normalize(encode_text(self.clip, texts).float(), dim=-1)
 
     def compile_blocks(self) -> None:
-        """Have ``torch.compile`` speed up each transformer block, in place: names of parameters stay.
+        """Compile each transformer block with ``torch.compile``, in place; names of parameters stay.
 
-        Blocks are alike, so one is compiled for all of a tower. The number of texts and their lengths are left
-        open, so that new ones do not compile again.
+        The blocks of a tower are alike, so one compilation serves all of them. Shapes are dynamic, so that another
+        number of texts or another length does not compile again.
         """
         for module in self.modules():
             if isinstance(module, ResidualAttentionBlock):

@@ -22,7 +22,7 @@ from torch import nn
 
 from degla.errors import ConfigError
 from degla.hub import reachable_hub
-from degla.models.blocks import compute_only_what_is_read
+from degla.models.blocks import swap_block_classes_
 from degla.models.checkpoints import Weights, first_line, read_weights
 from degla.models.clip import ClipModel
 from degla.models.text import is_causal, pooled_token
@@ -96,13 +96,13 @@ def load_clip(
     return ClipModel(clip, config, clip.visual.preprocess_cfg, tokenizer, merges)
 
 
-def architecture_of(name: str, pretrained: str | None) -> str:
+def resolve_architecture(name: str, pretrained: str | None) -> str:
     """The name to build by: a folder that is given as weights decides on the architecture too."""
     folder = (pretrained or "").removeprefix(LOCAL_DIR_PREFIX)
     return LOCAL_DIR_PREFIX + folder if folder and Path(folder).is_dir() else name
 
 
-def brings_weights(name: str) -> bool:
+def has_bundled_weights(name: str) -> bool:
     """Whether a name stands for weights too."""
     return name.startswith((LOCAL_DIR_PREFIX, HF_HUB_PREFIX))
 
@@ -118,9 +118,9 @@ class _Source(NamedTuple):
 
 
 def _find_weights(name: str, pretrained: str | None, cache_dir: str | None, part: str) -> _Source:
-    if (folder := architecture_of(name, pretrained)) != name:
+    if (folder := resolve_architecture(name, pretrained)) != name:
         name, pretrained = folder, None
-    if brings_weights(name):
+    if has_bundled_weights(name):
         if not pretrained:
             return _from_repository(name, cache_dir)
         if not Path(pretrained).is_file():
@@ -225,7 +225,7 @@ def _build(source: _Source, config: dict) -> nn.Module:
         )
     if not isinstance(clip, CLIP | CustomTextCLIP):
         raise ConfigError(f"model.name={source.name} is a {type(clip).__name__}, not a CLIP model")
-    compute_only_what_is_read(clip)
+    swap_block_classes_(clip)
     if clip.logit_bias is not None:
         clip.logit_bias.requires_grad_(False)  # SigLIP's bias: a softmax does not see it
     return clip

@@ -7,6 +7,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from degla.compat.torch import foreach_lerp_
 from degla.errors import ConfigError
 from degla.models.clip import ClipModel
 from degla.models.packing import PackedTexts
@@ -94,7 +95,7 @@ class Teacher(nn.Module):
                 module.reshard()
         current = dict(student.named_parameters())
         names, averaged = zip(*self.model.named_parameters(), strict=True)
-        torch._foreach_lerp_(list(averaged), [current[name].detach() for name in names], 1 - self.decay)
+        foreach_lerp_(averaged, [current[name].detach() for name in names], 1 - self.decay)
         buffers = dict(student.named_buffers())
         for name, buffer in self.model.named_buffers():
             buffer.copy_(buffers[name])

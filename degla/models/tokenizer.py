@@ -1,9 +1,13 @@
-"""Captions to token ids, a batch at a time, no longer than they need to be."""
+"""Captions to token ids, one batch at a time, without padding that the text tower does not need.
+
+Shapes: M texts, L tokens of the longest text.
+"""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from degla.models.packing import PackedTexts, pack
@@ -11,18 +15,20 @@ from degla.models.text import end_positions
 
 
 class CaptionTokenizer:
-    """Wraps an open_clip tokenizer.
+    """An open_clip tokenizer with the context length and the end-of-text token of its text tower.
+
+    It is a ``degla.data.tokenizer.Tokenizer``.
 
     Args:
         tokenize: the open_clip tokenizer, texts -> ``(M, context_length)`` int64.
         context_length: positions of the text tower.
-        causal: the tower needs nothing behind the end of a text: cut batches behind their longest caption.
+        causal: the tower needs no position after the end of a text, so batches are truncated to their longest caption.
         eos_id: id of the end-of-text token, None where it is the largest id.
     """
 
     def __init__(
         self,
-        tokenize: Callable[[Sequence[str]], Tensor],
+        tokenize: SimpleTokenizer | HFTokenizer,
         context_length: int,
         causal: bool,
         eos_id: int | None = None,
@@ -33,41 +39,49 @@ class CaptionTokenizer:
         self.eos_id = eos_id
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """``(M, L)`` int64; longer texts are cut at the context length."""
-        tokens = self.tokenize(list(texts)).long()
+        """Return ``(M, L)`` int64 token ids; longer texts are truncated at the context length."""
+        tokens = self._tokens(texts)
         if not self.causal or not len(tokens):
             return tokens
         return tokens[:, : int(self._lengths(tokens).max())].contiguous()
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The same without padding, for a causal tower."""
-        tokens = self.tokenize(list(texts)).long()
+        """Return the token ids of each text without padding, for a causal tower."""
+        tokens = self._tokens(texts)
         return [row[:length].tolist() for row, length in zip(tokens, self._lengths(tokens), strict=True)]
 
     def pad(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """``(M, L)`` int64 of what ``ids`` gave, filled up with 0 as open_clip's tokenizers do."""
+        """Return what ``ids`` gave as ``(M, L)`` int64, padded with 0 as open_clip's tokenizers do."""
         return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
 
     def pack(self, tokens: Tensor) -> PackedTexts | None:
-        """``(M, L)`` int64 as a causal tower computes them; None for other towers."""
+        """Return ``(M, L)`` int64 tokens in the form that a causal tower computes, or None for other towers."""
         return pack(tokens, self._lengths(tokens)) if self.causal else None
 
-    def is_cut(self, text: str) -> bool:
-        """Whether ``text`` loses words at the context length."""
+    def is_truncated(self, text: str) -> bool:
+        """Return whether ``text`` loses words at the context length."""
         if len(text) < self.context_length - 2:  # every token has at least one character
             return False
         encode = getattr(self.tokenize, "encode", None)
-        if encode is None:  # Hugging Face tokenizers: a full row is the best that can be known
+        if encode is None:  # Hugging Face tokenizers do not tell; a row without padding is taken as truncated
             padding = getattr(getattr(self.tokenize, "tokenizer", None), "pad_token_id", None) or 0
             return bool((self.tokenize([text])[0] != padding).all())
         return len(encode(text)) + 2 > self.context_length
 
     def key(self) -> str | None:
-        """What tells this tokenizer from others, for caches; None where its vocabulary cannot be seen."""
+        """Return a hash of context length and vocabulary, for caches.
+
+        Returns:
+            None where the tokenizer does not show its vocabulary.
+        """
         vocabulary = getattr(self.tokenize, "encoder", None)
         if vocabulary is None:
             return None
         return hashlib.sha256(f"{self.context_length} {list(vocabulary)}".encode()).hexdigest()
+
+    def _tokens(self, texts: Sequence[str]) -> Tensor:
+        tokens: Tensor = self.tokenize(list(texts)).long()
+        return tokens
 
     def _lengths(self, tokens: Tensor) -> Tensor:
         return end_positions(tokens, self.eos_id) + 1

@@ -3,11 +3,16 @@
 import open_clip
 import pytest
 import torch
-from open_clip.transformer import QuickGELU
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch.nn.functional import normalize
 
 from degla.models import load_clip, packing
-from degla.models.blocks import ClassTokenBlock, SlimQuickGELU, compute_only_what_is_read
+from degla.models.blocks import (
+    ClassTokenBlock,
+    MemoryEfficientQuickGELU,
+    swap_block_classes_,
+    takes_packed_texts,
+)
 from degla.models.packing import pack
 from degla.models.text import encode_text, is_causal
 
@@ -39,7 +44,7 @@ def build(config, custom_text):
     plain = kind(**config).double()
     ours = kind(**config).double()
     ours.load_state_dict(plain.state_dict())
-    compute_only_what_is_read(ours)
+    swap_block_classes_(ours)
     return plain, ours
 
 
@@ -183,14 +188,14 @@ def test_tokenizer_trims_to_the_longest_caption():
 
 def test_cut_captions_are_noticed():
     tokenizer = load_clip("degla-tiny").tokenizer
-    assert tokenizer.is_cut("word " * 1000)
-    assert not tokenizer.is_cut("word " * 75)
-    assert tokenizer.is_cut("word " * 76)
+    assert tokenizer.is_truncated("word " * 1000)
+    assert not tokenizer.is_truncated("word " * 75)
+    assert tokenizer.is_truncated("word " * 76)
 
 
 def test_quick_gelu_keeps_one_tensor():
     x = torch.linspace(-9, 9, 1001, dtype=torch.float64).requires_grad_()
-    plain, slim = QuickGELU(), SlimQuickGELU()
+    plain, slim = QuickGELU(), MemoryEfficientQuickGELU()
     torch.testing.assert_close(slim(x), plain(x), rtol=1e-12, atol=1e-14)
     gradients = [torch.autograd.grad(gelu(x).sum(), x)[0] for gelu in (slim, plain)]
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
@@ -206,4 +211,30 @@ def test_quick_gelu_keeps_one_tensor():
             gelu(x)
     assert kept == [1, 3]
     clip = load_clip("degla-tiny", quick_gelu=True).clip
-    assert {type(block.mlp.gelu) for block in clip.transformer.resblocks} == {SlimQuickGELU}
+    assert {type(block.mlp.gelu) for block in clip.transformer.resblocks} == {MemoryEfficientQuickGELU}
+
+
+def test_blocks_with_parts_of_their_own_are_left_alone():
+    """A block that computes more than we know of keeps open_clip's forward pass."""
+    kind = open_clip.CLIP
+    torch.manual_seed(0)
+    clip = kind(**small()).double()
+    expected = clip.encode_text(open_clip.tokenize(CAPTIONS))
+    for tower in (clip, clip.visual):
+        tower.transformer.resblocks[1].adapter = torch.nn.Identity()
+    swap_block_classes_(clip)
+    assert {type(block) for block in clip.transformer.resblocks} == {ResidualAttentionBlock}
+    assert {type(block) for block in clip.visual.transformer.resblocks} == {ResidualAttentionBlock}
+    assert not takes_packed_texts(clip) and not is_causal(clip)
+    torch.testing.assert_close(encode_text(clip, open_clip.tokenize(CAPTIONS)), expected)
+
+
+def test_swapping_classes_keeps_names_and_hooks():
+    clip = open_clip.CLIP(**small()).double()
+    names, calls = list(clip.state_dict()), []
+    clip.transformer.resblocks[0].register_forward_hook(lambda *_: calls.append(1))
+    swap_block_classes_(clip)
+    encode_text(clip, open_clip.tokenize(CAPTIONS))
+    assert takes_packed_texts(clip) and calls == [1] and list(clip.state_dict()) == names
+    clip.transformer.resblocks[0].__class__ = ResidualAttentionBlock  # packed states would be nonsense to it
+    assert not takes_packed_texts(clip) and not is_causal(clip)
