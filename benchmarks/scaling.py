@@ -18,7 +18,7 @@ import torch.multiprocessing as mp
 from floors import synchronised
 from record import save
 
-from degla.data.schema import Batch, Chunk
+from degla.data.batch import Batch, Chunk
 from degla.losses import DeGLAObjective
 from degla.models import ClipModel, Teacher, load_clip
 from degla.training.module import DeGLAModule

@@ -22,7 +22,7 @@ from memory import peak_bytes, resident_bytes
 from record import save, spread
 from workload import batches
 
-from degla.data.schema import Batch
+from degla.data.batch import Batch
 from degla.losses import ReleasedObjective
 from degla.models import ClipModel, Teacher, load_clip
 from degla.training.module import DeGLAModule

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from degla.data.datamodule import DataModule
-from degla.data.schema import Batch
+from degla.data.batch import Batch
 from degla.data.sources import folder
 from degla.models import ClipModel
 

@@ -1,5 +1,5 @@
-"""From files to batches: sources, schema, transforms, sampling, the DataModule."""
+"""Sources, batches and the DataModule. Importing the package imports no torch."""
 
-from degla.data.schema import NEGATIVE_TYPES, Batch, Negative, Problem, Sample
+from degla.data.schema import NEGATIVE_TYPES, Negative, Problem, Sample
 
-__all__ = ["NEGATIVE_TYPES", "Batch", "Negative", "Problem", "Sample"]
+__all__ = ["NEGATIVE_TYPES", "Negative", "Problem", "Sample"]

@@ -1,134 +1,148 @@
-"""Rows to a ``Batch``: checks, decoding, choice of negatives, one call of the tokenizer."""
+"""From samples to a ``Batch``: checks, decoding, the choice of negatives, tokens.
+
+Shapes: B samples, K negatives per sample, L tokens.
+"""
 
 import random
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from degla.data.schema import Batch, Chunk, Negative, Problem, Sample, image_key
+from degla.data.batch import Batch, Chunk
+from degla.data.schema import Negative, Problem, Sample, SampleTokens, image_key
 from degla.data.select import SELECTIONS, Slots
 from degla.data.text_features import TextFeatures
+from degla.data.tokenizer import Tokenizer
 from degla.data.transforms import BadImage, decode
+from degla.errors import ConfigError
 
 
 class Draw(NamedTuple):
-    """A row to be read, and what seeds everything random about it: crop and choice of negatives."""
+    """A row to read, and the seed of everything random about it: the crop and the choice of negatives."""
 
-    index: int
+    row: int
     seed: str
 
     def rng(self) -> random.Random:
-        """A generator that gives the same numbers whichever process reads the row."""
+        """Return a generator that gives the same numbers in every process."""
         return random.Random(self.seed)
 
 
 class Collate:
-    """Makes a ``Batch`` of rows; rows that cannot be used are left out and reported.
+    """Makes a ``Batch`` of samples; samples that cannot be used are left out and reported.
 
     Args:
         transform: ``(image (3, H, W) uint8, rng) -> (3, H', W') uint8``.
-        tokenizer: of the model, a ``degla.models.CaptionTokenizer``.
-        num_negatives: K, slots of negatives a row.
-        negatives: ``first``, ``random`` or ``one_per_type``.
-        chunk_size: rows encoded together; None is the whole batch.
-        teacher_texts: the teacher's features of texts met before, by number.
+        tokenizer: of the model.
+        num_negatives: K, negative slots per sample.
+        negatives: how the slots are filled: ``first``, ``random`` or ``one_per_type``.
+        chunk_size: samples encoded together; None is the whole batch.
+        teacher_texts: cached features of the teacher, by text number.
 
     Raises:
-        ValueError: unknown ``negatives``.
+        ConfigError: ``negatives`` or ``chunk_size`` has a value that is not allowed.
     """
 
     def __init__(
         self,
-        transform: Callable,
-        tokenizer: Callable,
+        transform: Callable[[Tensor, random.Random], Tensor],
+        tokenizer: Tokenizer,
         num_negatives: int,
         negatives: str,
         chunk_size: int | None = None,
         teacher_texts: TextFeatures | None = None,
     ):
         if negatives not in SELECTIONS:
-            raise ValueError(f"loader.negatives={negatives} is none of {', '.join(SELECTIONS)}")
+            raise ConfigError(f"loader.negatives={negatives} must be one of {', '.join(SELECTIONS)}")
+        if chunk_size is not None and chunk_size < 1:
+            raise ConfigError(f"loader.chunk_size={chunk_size} must be 1 or more, or null for the whole batch")
         self.transform = transform
         self.tokenizer = tokenizer
         self.num_negatives = num_negatives
         self.chunk_size = chunk_size
         self.teacher_texts = teacher_texts
         self.select = SELECTIONS[negatives]
-        self._no_text = tokenizer.ids([""])[0] if tokenizer.causal else []
+        self._empty_text_ids = tokenizer.ids([""])[0] if tokenizer.causal else []
 
-    def __call__(self, rows: Iterable[tuple[Sample, Draw]]) -> Batch:
-        """Read the rows; the batch holds those that could be read."""
+    def __call__(self, samples: Iterable[tuple[Sample, Draw]]) -> Batch:
+        """Decode and tokenize samples.
+
+        Returns:
+            A batch of those that can be used. It is empty if there are none.
+        """
         images: list[Tensor] = []
-        kept: list[Sample] = []
+        used: list[Sample] = []
         slots: list[Slots] = []
         problems: list[Problem] = []
-        for row, draw in rows:
+        for sample, draw in samples:
             rng = draw.rng()
             try:
-                image = self._image(row, rng)
+                image = self._image(sample, rng)
             except BadImage as error:
-                problems.append(Problem(row.id, str(error), skipped=True))
+                problems.append(Problem(sample.id, str(error), skipped=True))
                 continue
-            problems += self._notes(row)
+            problems += self._notes(sample)
             images.append(image)
-            kept.append(row._replace(image_bytes=None, image_path=image_key(row)))
-            slots.append(self.select(_usable(row), self.num_negatives, rng))
-        return self._batch(images, kept, slots, problems)
+            used.append(sample._replace(image_bytes=None, image_path=image_key(sample)))
+            slots.append(self.select(_usable_negatives(sample), self.num_negatives, rng))
+        return self._batch(images, used, slots, problems)
 
-    def _image(self, row: Sample, rng: random.Random) -> Tensor:
-        if row.problem:
-            raise BadImage(row.problem)
-        if not row.caption.strip():
+    def _image(self, sample: Sample, rng: random.Random) -> Tensor:
+        if sample.problem:
+            raise BadImage(sample.problem)
+        if not sample.caption.strip():
             raise BadImage("empty caption")
-        return self.transform(decode(row.image_bytes, row.image_path), rng)
+        return self.transform(decode(sample.image_bytes, sample.image_path), rng)
 
-    def _notes(self, row: Sample) -> list[Problem]:
-        """What is odd about a row that is used all the same."""
+    def _notes(self, sample: Sample) -> list[Problem]:
+        """Problems of a sample that is used all the same."""
         notes = []
-        if self.tokenizer.is_cut(row.caption):
-            notes.append(f"caption is longer than {self.tokenizer.context_length} tokens and was cut")
-        if self.num_negatives and not row.negatives:
+        if self.tokenizer.is_truncated(sample.caption):
+            notes.append(f"caption is longer than {self.tokenizer.context_length} tokens and was truncated")
+        if self.num_negatives and not sample.negatives:
             notes.append("no negatives: trains the global loss only")
-        dropped = len(row.negatives) - len(_usable(row))
+        dropped = len(sample.negatives) - len(_usable_negatives(sample))
         if self.num_negatives and dropped:
             notes.append(f"dropped {dropped} negative(s) that are empty or equal to the caption")
-        return [Problem(row.id, note, skipped=False) for note in notes]
+        return [Problem(sample.id, note, skipped=False) for note in notes]
 
-    def _batch(self, images: list[Tensor], rows: list[Sample], slots: list[Slots], problems: list[Problem]) -> Batch:
-        if not rows:
+    def _batch(self, images: list[Tensor], samples: list[Sample], slots: list[Slots], problems: list[Problem]) -> Batch:
+        if not samples:
             empty = torch.empty(0)
             return Batch(empty, empty, empty, empty, [], [], problems)
-        tokens = self._tokens(rows, slots)
-        captions = tokens[: len(rows)]
-        negatives = tokens[len(rows) :].reshape(len(rows), self.num_negatives, tokens.shape[1])
-        numbers = None if any(row.tokens is None for row in rows) else _text_numbers(rows, slots)
-        known = self.teacher_texts is not None and numbers is not None
+        tables = [sample.tokens for sample in samples]
+        tokens = None if None in tables else cast(list[SampleTokens], tables)  # all of them come from one table
+        token_ids = self._tokenize(samples, slots) if tokens is None else self._read_tokens(samples, slots, tokens)
+        captions = token_ids[: len(samples)]
+        negatives = token_ids[len(samples) :].reshape(len(samples), self.num_negatives, token_ids.shape[1])
+        numbers = None if tokens is None else _text_numbers(samples, slots, tokens)
+        mask = torch.tensor([[n is not None for n in row] for row in slots], dtype=torch.bool)
         return Batch(
             images=torch.stack(images),
             captions=captions,
             negatives=negatives,
-            negative_mask=torch.tensor([[n is not None for n in row] for row in slots], dtype=torch.bool).reshape(
-                len(rows), self.num_negatives
-            ),
-            samples=[row._replace(tokens=None) for row in rows],
+            negative_mask=mask.reshape(len(samples), self.num_negatives),
+            samples=[sample._replace(tokens=None) for sample in samples],
             slots=slots,
             problems=problems,
             chunks=self._chunks(captions, negatives),
             text_numbers=numbers,
-            teacher_texts=self.teacher_texts.read(numbers) if known else None,
+            teacher_texts=None if self.teacher_texts is None or numbers is None else self.teacher_texts.read(numbers),
         )
 
-    def _tokens(self, rows: list[Sample], slots: list[Slots]) -> Tensor:
-        """``(B + B * K, L)``: captions, then the negatives of each."""
-        if any(row.tokens is None for row in rows):
-            texts = [negative.text if negative else "" for row in slots for negative in row]
-            return self.tokenizer([row.caption for row in rows] + texts)
-        ids = [row.tokens.ids[0] for row in rows]
-        for row, chosen in zip(rows, slots, strict=True):
-            ids += [row.tokens.ids[1 + row.negatives.index(n)] if n else self._no_text for n in chosen]
+    def _tokenize(self, samples: list[Sample], slots: list[Slots]) -> Tensor:
+        """Return ``(B + B * K, L)``: the captions, then the negatives of each sample."""
+        texts = [negative.text if negative else "" for row in slots for negative in row]
+        return self.tokenizer([sample.caption for sample in samples] + texts)
+
+    def _read_tokens(self, samples: list[Sample], slots: list[Slots], tokens: list[SampleTokens]) -> Tensor:
+        """Return the same as ``_tokenize`` from token ids of a ``TokenTable``."""
+        ids = [row.ids[0] for row in tokens]
+        for sample, row, chosen in zip(samples, tokens, slots, strict=True):
+            ids += [row.ids[1 + sample.negatives.index(n)] if n else self._empty_text_ids for n in chosen]
         return self.tokenizer.pad(ids)
 
     def _chunks(self, captions: Tensor, negatives: Tensor) -> list[Chunk]:
@@ -140,21 +154,21 @@ class Collate:
         ]
 
 
-def _text_numbers(rows: list[Sample], slots: list[Slots]) -> np.ndarray:
-    """``(B, 1 + K)``: the caption's, then the chosen negatives' numbers in the token table."""
+def _text_numbers(samples: list[Sample], slots: list[Slots], tokens: list[SampleTokens]) -> np.ndarray:
+    """Return ``(B, 1 + K)``: the numbers of the caption and of the chosen negatives in the token table."""
     return np.array(
         [
-            [row.tokens.first_text] + [row.tokens.first_text + 1 + row.negatives.index(n) if n else -1 for n in chosen]
-            for row, chosen in zip(rows, slots, strict=True)
+            [row.first_text] + [row.first_text + 1 + sample.negatives.index(n) if n else -1 for n in chosen]
+            for sample, row, chosen in zip(samples, tokens, slots, strict=True)
         ]
     )
 
 
-def _usable(row: Sample) -> list[Negative]:
-    """Negatives that say something else than the caption."""
-    caption = _normal(row.caption)
-    return [negative for negative in row.negatives if _normal(negative.text) not in ("", caption)]
+def _usable_negatives(sample: Sample) -> list[Negative]:
+    """Return the negatives that differ from the caption in more than case and spaces."""
+    caption = _normalized(sample.caption)
+    return [negative for negative in sample.negatives if _normalized(negative.text) not in ("", caption)]
 
 
-def _normal(text: str) -> str:
+def _normalized(text: str) -> str:
     return " ".join(text.lower().split())

@@ -1,4 +1,4 @@
-"""The record of rows that could not be used, or only in part."""
+"""The record of samples that were skipped or used only in part."""
 
 import csv
 from pathlib import Path
@@ -8,13 +8,13 @@ from degla.errors import DataError
 
 
 class ProblemLog:
-    """Appends each problem once to a CSV file, and stops a run that has too many bad rows.
+    """Appends each problem once to a CSV file, and stops a run that has too many bad samples.
 
     Args:
-        path: ``bad_rows.csv`` of the run; read first, so that a resumed run lists nothing twice. None keeps
-            the record in memory.
-        num_rows: rows of the data, None for a stream (then: rows seen so far, from 1000 on).
-        max_bad_fraction: share of rows that may be skipped.
+        path: ``bad_rows.csv`` of the run. An existing file is read first, so that a resumed run lists nothing twice.
+            None keeps the record in memory.
+        num_rows: samples of the data set; None for a stream, where the samples read so far count (at least 1000).
+        max_bad_fraction: share of samples that may be skipped.
     """
 
     def __init__(self, path: Path | None, num_rows: int | None, max_bad_fraction: float):
@@ -28,10 +28,14 @@ class ProblemLog:
                 self.seen = {Problem(r["row"], r["reason"], r["skipped"] == "yes") for r in csv.DictReader(file)}
 
     def add(self, problems: list[Problem], rows_read: int) -> None:
-        """Record the problems of a batch in which ``rows_read`` rows were good.
+        """Record the problems of one batch.
+
+        Args:
+            problems: of the batch; those already recorded are ignored.
+            rows_read: samples of the batch that were used.
 
         Raises:
-            DataError: more than ``max_bad_fraction`` of the rows are bad; names the last one.
+            DataError: more than ``max_bad_fraction`` of the samples are bad. The message names the last one.
         """
         self.rows_read += rows_read + sum(problem.skipped for problem in problems)
         new = [problem for problem in dict.fromkeys(problems) if problem not in self.seen]
@@ -45,7 +49,7 @@ class ProblemLog:
         if skipped and bad > self.max_bad_fraction * rows:
             raise DataError(
                 f"row {skipped[-1].row} cannot be used ({skipped[-1].reason}): {bad} bad of {rows} rows is more than "
-                f"loader.max_bad_fraction={self.max_bad_fraction}; mend the data or raise the limit"
+                f"loader.max_bad_fraction={self.max_bad_fraction}; repair the data or raise the limit"
             )
 
     def _append(self, problems: list[Problem]) -> None:

@@ -1,4 +1,4 @@
-"""The order of rows over the whole run, a pure function of the seed: so a run can be resumed anywhere."""
+"""The order of rows over the whole run. It depends on the seed only, so a run can be resumed at any batch."""
 
 import math
 from collections.abc import Iterator
@@ -7,26 +7,27 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from degla.data.collate import Draw
+from degla.errors import ConfigError
 
 
 class RunSampler(Sampler[list[Draw]]):
-    """Batches of all passes over the rows, one rank's share of each.
+    """Yields one rank's share of every batch of the run, over all passes.
 
-    Batch number b holds the same rows whatever the number of ranks and workers, so a run may go on with
-    another number of either. (But a last batch of fewer rows than ranks is left out.)
+    Batch number b holds the same rows for any number of ranks and workers, so both may change when a run is
+    resumed. Exception: a last batch with fewer rows than ranks is left out.
 
     Args:
-        indices: rows to train on.
+        indices: ``(N,)`` rows to train on.
         global_batch_size: rows of a batch over all ranks.
-        epochs: passes over the rows, each in an order of its own.
-        seed: of the orders, and of what is random about each row.
-        drop_last: leave out a last, smaller batch of each pass.
+        epochs: passes over the rows, each in its own order.
+        seed: of the orders, and of the random choices for each row.
+        drop_last: leave out the last, smaller batch of each pass.
         rank: this process.
-        world_size: number of processes, each taking a contiguous part of every batch.
-        start: batches to leave out at the beginning, because an earlier run trained on them.
+        world_size: number of processes; each takes a contiguous part of every batch.
+        start: batches to leave out at the beginning, because the run that is resumed has trained on them.
 
     Raises:
-        ValueError: not one batch comes out.
+        ConfigError: the rows do not give a single batch.
     """
 
     def __init__(
@@ -44,9 +45,9 @@ class RunSampler(Sampler[list[Draw]]):
         # A last batch with fewer rows than ranks would leave a rank without any.
         self.batches_per_epoch = full + (not drop_last and rest >= world_size)
         if not self.batches_per_epoch or global_batch_size < world_size:
-            raise ValueError(
+            raise ConfigError(
                 f"{len(indices)} training rows give no batch of loader.global_batch_size={global_batch_size} on "
-                f"{world_size} process(es); lower it, or set loader.drop_last=false"
+                f"{world_size} process(es): lower it, or set loader.drop_last=false"
             )
         self.indices = indices
         self.global_batch_size = global_batch_size
@@ -57,40 +58,50 @@ class RunSampler(Sampler[list[Draw]]):
         self.start = start
 
     def __len__(self) -> int:
-        """Batches of the whole run, those before ``start`` included: a progress bar counts them."""
+        """Return the batches of the whole run; a progress bar needs those before ``start`` as well."""
         return self.batches_per_epoch * self.epochs
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        order, order_epoch = None, None
+        order, order_epoch = self.indices, -1
         for number in range(self.start, len(self)):
             epoch, batch = divmod(number, self.batches_per_epoch)
             if epoch != order_epoch:
                 order = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
                 order_epoch = epoch
             rows = order[batch * self.global_batch_size :][: self.global_batch_size]
-            mine = np.array_split(rows, self.world_size)[self.rank]
-            yield [Draw(int(i), f"{self.seed}-{epoch}-{i}") for i in mine]
+            share = np.array_split(rows, self.world_size)[self.rank]
+            yield [Draw(int(row), f"{self.seed}-{epoch}-{row}") for row in share]
 
 
 class ShardSampler(Sampler[list[Draw]]):
-    """Every row once, in order, over the ranks; no row is repeated to fill up, which would bias a score.
+    """Yields one rank's share of the validation rows, in order; every row is read once over all ranks.
 
-    Each rank has as many batches as the others, since some meet in every batch, and some batches have one row more or
-    fewer than others, with several ranks perhaps ``batch_size`` + 1.
+    No row is repeated to fill up, because that would bias the score. All ranks have the same number of batches,
+    because they communicate in each one; so with several ranks a batch may have ``batch_size + 1`` rows.
+
+    Args:
+        indices: ``(N,)`` rows to validate on.
+        batch_size: rows of a batch on one rank.
+        rank: this process.
+        world_size: number of processes.
 
     Raises:
-        ValueError: there are fewer rows than ranks.
+        ConfigError: there are fewer rows than ranks.
     """
 
     def __init__(self, indices: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1):
-        least = len(indices) // world_size
-        if not least:
-            raise ValueError(f"{len(indices)} validation row(s) cannot be shared by {world_size} processes")
-        batches = np.array_split(np.array_split(indices, world_size)[rank], math.ceil(least / batch_size))
-        self.batches = [[Draw(int(i), f"validation-{i}") for i in batch] for batch in batches]
+        smallest_share = len(indices) // world_size
+        if not smallest_share:
+            raise ConfigError(
+                f"{len(indices)} validation row(s) cannot be shared by {world_size} processes: raise "
+                "loader.val_fraction, or name other rows with data@val_data=..."
+            )
+        num_batches = math.ceil(smallest_share / batch_size)
+        batches = np.array_split(np.array_split(indices, world_size)[rank], num_batches)
+        self.batches = [[Draw(int(row), f"validation-{row}") for row in batch] for batch in batches]
 
     def __len__(self) -> int:
-        """Batches of this rank."""
+        """Return the batches of this rank."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Draw]]:

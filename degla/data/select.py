@@ -1,7 +1,7 @@
-"""Which of a row's negatives a step uses."""
+"""Which of a sample's negatives a step uses."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from degla.data.schema import NEGATIVE_TYPES, Negative
 
@@ -9,28 +9,45 @@ Slots = list[Negative | None]  # K entries; None is an empty slot
 
 
 def first(negatives: list[Negative], slots: int, rng: random.Random) -> Slots:
-    """The first K, as the released code takes them."""
+    """Return the first K negatives, as the released code does.
+
+    Args:
+        negatives: of one sample, in the order of the file.
+        slots: K.
+        rng: not used.
+    """
     return _padded(negatives[:slots], slots)
 
 
 def random_k(negatives: list[Negative], slots: int, rng: random.Random) -> Slots:
-    """K at random, without repetition, in the order of the file."""
+    """Return K random negatives without repetition, in the order of the file.
+
+    Args:
+        negatives: of one sample, in the order of the file.
+        slots: K.
+        rng: draws the negatives.
+    """
     chosen = sorted(rng.sample(range(len(negatives)), min(slots, len(negatives))))
     return _padded([negatives[i] for i in chosen], slots)
 
 
 def one_per_type(negatives: list[Negative], slots: int, rng: random.Random) -> Slots:
-    """One of each kind, in the paper's order of kinds, further kinds behind.
+    """Return one negative of each type: the paper's types in the paper's order, then other types by name.
 
-    With fewer slots than kinds, random K of the kinds. With at least five slots and no kind but the
-    paper's, slot k always holds kind k, which is what CE-CLIP's thresholds expect.
+    With fewer slots than types, K random types are used. With at least five slots and no other types than the
+    paper's, slot k always holds type k; CE-CLIP's thresholds, one per slot, need that.
+
+    Args:
+        negatives: of one sample, in the order of the file.
+        slots: K.
+        rng: draws among the negatives of a type, and among types.
     """
-    kinds: dict[str, list[Negative]] = {}
+    by_type: dict[str, list[Negative]] = {}
     for negative in negatives:
-        kinds.setdefault(negative.type, []).append(negative)
-    picked = {kind: rng.choice(members) for kind, members in sorted(kinds.items(), key=lambda item: _rank(item[0]))}
-    if slots >= len(NEGATIVE_TYPES) and set(kinds) <= set(NEGATIVE_TYPES):
-        return _padded([picked.get(kind) for kind in NEGATIVE_TYPES], slots)
+        by_type.setdefault(negative.type, []).append(negative)
+    picked = {name: rng.choice(members) for name, members in sorted(by_type.items(), key=lambda item: _rank(item[0]))}
+    if slots >= len(NEGATIVE_TYPES) and set(by_type) <= set(NEGATIVE_TYPES):
+        return _padded([picked.get(name) for name in NEGATIVE_TYPES], slots)
     kept = sorted(rng.sample(range(len(picked)), min(slots, len(picked))))
     values = list(picked.values())
     return _padded([values[i] for i in kept], slots)
@@ -43,9 +60,9 @@ SELECTIONS: dict[str, Callable[[list[Negative], int, random.Random], Slots]] = {
 }
 
 
-def _rank(kind: str) -> tuple[int, str]:
-    return (NEGATIVE_TYPES.index(kind) if kind in NEGATIVE_TYPES else len(NEGATIVE_TYPES), kind)
+def _rank(name: str) -> tuple[int, str]:
+    return (NEGATIVE_TYPES.index(name) if name in NEGATIVE_TYPES else len(NEGATIVE_TYPES), name)
 
 
-def _padded(negatives: list[Negative | None], slots: int) -> Slots:
+def _padded(negatives: Sequence[Negative | None], slots: int) -> Slots:
     return [*negatives, *[None] * (slots - len(negatives))]

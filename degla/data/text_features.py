@@ -1,7 +1,8 @@
-"""The teacher's features of the texts of a table, kept on disk between epochs and runs."""
+"""The teacher's features of a table's texts, cached on disk across epochs and runs."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,15 +10,15 @@ from torch import Tensor
 
 
 class TextFeatures:
-    """A file of float32 rows, one for each text of a ``TokenTable``, filled as texts are met.
+    """A file with one float32 vector for each text of a ``TokenTable``, filled as texts are encoded.
 
-    The file is sparse and mapped into memory, so processes of one machine share what each of them writes.
-    A row that was never written, or not to its end, does not have unit norm; it counts as missing.
+    The file is sparse and memory-mapped, so processes of one machine share what each of them writes. A vector that
+    was not written completely does not have unit norm; it counts as missing.
 
     Args:
-        path: of the file; made if it is not there.
-        num_texts: rows.
-        dim: D.
+        path: the file; created if it does not exist.
+        num_texts: number of vectors.
+        dim: D, their length.
     """
 
     def __init__(self, path: Path, num_texts: int, dim: int):
@@ -27,25 +28,37 @@ class TextFeatures:
         with path.open("ab") as file:
             if os.fstat(file.fileno()).st_size != num_texts * dim * 4:
                 file.truncate(num_texts * dim * 4)
-        self._rows: np.memmap | None = None
+        self._memory_map: np.memmap[Any, Any] | None = None
 
     def read(self, numbers: np.ndarray) -> Tensor | None:
-        """``(..., D)`` float32 of texts by number, negative numbers as zeros; None if one is missing."""
-        rows = torch.from_numpy(self._mapped()[np.maximum(numbers, 0)])
-        wanted = torch.from_numpy(numbers >= 0)
-        if not ((rows.norm(dim=-1) - 1).abs() < 1e-3)[wanted].all():
+        """Read features by text number.
+
+        Args:
+            numbers: ``(...)`` int64; negative numbers give zeros.
+
+        Returns:
+            ``(..., D)`` float32, or None if a feature is missing.
+        """
+        features = torch.from_numpy(self._mapped()[np.maximum(numbers, 0)])
+        is_text = torch.from_numpy(numbers >= 0)
+        if not ((features.norm(dim=-1) - 1).abs() < 1e-3)[is_text].all():
             return None
-        return rows.masked_fill(~wanted[..., None], 0)
+        return features.masked_fill(~is_text[..., None], 0)
 
     def write(self, numbers: np.ndarray, features: Tensor) -> None:
-        """Keep ``(..., D)`` features, unit norm, of texts by number; negative numbers are left out."""
-        wanted = numbers >= 0
-        self._mapped()[numbers[wanted]] = features.detach().float().cpu().numpy()[wanted]
+        """Store features by text number.
 
-    def _mapped(self) -> np.memmap:
-        if self._rows is None:  # each process maps for itself
-            self._rows = np.memmap(self.path, np.float32, "r+", shape=self.shape)
-        return self._rows
+        Args:
+            numbers: ``(...)`` int64; features of negative numbers are ignored.
+            features: ``(..., D)``, unit norm.
+        """
+        is_text = numbers >= 0
+        self._mapped()[numbers[is_text]] = features.detach().float().cpu().numpy()[is_text]
 
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_rows": None}
+    def _mapped(self) -> "np.memmap[Any, Any]":
+        if self._memory_map is None:  # each process maps the file for itself
+            self._memory_map = np.memmap(self.path, np.float32, "r+", shape=self.shape)
+        return self._memory_map
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_memory_map": None}

@@ -1,12 +1,15 @@
-"""Token ids of all texts of a table, made once and mapped into memory: no tokenizer runs while training."""
+"""Token ids of all texts of a table, computed once and memory-mapped, so that training runs no tokenizer."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import datasets
 
+from degla.compat.datasets import fingerprint
 from degla.data.schema import SampleTokens
 from degla.data.sources.table import SampleTable
+from degla.data.tokenizer import Tokenizer
 
 _FEATURES = datasets.Features(
     {"first_text": datasets.Value("int64"), "ids": datasets.List(datasets.List(datasets.Value("int32")))}
@@ -14,19 +17,19 @@ _FEATURES = datasets.Features(
 
 
 class TokenTable:
-    """Random access to the tokens of a ``SampleTable``, in its order.
+    """Random access to the tokens of a ``SampleTable``, one row per sample.
 
     Args:
-        table: whose captions and negatives.
-        tokenizer: a ``degla.models.CaptionTokenizer`` of a causal tower.
+        table: whose captions and negatives are tokenized.
+        tokenizer: of a causal text tower.
 
     Attributes:
         num_texts: captions and negatives of the whole table.
-        key: what tells this table from others, for caches.
+        key: identity of the table and the tokenizer, for caches.
     """
 
-    def __init__(self, table: SampleTable, tokenizer):
-        self.key = hashlib.sha256(f"{table.dataset._fingerprint} {tokenizer.key()}".encode()).hexdigest()
+    def __init__(self, table: SampleTable, tokenizer: Tokenizer):
+        self.key = hashlib.sha256(f"{fingerprint(table.dataset)} {tokenizer.key()}".encode()).hexdigest()
         self.dataset = datasets.Dataset.from_generator(
             _generate,
             features=_FEATURES,
@@ -34,19 +37,19 @@ class TokenTable:
             gen_kwargs={"table": table, "tokenizer": tokenizer},
             fingerprint=self.key[:32],  # not of the arguments: hashing them would read the whole table
         )
-        last = self.dataset[-1] if len(self.dataset) else {"first_text": 0, "ids": []}
-        self.num_texts = last["first_text"] + len(last["ids"])
+        last: dict[str, Any] = self.dataset[-1] if len(self.dataset) else {"first_text": 0, "ids": []}
+        self.num_texts: int = last["first_text"] + len(last["ids"])
 
-    def samples(self, indices: list[int]) -> list[SampleTokens]:
-        """The rows at ``indices``."""
+    def samples(self, indices: Sequence[int]) -> list[SampleTokens]:
+        """Return the tokens of the samples at ``indices``."""
         columns = self.dataset[indices]
         return [SampleTokens(*row) for row in zip(columns["first_text"], columns["ids"], strict=True)]
 
 
-def _generate(table: SampleTable, tokenizer) -> Iterator[dict]:
+def _generate(table: SampleTable, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
     number = 0
     for start in range(0, len(table), 1000):
-        for row in table.texts(range(start, min(start + 1000, len(table)))):
-            ids = tokenizer.ids([row.caption, *(negative.text for negative in row.negatives)])
+        for sample in table.texts(range(start, min(start + 1000, len(table)))):
+            ids = tokenizer.ids([sample.caption, *(negative.text for negative in sample.negatives)])
             yield {"first_text": number, "ids": ids}
             number += len(ids)

@@ -132,7 +132,7 @@ def test_negatives_equal_to_the_caption_are_dropped(collate, photo_folder):
 def test_long_captions_are_cut_and_named(collate, photo_folder):
     row = folder(str(photo_folder)).samples([0])[0]._replace(caption="word " * 1000)
     batch = collate([(row, Draw(0, "0"))])
-    assert batch.captions.shape == (1, 77) and "was cut" in batch.problems[0].reason
+    assert batch.captions.shape == (1, 77) and "was truncated" in batch.problems[0].reason
 
 
 def test_a_batch_of_bad_rows_reads_on(collate, photo_folder):
@@ -152,8 +152,8 @@ def test_all_rows_bad_is_an_error(collate, photo_folder):
 
 def test_hard_images_double_the_batch(collate, photo_folder):
     table = folder(str(photo_folder))
-    plain = table.to_row
-    table.to_row = lambda record, i: plain(record, i)._replace(hard_image_rows=[(i + 2) % 24, (i + 4) % 24])
+    plain = table.to_sample
+    table.to_sample = lambda record, i: plain(record, i)._replace(hard_image_rows=[(i + 2) % 24, (i + 4) % 24])
     batch = TableBatches(table, collate, hard_images=True).__getitems__([Draw(0, "a"), Draw(6, "b")])
     ids = [row.id for row in batch.samples]
     assert ids[:2] == ["captions.jsonl:1", "captions.jsonl:7"] and len(ids) == 4
@@ -163,7 +163,7 @@ def test_hard_images_double_the_batch(collate, photo_folder):
 def test_order_is_the_same_for_any_number_of_ranks_and_any_start():
     def batches(rank=0, world=1, start=0, drop_last=True):
         sampler = RunSampler(np.arange(23), 6, 3, 7, drop_last, rank, world, start)
-        return [[draw.index for draw in batch] for batch in sampler]
+        return [[draw.row for draw in batch] for batch in sampler]
 
     whole = batches()
     assert len(whole) == 9
@@ -200,14 +200,14 @@ def test_the_global_generator_is_left_alone(collate, photo_folder):
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_validation_shards_repeat_no_row_and_have_as_many_batches(rows, batch_size):
     shards = [list(ShardSampler(np.arange(rows), batch_size, rank, 3)) for rank in range(3)]
-    assert [draw.index for shard in shards for batch in shard for draw in batch] == list(range(rows))
+    assert [draw.row for shard in shards for batch in shard for draw in batch] == list(range(rows))
     assert len({len(shard) for shard in shards}) == 1
     assert all(1 <= len(batch) <= batch_size + 1 for shard in shards for batch in shard)
 
 
 def test_one_process_keeps_to_the_batch_size():
     assert [len(batch) for batch in ShardSampler(np.arange(9), 4)] == [3, 3, 3]
-    with pytest.raises(ValueError, match=r"2 validation row\(s\) cannot be shared by 3 processes"):
+    with pytest.raises(ConfigError, match=r"2 validation row\(s\) cannot be shared by 3 processes"):
         ShardSampler(np.arange(2), 4, 0, 3)
 
 
@@ -256,13 +256,15 @@ def stream(hub_dataset, tmp_path):
 
 
 def test_nothing_usable_ends_a_stream_and_bad_batches_keep_its_place(stream, collate):
-    plain = stream.to_row
+    plain = stream.to_sample
 
     def loader(is_bad, start=0):
-        stream.to_row = lambda record, number: plain(record, number)._replace(**is_bad(number))
+        stream.to_sample = lambda record, number: plain(record, number)._replace(**is_bad(number))
         return iter(StreamBatches(stream, collate, 2, 0, 0, 1, start))
 
-    with pytest.raises(DataError, match=r"1000 rows in a row cannot be used; the first: parquet:0: empty caption"):
+    with pytest.raises(
+        DataError, match=r"none of 1000 rows in sequence could be used; the first failure was parquet:0: empty caption"
+    ):
         next(loader(lambda number: {"caption": ""}))
     bad = {4, 5}  # all of the third batch
     batches = loader(lambda number: {"caption": ""} if number in bad else {})

@@ -1,4 +1,4 @@
-"""Where rows come from: one function for each kind of file, all giving a ``SampleTable`` or a ``SampleStream``."""
+"""Sources of samples: one function for each kind of file; all return a ``SampleTable`` or a ``SampleStream``."""
 
 from degla.data.sources.annotations import coco, folder, negclip_tsv
 from degla.data.sources.huggingface import huggingface

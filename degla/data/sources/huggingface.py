@@ -1,11 +1,12 @@
 """Whatever the ``datasets`` library loads: hub ids, Parquet, imagefolder, WebDataset; mapped or streamed."""
 
 from pathlib import Path
+from typing import Any
 
 import datasets
 
 from degla.data.schema import Sample, parse_negatives
-from degla.data.sources.table import SampleStream, SampleTable
+from degla.data.sources.table import Record, SampleStream, SampleTable
 from degla.errors import ConfigError
 from degla.hub import reachable_hub
 
@@ -69,20 +70,20 @@ def huggingface(
     for column in columns:  # also those that nobody reads: `datasets` would decode them too
         if isinstance((dataset.features or {}).get(column), datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
-    to_row = _ToRow(path, image, caption, negatives)
+    to_sample = _ToSample(path, image, caption, negatives)
     if streaming:
-        return SampleStream(dataset, to_row, shuffle_buffer)
+        return SampleStream(dataset, to_sample, shuffle_buffer)
     texts = {column.split(".")[0] for column in (caption, negatives) if column}
-    return SampleTable(dataset, to_row, {image.split(".")[0]} - texts, cache_dir)
+    return SampleTable(dataset, to_sample, {image.split(".")[0]} - texts, cache_dir)
 
 
-class _ToRow:
+class _ToSample:
     """Picklable, so that DataLoader workers may be spawned."""
 
     def __init__(self, path: str, image: str, caption: str, negatives: str | None):
         self.path, self.image, self.caption, self.negatives = path, image, caption, negatives
 
-    def __call__(self, record: dict, number: int) -> Sample:
+    def __call__(self, record: Record, number: int) -> Sample:
         image = _column(record, self.image) or {}
         if not isinstance(image, dict):
             image = {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": str(image)}
@@ -99,9 +100,9 @@ class _ToRow:
             return row._replace(problem=str(error))
 
 
-def _column(record: dict, column: str | None):
+def _column(record: Record, column: str | None) -> Any:
     """A value by dotted name."""
-    value = record if column else None
+    value: Any = record if column else None
     for part in (column or "").split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value

@@ -1,78 +1,100 @@
-"""Rows by number from a memory-mapped table, or one after the other from a stream."""
+"""Samples by row number from a memory-mapped table, or in sequence from a stream."""
 
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets.distributed import split_dataset_by_node
 
-from degla.data.schema import TABLE_FEATURES, Negative, Sample, parse_negatives
+from degla.data.schema import Negative, Sample, parse_negatives
 from degla.errors import DataError
+
+Record = dict[str, Any]  # one row of a file: column -> value
+
+# The columns of a memory-mapped table. `problem` says why a line of the file could not be read.
+TABLE_FEATURES = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+        "caption": datasets.Value("string"),
+        "negatives": datasets.List({"text": datasets.Value("string"), "type": datasets.Value("string")}),
+        "hard_image_rows": datasets.List(datasets.Value("int32")),
+        "problem": datasets.Value("string"),
+    }
+)
 
 
 class SampleTable:
-    """Random access to the rows of a ``datasets.Dataset``.
+    """Random access to the samples of a ``datasets.Dataset``.
 
     Args:
-        dataset: memory-mapped table.
-        to_row: makes a ``Sample`` of a record and its number.
+        dataset: the memory-mapped table.
+        to_sample: makes a ``Sample`` of a record and its row number.
         image_columns: columns that hold nothing but images.
-        cache_dir: where tables made from this one are kept; None is the ``datasets`` default.
+        cache_dir: folder for tables made from this one; None is the default of ``datasets``.
     """
 
     def __init__(
         self,
         dataset: datasets.Dataset,
-        to_row: Callable[[dict, int], Sample],
+        to_sample: Callable[[Record, int], Sample],
         image_columns: Iterable[str] = ("image",),
         cache_dir: str | None = None,
     ):
         self.dataset = dataset
-        self.to_row = to_row
+        self.to_sample = to_sample
         self.image_columns = list(image_columns)
         self.cache_dir = cache_dir
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def samples(self, indices: list[int]) -> list[Sample]:
-        """The rows at ``indices``, images undecoded."""
-        return self._rows(self.dataset, indices)
+    def samples(self, indices: Sequence[int]) -> list[Sample]:
+        """Return the samples at ``indices``, images undecoded."""
+        return self._read(self.dataset, indices)
 
     def texts(self, indices: Sequence[int]) -> list[Sample]:
-        """The same without images, whose bytes are not read."""
-        return self._rows(self.dataset.remove_columns(self.image_columns), list(indices))
+        """Return the samples at ``indices`` without images, whose bytes are not read."""
+        return self._read(self.dataset.remove_columns(self.image_columns), indices)
 
-    def _rows(self, dataset: datasets.Dataset, indices: list[int]) -> list[Sample]:
-        return [self.to_row(record, i) for record, i in zip(dataset.__getitems__(indices), indices, strict=True)]
+    def _read(self, dataset: datasets.Dataset, indices: Sequence[int]) -> list[Sample]:
+        records = dataset.__getitems__(list(indices))
+        return [self.to_sample(record, row) for record, row in zip(records, indices, strict=True)]
 
 
 class SampleStream:
-    """Rows in a shuffled, endlessly repeatable order from a ``datasets.IterableDataset``.
+    """Samples of a ``datasets.IterableDataset`` in a shuffled order that can be repeated.
 
     Args:
-        dataset: streamed table, images undecoded.
-        to_row: makes a ``Sample`` of a record and its number in the stream.
-        shuffle_buffer: rows held for shuffling.
+        dataset: the streamed table, images undecoded.
+        to_sample: makes a ``Sample`` of a record and its number in the pass.
+        shuffle_buffer: samples held for shuffling.
     """
 
     def __init__(
         self,
         dataset: datasets.IterableDataset,
-        to_row: Callable[[dict, int], Sample],
+        to_sample: Callable[[Record, int], Sample],
         shuffle_buffer: int = 1000,
     ):
         self.dataset = dataset
-        self.to_row = to_row
+        self.to_sample = to_sample
         self.shuffle_buffer = shuffle_buffer
 
     def samples(self, seed: int, epoch: int, rank: int, world_size: int) -> Iterator[Sample]:
-        """One pass over this rank's (and DataLoader worker's) share of the rows.
+        """Yield one pass over this rank's (and DataLoader worker's) share of the samples.
+
+        Args:
+            seed: of the shuffled order.
+            epoch: number of the pass; each has its own order.
+            rank: this process.
+            world_size: number of processes.
 
         Raises:
-            DataError: a shard cannot be read; which, the ``datasets`` library has logged.
+            DataError: a shard cannot be read; the ``datasets`` library has logged which one.
         """
         part = self.dataset.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
         part = split_dataset_by_node(part, rank, world_size)
@@ -88,18 +110,18 @@ class SampleStream:
                     f"a shard of the stream cannot be read ({type(error).__name__}: {str(error)[:200]}); the "
                     "line above names it: repair it, or leave it out of data.data_files"
                 ) from error
-            yield self.to_row(record, number)
+            yield self.to_sample(record, number)
 
 
 def build_table(
-    records: Callable[..., Iterator[dict]], *files: Path, cache_dir: str | None, **arguments
+    records: Callable[..., Iterator[Record]], *files: Path, cache_dir: str | None, **arguments: Any
 ) -> SampleTable:
-    """Write the records of ``records(**arguments)`` to an Arrow file once, and map it into memory.
+    """Write the records of ``records(**arguments)`` to an Arrow file once, and memory-map it.
 
     Args:
         records: generator of dictionaries in the shape of ``TABLE_FEATURES``.
-        files: what the records depend on; a changed size or time makes a new table.
-        cache_dir: where tables are kept; None is the ``datasets`` default.
+        files: what the records depend on; a changed size or modification time makes a new table.
+        cache_dir: folder for tables; None is the default of ``datasets``.
         arguments: plain values, part of the table's identity.
     """
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -109,18 +131,23 @@ def build_table(
             _generate,
             features=TABLE_FEATURES,
             cache_dir=cache_dir,
-            # Not a list: `datasets` would take a list for shards.
+            # Text, because `datasets` would read a list as a list of shards.
             gen_kwargs={"records": records, "arguments": arguments, "stamps": str(stamps)},
         )
-    return SampleTable(dataset, table_row, cache_dir=cache_dir)
+    return SampleTable(dataset, table_sample, cache_dir=cache_dir)
 
 
-def _generate(records, arguments: dict, stamps: str) -> Iterator[dict]:
+def _generate(records: Callable[..., Iterator[Record]], arguments: dict[str, Any], stamps: str) -> Iterator[Record]:
     yield from records(**arguments)
 
 
-def table_row(record: dict, number: int) -> Sample:
-    """A ``Sample`` of a record in the shape of ``TABLE_FEATURES``."""
+def table_sample(record: Record, number: int) -> Sample:
+    """Make a ``Sample`` of a record in the shape of ``TABLE_FEATURES``.
+
+    Args:
+        record: one row of the table; the image may be left out.
+        number: not used; the record has an id.
+    """
     image = record.get("image") or {}
     return Sample(
         id=record["id"],
@@ -139,8 +166,16 @@ def table_record(
     caption: object,
     negatives: object = None,
     hard_image_rows: list[int] | None = None,
-) -> dict:
-    """A record of ``TABLE_FEATURES``; what cannot be read becomes its ``problem``, never an exception."""
+) -> Record:
+    """Make a record of ``TABLE_FEATURES``; a value that cannot be read becomes its ``problem``, not an exception.
+
+    Args:
+        row_id: file and line.
+        image: absolute path or encoded bytes.
+        caption: of the image.
+        negatives: what ``parse_negatives`` reads.
+        hard_image_rows: rows with a similar image.
+    """
     problem = ""
     parsed: list[Negative] = []
     try:
@@ -148,7 +183,7 @@ def table_record(
     except ValueError as error:
         problem = str(error)
     if not image:
-        problem = "no image named"
+        problem = "no image is named"
     return {
         "id": row_id,
         "image": {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": image},
