@@ -1,4 +1,7 @@
-"""Files of a run folder: how they are written, and what several programs read of them. Imports no torch."""
+"""Files of a run folder: how they are written, and what several programs read of them.
+
+Imports no torch.
+"""
 
 import contextlib
 import csv
@@ -8,6 +11,7 @@ import pickle
 import platform
 import stat
 import subprocess
+import sys
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -85,7 +89,7 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
 
 
 def provenance() -> dict[str, str]:
-    """Return the commit, the versions of the packages that decide numbers, and the machine."""
+    """Return the commit, the versions of the packages that affect results, the machine and the device."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
     )
@@ -94,7 +98,13 @@ def provenance() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("degla", "torch", "lightning", "open_clip_torch")},
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "device": _device(),
     }
+
+
+def _device() -> str:
+    torch = sys.modules.get("torch")  # not imported for this: a program without torch computes on the CPU
+    return str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_available() else "CPU"
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

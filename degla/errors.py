@@ -18,7 +18,7 @@ class ConfigError(DeglaError):
 
 
 class DataError(DeglaError):
-    """More unusable samples than the run allows. The message names one of them."""
+    """More unusable samples than the run allows; the message names one of them."""
 
 
 class CheckpointError(DeglaError):
@@ -30,7 +30,7 @@ class NonFiniteError(DeglaError):
 
 
 class MissingDependencyError(DeglaError):
-    """An optional package is not installed. The message says how to install it."""
+    """An optional package that is not installed; the message says how to install it."""
 
     @classmethod
     def for_extra(cls, what: str, extra: str) -> "MissingDependencyError":

@@ -1,1 +1,4 @@
-"""The command line: Hydra, from the typed words to objects. Imports no torch."""
+"""The command line: from typed words through Hydra to objects.
+
+Imports no torch, so that ``--help`` and shell completion answer at once.
+"""

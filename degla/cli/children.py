@@ -1,4 +1,7 @@
-"""Runs of several processes inside a sweep. Imports torch only while a sweep runs."""
+"""Runs of several processes inside a sweep.
+
+Imports torch only while a sweep runs.
+"""
 
 import contextlib
 import importlib.util

@@ -1,4 +1,7 @@
-"""Type hints of constructors: which config values fit them, and their description in words. Imports no torch."""
+"""Type hints of constructors: which config values fit them, and their description in words.
+
+Imports no torch.
+"""
 
 import inspect
 import types

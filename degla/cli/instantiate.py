@@ -1,4 +1,6 @@
-"""Create the object that a config node describes, after checking every key. Imports no torch.
+"""Create the object that a config node describes, after checking every key.
+
+Imports no torch.
 
 A node names a constructor in ``_target_``. Its other keys are that constructor's arguments.
 """
@@ -30,7 +32,9 @@ MOVED_TARGETS = {
     "degla.callbacks.": "degla.training.callbacks.",
     "degla.optim.": "degla.training.optim.",
     "degla.data.DataModule": "degla.data.datamodule.DataModule",
-    "degla.hard_negatives.live.ModelWriter": "degla.hard_negatives.llm.online.ModelWriter",
+    "degla.hard_negatives.live.ModelWriter": "degla.hard_negatives.llm.online.OnlineWriter",
+    "degla.hard_negatives.llm.online.ModelWriter": "degla.hard_negatives.llm.online.OnlineWriter",
+    "degla.hard_negatives.pipeline.GivenNegatives": "degla.hard_negatives.writers.GivenNegatives",
     "degla.hard_negatives.batch.BatchWriter": "degla.hard_negatives.llm.batch.BatchWriter",
 }
 

@@ -1,4 +1,7 @@
-"""Run a program under Hydra: its configs, its resolvers, and its errors as one sentence. Imports no torch."""
+"""Run a program under Hydra: its configs, its resolvers, and its errors as one sentence.
+
+Imports no torch.
+"""
 
 import os
 import sys

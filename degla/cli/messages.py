@@ -1,4 +1,7 @@
-"""Hydra's and OmegaConf's errors as one sentence that says what to write instead. Imports no torch."""
+"""Hydra's and OmegaConf's errors as one sentence that says what to write instead.
+
+Imports no torch.
+"""
 
 import difflib
 import re

@@ -1,4 +1,7 @@
-"""Where the configs are and where a run writes. Imports no torch."""
+"""Where the configs are and where a run writes.
+
+Imports no torch.
+"""
 
 import datetime
 import os

@@ -1,4 +1,7 @@
-"""Sweeps that resume after an interruption, and the summary of a sweep. Imports no torch."""
+"""Sweeps that resume after an interruption, and the summary of a sweep.
+
+Imports no torch.
+"""
 
 import fcntl
 import hashlib

@@ -1,19 +1,35 @@
-"""What a run did: before and after on the validation rows, curves, and the rows it could not use."""
+"""The report of a training run: before and after, curves, and the samples that could not be used."""
 
 import csv
 import html
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 
 from degla.artifacts import read_metrics
 from degla.report.figures import embedded_png
+from degla.report.page import Bar, bars, facts, headline, page, table
+from degla.report.run_record import duration, run_facts
 
-_EXAMPLES = 20  # rows shown of each kind of problem
+_MAX_EXAMPLES = 20  # samples shown for each kind of problem
+_STAGES = {"eval": "Benchmark before and after", "val": "Validation samples before and after"}
+_EXPLANATIONS = {
+    "eval": "Each sub-task: share of images that score higher with their caption than with any false one, or with "
+    "their class than with any other; a tie counts as wrong. Below them, means of sub-tasks.",
+    "val": "caption_choice: share of captions that score higher than every one of their own negatives; a tie counts "
+    "as wrong. The others: retrieval among the validation samples.",
+}
+_SCORE_CURVES = (
+    *("val/caption_choice", "val/image_to_text_r@1", "val/text_to_image_r@1"),
+    *("eval_mean/scenes/compositional", "eval_mean/scenes/general", "eval_mean/overall"),
+)
 
 
 class Change(NamedTuple):
@@ -25,30 +41,28 @@ class Change(NamedTuple):
 
 
 def changes(run_dir: Path, stage: str = "val") -> list[Change]:
-    """First and last value of each metric ``<stage>/...``; empty where there are no two.
+    """Return the first and last value of each metric ``<stage>/...`` that has two values.
 
     Args:
         run_dir: folder of the run.
-        stage: ``val``, the validation rows; ``eval``, the subsets of benchmarks; ``eval_mean``, their means.
+        stage: ``val``, the validation samples; ``eval``, the subsets of benchmarks; ``eval_mean``, their means.
     """
-    path = run_dir / "metrics.csv"
-    metrics = read_metrics(path) if path.exists() else {}
-    rows = []
-    for name, values in metrics.items():
+    pairs = []
+    for name, values in _metrics(run_dir).items():
         if name.startswith(f"{stage}/") and len(values) > 1:
             steps = list(values)
-            rows.append(Change(name.removeprefix(f"{stage}/"), values[steps[0]], values[steps[-1]]))
-    return sorted(rows, key=_order) if stage == "val" else rows
+            pairs.append(Change(name.removeprefix(f"{stage}/"), values[steps[0]], values[steps[-1]]))
+    return sorted(pairs, key=_choice_before_retrieval) if stage == "val" else pairs
 
 
-def _order(row: Change) -> tuple:
-    """Choice before retrieval; R@5 before R@10."""
-    name, _, k = row.name.partition("@")
+def _choice_before_retrieval(change: Change) -> tuple[bool, str, int]:
+    """Sort R@5 before R@10, which plain text would not."""
+    name, _, k = change.name.partition("@")
     return not name.startswith("caption_choice"), name, int(k or 0)
 
 
 def bad_rows(run_dir: Path) -> dict[str, list[dict[str, str]]]:
-    """Records of ``bad_rows.csv``, of all processes, by what is wrong with them; a row is named once."""
+    """Return the records of all ``bad_rows*.csv`` (one file per process) by problem, each row of the data once."""
     groups: dict[str, list[dict[str, str]]] = defaultdict(list)
     for path in sorted(run_dir.glob("bad_rows*.csv")):
         with path.open(newline="", encoding="utf-8") as file:
@@ -61,120 +75,131 @@ def bad_rows(run_dir: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def print_report(run_dir: Path) -> None:
-    """The table on the console, and where everything else is."""
+    """Print the tables on the console, and the paths of everything else."""
     console = Console()
     for stage, title in _STAGES.items():
-        rows = _rows(run_dir, stage)
-        if not rows:
+        metrics = _with_means(run_dir, stage)
+        if not metrics:
             continue
         last_subset = len(changes(run_dir, "eval")) - 1 if stage == "eval" else None
-        table = Table(stage, "before", "after", "change", title=f"{title}, percent")
-        for place, row in enumerate(rows):
-            delta = 100 * (row.after - row.before)
+        shown = Table(stage, "before", "after", "change", title=f"{title}, percent")
+        for number, change in enumerate(metrics):
+            delta = 100 * (change.after - change.before)
             colour = "green" if delta > 0 else "red" if delta < 0 else "white"
-            cells = f"{100 * row.before:.1f}", f"{100 * row.after:.1f}", f"[{colour}]{delta:+.1f}[/{colour}]"
-            table.add_row(row.name, *cells, end_section=place == last_subset)
-        console.print(table)
-    for what, records in bad_rows(run_dir).items():
-        console.print(f"{len(records)} row(s): {what}, such as {records[0]['row']}", markup=False, highlight=False)
-    places = {"report": run_dir / "report.html"}
+            cells = f"{100 * change.before:.1f}", f"{100 * change.after:.1f}", f"[{colour}]{delta:+.1f}[/{colour}]"
+            shown.add_row(change.name, *cells, end_section=number == last_subset)
+        console.print(shown)
+    for problem, records in bad_rows(run_dir).items():
+        console.print(f"{len(records)} row(s): {problem}, such as {records[0]['row']}", markup=False, highlight=False)
+    paths = {"report": str(run_dir / "report.html")}
     if (run_dir / "model").is_dir():
-        places["model"] = f"{run_dir / 'model'}  (open_clip: local-dir:{run_dir / 'model'})"
+        paths["model"] = f"{run_dir / 'model'}  (open_clip: local-dir:{run_dir / 'model'})"
     if (run_dir / "tensorboard").is_dir():
-        places["TensorBoard"] = f"tensorboard --logdir {run_dir / 'tensorboard'}"
-    for name, place in places.items():
-        console.print(f"{name:<12} {place}", soft_wrap=True, highlight=False, markup=False)
+        paths["TensorBoard"] = f"tensorboard --logdir {run_dir / 'tensorboard'}"
+    for name, path in paths.items():
+        console.print(f"{name:<12} {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write ``report.html``, one file with everything in it."""
-    sections = [f"<h1>{html.escape(run_dir.parent.name)} <small>{html.escape(run_dir.name)}</small></h1>"]
+    """Write ``report.html``, one file with everything in it, and return its path."""
+    sections = [headline(_headline(run_dir)), facts(run_facts(run_dir))]
     for stage, title in _STAGES.items():
-        rows = _rows(run_dir, stage)
-        if not rows:
-            continue
-        cells = "".join(
-            f"<tr><td>{html.escape(row.name)}</td><td>{100 * row.before:.1f}</td><td>{100 * row.after:.1f}</td>"
-            f"<td class={'up' if row.after >= row.before else 'down'}>{100 * (row.after - row.before):+.1f}</td></tr>"
-            for row in rows
-        )
-        sections.append(f"<h2>{title}, percent</h2>{_bars(changes(run_dir, stage)) if stage == 'eval' else ''}<table>")
-        sections.append(f"<tr><th>{stage}<th>before<th>after<th>change</tr>{cells}</table>")
-        sections.append(f"<p>{_EXPLAINED[stage]}</p>")
+        metrics = _with_means(run_dir, stage)
+        if metrics:
+            sections.append(f"<h2>{title}, percent</h2>")
+            sections.append(_bars(changes(run_dir, stage)) if stage == "eval" else "")
+            sections.append(_table(metrics, stage) + f"<p>{_EXPLANATIONS[stage]}</p>")
     sections.append("<h2>Curves</h2>" + _curves(run_dir))
-    sections.append("<h2>Rows</h2>" + (_bad_row_tables(run_dir) or "<p>Every row was used as it is.</p>"))
+    sections.append("<h2>Data</h2>" + (_bad_row_tables(run_dir) or "<p>Every row was used as it is.</p>"))
     config = run_dir / "config.yaml"
     if config.exists():
         sections.append(f"<h2>Config</h2><pre>{html.escape(config.read_text(encoding='utf-8'))}</pre>")
-    page = run_dir / "report.html"
-    page.write_text(
-        f"<!doctype html><meta charset=utf-8><title>degla run</title>{PAGE_STYLE}{''.join(sections)}",
-        encoding="utf-8",
-    )
-    return page
+    path = run_dir / "report.html"
+    path.write_text(page(f"{run_dir.parent.name} {run_dir.name}", sections), encoding="utf-8")
+    return path
 
 
-_SCORES = (
-    *("val/caption_choice", "val/image_to_text_r@1", "val/text_to_image_r@1"),
-    *("eval_mean/scenes/compositional", "eval_mean/scenes/general", "eval_mean/overall"),
-)
-_STAGES = {"eval": "Benchmark before and after", "val": "Validation rows before and after"}
-_EXPLAINED = {
-    "eval": "Each sub-task: share of images that score higher with their caption than with any false one, or with "
-    "their class than with any other; a tie is lost. Below them, means of sub-tasks.",
-    "val": "caption_choice: share of captions that score higher than every one of their own negatives; a tie is lost.",
-}
+def _headline(run_dir: Path) -> dict[str, str]:
+    """Return the few numbers that matter most: means of benchmarks, else caption choice, and the length of the run."""
+    means = {change.name: change for change in changes(run_dir, "eval_mean")}
+    wanted = [means[name] for name in means if name.endswith(("compositional", "general"))] or list(means.values())[:2]
+    wanted += [change for change in changes(run_dir, "val") if change.name == "caption_choice"]
+    numbers = {change.name: f"{100 * change.before:.1f} → {100 * change.after:.1f}" for change in wanted}
+    if (run_dir / "finished.json").is_file():
+        numbers["optimizer steps"] = str(json.loads((run_dir / "finished.json").read_text(encoding="utf-8"))["steps"])
+    elif steps := [step for values in _losses(run_dir).values() for step in values]:
+        numbers["last logged step"] = str(max(steps))
+    if seconds := duration(run_dir):
+        numbers["duration"] = seconds
+    return numbers
 
 
-def _rows(run_dir: Path, stage: str) -> list[Change]:
-    """What the table of a stage shows: below the subsets of benchmarks their means."""
+def _with_means(run_dir: Path, stage: str) -> list[Change]:
+    """Return what the table of a stage shows; the means of benchmarks follow their subsets."""
     return changes(run_dir, stage) + (changes(run_dir, "eval_mean") if stage == "eval" else [])
 
 
-def _bars(rows: list[Change]) -> str:
-    """Every sub-task before and after."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    axes = figure.subplots()
-    for offset, label, colour in ((0.0, "before", "0.7"), (0.4, "after", "C0")):
-        values = [100 * getattr(row, label) for row in rows]
-        axes.bar([place + offset for place in range(len(rows))], values, 0.4, label=label, color=colour)
-    axes.set_xticks([place + 0.2 for place in range(len(rows))], [row.name.replace("/", "\n") for row in rows])
-    axes.tick_params(axis="x", labelsize=7, rotation=45)
-    axes.set(ylabel="accuracy, percent", ylim=(0, 100))
-    axes.legend(fontsize=8, ncols=2)
-    return embedded_png(figure, "before and after on every sub-task")
+def _table(metrics: list[Change], stage: str) -> str:
+    lines = [
+        [m.name, f"{100 * m.before:.1f}", f"{100 * m.after:.1f}", f"{100 * (m.after - m.before):+.1f}"] for m in metrics
+    ]
+    return table([stage, "before", "after", "change"], lines)
+
+
+def _bars(metrics: list[Change]) -> str:
+    """Draw every sub-task before and after, under the name of its benchmark or family."""
+    groups: dict[str, list[Bar]] = defaultdict(list)
+    for change in metrics:
+        family, _, name = change.name.rpartition("/")
+        groups[family] += [Bar(f"{name}, before", change.before), Bar(f"{name}, after", change.after, series=1)]
+    return bars(groups)
+
+
+def _losses(run_dir: Path) -> dict[str, dict[int, float]]:
+    return {name: values for name, values in _metrics(run_dir).items() if name.startswith("train/loss")}
+
+
+def _metrics(run_dir: Path) -> dict[str, dict[int, float]]:
+    path = run_dir / "metrics.csv"
+    return read_metrics(path) if path.exists() else {}
 
 
 def _curves(run_dir: Path) -> str:
-    path = run_dir / "metrics.csv"
-    metrics = read_metrics(path) if path.exists() else {}
-    losses = {name: values for name, values in metrics.items() if name.startswith("train/loss")}
-    scores = {name: values for name, values in metrics.items() if name in _SCORES}
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for axes, curves, title in zip(panels, (losses, scores), ("training losses", "validation"), strict=True):
-        for name, values in curves.items():
-            axes.plot(list(values), list(values.values()), label=name, marker="." if len(values) < 20 else None)
-        axes.set(title=title, xlabel="optimizer step")
-        axes.grid(alpha=0.3)
-        if curves:
-            axes.legend(fontsize=8)
-    panels[0].set_yscale("symlog", linthresh=0.1)
-    return embedded_png(figure, "curves")
+    losses = _losses(run_dir)
+    scores = {name: values for name, values in _metrics(run_dir).items() if name in _SCORE_CURVES}
+    panels = [(name, curves) for name, curves in (("training losses", losses), ("validation", scores)) if curves]
+    note = ""
+    if not losses:
+        note = "<p>No loss was logged: the run has fewer steps than <code>trainer.log_every_n_steps</code>.</p>"
+    if not panels:
+        return note
+    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw_curves(axes, title, curves)
+    return embedded_png(figure, "curves of losses and scores over the optimizer steps") + note
+
+
+def _draw_curves(axes: Axes, title: str, curves: dict[str, dict[int, float]]) -> None:
+    for name, values in curves.items():
+        axes.plot(list(values), list(values.values()), label=name, marker="." if len(values) < 20 else None)
+    axes.set(title=title, xlabel="optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # a run of three steps has no step 0.5
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    if title == "training losses":
+        axes.set_yscale("symlog", linthresh=0.1)
 
 
 def _bad_row_tables(run_dir: Path) -> str:
     parts = []
-    for what, records in bad_rows(run_dir).items():
-        lines = "".join(
-            f"<tr><td>{html.escape(record['row'])}<td>{html.escape(record['reason'])}</tr>"
-            for record in records[:_EXAMPLES]
-        )
-        more = f"<p>and {len(records) - _EXAMPLES} more in bad_rows.csv</p>" if len(records) > _EXAMPLES else ""
-        parts.append(f"<h3>{len(records)} {html.escape(what)}</h3><table>{lines}</table>{more}")
+    for problem, records in bad_rows(run_dir).items():
+        lines = [[record["row"], record["reason"]] for record in records[:_MAX_EXAMPLES]]
+        more = f"<p>and {len(records) - _MAX_EXAMPLES} more in bad_rows.csv</p>" if len(records) > _MAX_EXAMPLES else ""
+        parts.append(f"<h3>{len(records)} {html.escape(problem)}</h3>{table(['row', 'reason'], lines)}{more}")
     return "".join(parts)
 
 
+# Style of pages that do not use ``degla.report.page`` yet.
 PAGE_STYLE = """<style>
 body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:right}

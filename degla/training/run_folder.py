@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from degla.artifacts import atomic_write, checkpoint_error, newest_checkpoint, read_metrics
+from degla.cli.instantiate import with_current_targets
 from degla.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def finished_value(cfg: DictConfig, run_dir: Path) -> float | None:
 
 
 def _settings(cfg: Any) -> dict[str, Any]:
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    settings: Any = with_current_targets(OmegaConf.to_container(cfg, resolve=True))
     settings.pop("ckpt_path", None)
     return settings
 

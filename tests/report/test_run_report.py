@@ -44,6 +44,36 @@ def test_a_run_without_validation_or_metrics(tmp_path):
     assert changes(tmp_path) == [] and "Every row was used" in write_report(tmp_path).read_text()
 
 
+def test_the_page_opens_with_results_and_says_how_the_run_was_made(tmp_path):
+    (a_run(tmp_path) / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_text("- data.path=my photos\n- seed=1\n")
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    (tmp_path / "finished.json").write_text('{"steps": 5, "value": 0.3}')
+    page = write_report(tmp_path).read_text()
+    facts = [
+        "10.0 → 30.0",
+        "<b>5</b>optimizer steps",
+        "</b>duration",
+        "degla-train &#x27;data.path=my photos&#x27; seed=1",
+    ]
+    facts += [">commit<", ">open_clip_torch<", ">device<", ">Curves<"]
+    places = [page.index(fact) for fact in facts]
+    assert places == sorted(places)
+    first = (tmp_path / "provenance.json").read_bytes()
+    (tmp_path / "provenance.json").write_bytes(first.replace(b'"commit": "', b'"commit": "of-the-run-'))
+    assert "of-the-run-" in write_report(tmp_path).read_text()  # written again elsewhere, it names the run's own
+
+
+def test_curves_of_a_run_below_ten_steps(tmp_path):
+    log = MetricsCsv(str(tmp_path / "metrics.csv"))
+    log.log_metrics({"val/caption_choice": 0.5}, 0)
+    page = write_report(tmp_path).read_text()
+    assert "fewer steps than <code>trainer.log_every_n_steps" in page and page.count("data:image/png") == 1
+    log.log_metrics({"train/loss": 0.7}, 2)
+    page = write_report(tmp_path).read_text()
+    assert "fewer steps" not in page and page.count("data:image/png") == 1
+
+
 def test_half_a_line_is_neither_read_nor_added_to(tmp_path):
     path = tmp_path / "metrics.csv"
     MetricsCsv(str(path)).log_metrics({"train/loss": 1.0}, 0)
@@ -63,7 +93,8 @@ def test_benchmark_before_and_after(tmp_path, capsys):
     assert [tuple(row) for row in changes(tmp_path, "eval_mean")] == [("overall", 0.5, 0.5)]
     assert changes(tmp_path) == []
     page = write_report(tmp_path).read_text()
-    assert "+50.0" in page and "-50.0" in page and page.count("data:image/png") == 2
+    assert "+50.0" in page and "-50.0" in page and page.count("data:image/png") == 1
+    assert page.count("class=track") == 4 and "order, before" in page
     print_report(tmp_path)
     output = capsys.readouterr().out
     assert output.index("aro/order") < output.index("overall")
