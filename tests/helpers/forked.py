@@ -1,7 +1,7 @@
-"""``degla.train`` in a copy of a process that has imported it already: a thousand starts cost minutes, not hours.
+"""Start ``degla`` programs as copies of a process that has imported torch and Lightning already.
 
-The copies come from Python's fork server, a process that imports and does nothing else. A copy of the test process
-itself would inherit the locks and thread pools of every test before, and crash now and then.
+A start then takes a fraction of a second. The copies come from Python's fork server, a process that only imports. A
+copy of the test process would inherit the locks and thread pools of earlier tests, and sometimes crash.
 """
 
 import importlib
@@ -27,7 +27,7 @@ fork_server.set_forkserver_preload(
 
 
 def start_forked(*arguments: str, cwd: Path, program: str = "train", **environment: str) -> ForkServerProcess:
-    """``python -m degla.<program>`` with these arguments, begun; what it prints is in ``cwd/stdout`` and ``stderr``."""
+    """Start ``python -m degla.<program>`` with these arguments; its output goes to ``cwd/stdout`` and ``cwd/stderr``."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     job = fork_server.Process(target=_become_degla, args=(program, arguments, str(cwd), variables))
     job.start()
@@ -37,7 +37,7 @@ def start_forked(*arguments: str, cwd: Path, program: str = "train", **environme
 def degla_forked(
     *arguments: str, cwd: Path, program: str = "train", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """The same, waited for."""
+    """Run ``python -m degla.<program>`` with these arguments to its end."""
     job = start_forked(*arguments, cwd=cwd, program=program, **environment)
     job.join(timeout=500)
     assert job.exitcode is not None, f"still running: {arguments}"
@@ -47,14 +47,16 @@ def degla_forked(
 
 
 def _become_degla(program: str, arguments: tuple[str, ...], cwd: str, environment: dict[str, str]) -> None:
-    """In the child: never returns, whatever happens."""
+    """Become the program in the child process; this function never returns."""
     import torch
 
     code = 1
     os.environ.clear()
     os.environ |= environment
-    multiprocessing.set_start_method("fork", force=True)  # as anywhere else: its workers are not the fork server's
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # torch read the fork server's own
+    multiprocessing.set_start_method("fork", force=True)  # DataLoader workers start as in a normal process
+    torch.set_num_threads(
+        int(environment["OMP_NUM_THREADS"])
+    )  # torch read this variable when the fork server imported it
     os.chdir(cwd)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

@@ -1,4 +1,4 @@
-"""One process, two and four under DDP and two under FSDP2 make the same run; so do their checkpoints."""
+"""One process, two and four under DDP, and two under FSDP2 train alike, and resume each other's checkpoints."""
 
 import time
 from pathlib import Path
@@ -24,7 +24,7 @@ def arguments(photos, *more):
     return [
         *TINY,
         f"data.path={photos}",
-        "loader.global_batch_size=8",  # of 28 rows: the last batch of a pass is ragged
+        "loader.global_batch_size=8",  # 28 samples: the last batch of a pass is smaller
         "loader.epochs=10",
         "trainer.accumulate_grad_batches=2",  # 20 steps
         "loader.drop_last=false",
@@ -43,7 +43,7 @@ def photos(tmp_path_factory):
 
 
 def test_same_curves_and_weights_in_every_layout_and_from_one_to_another(photos, tmp_path):
-    """One test, so that the runs are made once, however many processes share the tests."""
+    """One test, so that the runs are made once even where several processes share the tests."""
     more = ["benchmark=scenes", "benchmark.scenes.num_items=4", "callbacks.evaluate.every_n_steps=10",
             "callbacks.checkpoint.every_n_steps=10"]  # fmt: skip
     names = ("one", "ddp", "ddp4", "fsdp2")
@@ -53,7 +53,7 @@ def test_same_curves_and_weights_in_every_layout_and_from_one_to_another(photos,
     for layout in ("ddp", "ddp4", "fsdp2"):
         compare(runs, layout)
     for first, then in (("fsdp2", "one"), ("one", "fsdp2")):
-        # Taken half-way under one layout, finished under another: the curve of the run that stayed.
+        # A run that changes its layout half-way has the loss curve of the run that did not.
         halfway = runs[first] / "checkpoints" / "step-00000010.ckpt"
         degla(*arguments(photos, *LAYOUTS[then], f"ckpt_path={halfway}", f"name=moved-{then}"), cwd=tmp_path)
         run = only_run(tmp_path, f"moved-{then}")
@@ -70,14 +70,14 @@ def compare(runs, layout):
     one, other = (read_metrics(runs[name] / "metrics.csv") for name in ("one", layout))
     assert len(one["train/loss"]) == 20
     for name, values in one.items():
-        if name.startswith("eval"):  # of four items one may be decided by the last bit
+        if name.startswith("eval"):  # with four items, the last bit can decide one of them
             assert other[name] == pytest.approx(values, abs=0.26), name
         elif name != "train/samples_per_second":
             assert other[name] == pytest.approx(values, rel=1e-5 if name == "train/loss" else 1e-4, abs=1e-6), name
-    mine, theirs = weights(runs["one"]), weights(runs[layout])
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        torch.testing.assert_close(theirs[name], mine[name], rtol=1e-4, atol=2e-5)
+    one_weights, other_weights = weights(runs["one"]), weights(runs[layout])
+    assert one_weights.keys() == other_weights.keys()
+    for name in one_weights:
+        torch.testing.assert_close(other_weights[name], one_weights[name], rtol=1e-4, atol=2e-5)
     assert (runs[layout] / "model" / "open_clip_model.safetensors").is_file()
     assert list(one["eval_mean/overall"])[:2] == [0, 10]
 
@@ -89,17 +89,17 @@ def test_parameters_without_gradient_do_not_stop_ddp(photos, tmp_path):
     assert len(read_metrics(only_run(tmp_path) / "metrics.csv")["train/loss_tgc"]) >= 4
 
 
-def test_spoilt_rows_on_two_ranks(photos, tmp_path):
-    folder = make_photo_folder(tmp_path / "spoilt")
+def test_bad_rows_on_two_ranks(photos, tmp_path):
+    folder = make_photo_folder(tmp_path / "bad")
     (folder / "images" / "3.jpg").write_bytes(b"")
     degla(*arguments(folder, *LAYOUTS["ddp"], "loader.max_bad_fraction=0.5"), cwd=tmp_path)
     files = list(only_run(tmp_path).glob("bad_rows*.csv"))
     assert {record["row"] for file in files for record in read_csv(file)} == {"captions.jsonl:7", "captions.jsonl:8"}
 
 
-def test_a_rank_that_stops_takes_the_others_along(tmp_path):
-    folder = make_photo_folder(tmp_path / "spoilt")
-    for i in range(6):  # enough for either rank to meet one first
+def test_a_rank_that_stops_ends_the_others(tmp_path):
+    folder = make_photo_folder(tmp_path / "bad")
+    for i in range(6):  # so that either rank may read one first
         (folder / "images" / f"{i}.jpg").write_bytes(b"")
     result = degla(*arguments(folder, *LAYOUTS["ddp"], "loader.max_bad_fraction=0"),
                    cwd=tmp_path, check=False)  # fmt: skip

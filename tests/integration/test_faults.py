@@ -1,4 +1,4 @@
-"""Two ranks on bad days: whatever happens, the run goes on from a whole checkpoint to the weights of a calm run."""
+"""Faults of a run of two ranks: it resumes from a whole checkpoint, to the weights of an undisturbed run."""
 
 import os
 import resource
@@ -55,7 +55,7 @@ def arguments(photos) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(arguments, tmp_path_factory) -> dict:
-    cwd = tmp_path_factory.mktemp("calm")
+    cwd = tmp_path_factory.mktemp("undisturbed")
     degla(*arguments, cwd=cwd)
     return state(cwd)
 
@@ -71,7 +71,7 @@ def test_one_fault_after_another(undisturbed, arguments, tmp_path):
     saved = int(newest_checkpoint(checkpoints).stem[5:])
     assert saved % 5 or saved > 12
 
-    # SLURM's notice: saved, and put back into the queue.
+    # SLURM announces the end of the job's time: the run is saved and put back into the queue.
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.txt\n')
@@ -90,7 +90,7 @@ def test_one_fault_after_another(undisturbed, arguments, tmp_path):
     run.communicate(timeout=60)
     assert run.returncode not in (0, 143)
 
-    # The newest checkpoint is cut short, as by a power cut; the one before is kept for this.
+    # The newest checkpoint is truncated, as by a power cut; the one before it is kept for this.
     newest = newest_checkpoint(checkpoints)
     os.truncate(newest, newest.stat().st_size // 2)
     before = newest_checkpoint(checkpoints)
@@ -104,7 +104,7 @@ def test_one_fault_after_another(undisturbed, arguments, tmp_path):
     assert run.returncode == 2 and "cannot be written" in output and "free some space" in output
     assert newest_checkpoint(checkpoints) == before and not list(checkpoints.glob("*.part"))
 
-    # The second rank stands still: it is named, and the run ends.
+    # The second rank makes no progress: the watchdog names it and ends the run.
     run = start(tmp_path, *arguments, "callbacks.watchdog.timeout_seconds=3")
     until(run, tmp_path, 60)
     stuck = rank_1(run)
@@ -119,7 +119,7 @@ def test_one_fault_after_another(undisturbed, arguments, tmp_path):
     assert_same(state(tmp_path), undisturbed)
 
 
-def test_any_flipped_bit_is_seen_or_harmless(tmp_path):
+def test_any_flipped_bit_is_detected_or_harmless(tmp_path):
     path = tmp_path / "step-00000010.ckpt"
     torch.save({"state_dict": {"weight": torch.randn(10)}}, path)
     whole = path.read_bytes()
@@ -131,7 +131,7 @@ def test_any_flipped_bit_is_seen_or_harmless(tmp_path):
             torch.load(path, weights_only=True)
 
 
-def test_a_flipped_bit_is_seen(tmp_path):
+def test_a_flipped_bit_is_detected(tmp_path):
     path = tmp_path / "step-00000010.ckpt"
     torch.save({"state_dict": {"weight": torch.randn(10_000)}}, path)
     content = bytearray(path.read_bytes())

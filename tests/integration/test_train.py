@@ -1,4 +1,4 @@
-"""The main job as a user starts it."""
+"""Training as a user starts it."""
 
 import json
 import math
@@ -69,9 +69,9 @@ def test_a_run_leaves_everything_a_user_looks_for(photo_folder, tmp_path):
 
 
 def test_vit_b_32_on_real_photos_survives_a_kill(flickr, tmp_path):
-    """Ten steps of the paper's model, all four terms logged, torn by kill -9: what is made again is equal to the bit.
+    """Ten steps of the paper's model are interrupted by kill -9; the repeated steps are equal to the last bit.
 
-    That the weights at the end are equal too is seen on tiny models, in test_resume.
+    That the final weights are equal too is tested on tiny models, in test_resume.
     """
     arguments = [
         "model=vit_b_32",
@@ -125,8 +125,8 @@ def test_a_tiny_model_for_an_epoch_of_real_photos(flickr, tmp_path):
     assert not (only_run(tmp_path) / "bad_rows.csv").exists()  # its README: every image decodes
 
 
-def spoil(folder):
-    """One of everything that goes wrong in a folder of images."""
+def add_bad_rows(folder):
+    """Add one row of each kind that cannot be used, or only in part."""
     lines = (folder / "captions.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     images = folder / "images"
@@ -149,8 +149,8 @@ def spoil(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_spoilt_rows_are_reported_and_the_run_finishes(photo_folder, tmp_path, workers):
-    rows = spoil(photo_folder)
+def test_bad_rows_are_reported_and_the_run_finishes(photo_folder, tmp_path, workers):
+    rows = add_bad_rows(photo_folder)
     arguments = [*TINY, f"data.path={photo_folder}", "loader.global_batch_size=4", "loader.epochs=1"]
     arguments.append(f"loader.num_workers={workers}")
     output = degla(*arguments, "loader.max_bad_fraction=0.5", cwd=tmp_path).stdout
@@ -168,7 +168,7 @@ def test_spoilt_rows_are_reported_and_the_run_finishes(photo_folder, tmp_path, w
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_tolerance_stops_with_the_row(photo_folder, tmp_path, workers):
-    rows = spoil(photo_folder)
+    rows = add_bad_rows(photo_folder)
     result = degla(*TINY, f"data.path={photo_folder}", "loader.global_batch_size=4", "loader.max_bad_fraction=0",
                    f"loader.num_workers={workers}", cwd=tmp_path, check=False)  # fmt: skip
     assert result.returncode == 2 and "Traceback" not in result.stderr
@@ -202,7 +202,7 @@ def test_streaming(photo_folder, hub_dataset, tmp_path):
 
 
 def test_demo_experiment(tmp_path):
-    """The command of `make demo`, cut short; the same command again with ckpt_path=last does nothing."""
+    """Run `make demo` for four steps; the same command with ckpt_path=last then does nothing."""
     short = [
         "loader.num_workers=0",
         "data.num_scenes=200",

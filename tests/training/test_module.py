@@ -1,4 +1,4 @@
-"""The LightningModule without a Trainer: what a step computes, and what it does not pay for."""
+"""The LightningModule without a Trainer: what a step computes, and what it does not compute."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def module(objective, with_teacher=True):
     return DeGLAModule(student, objective, teacher, optimizer=adamw, scheduler=None)
 
 
-def test_one_text_forward_a_model():
+def test_one_text_forward_per_model():
     m = module(DeGLAObjective())
     calls = []
     for name, model in (("student", m.student), ("teacher", m.teacher.model)):
@@ -41,7 +41,7 @@ def test_one_text_forward_a_model():
     assert calls == [("student", 6), ("teacher", 6)]
 
 
-def test_no_teacher_forward_where_nothing_needs_it():
+def test_no_teacher_forward_where_no_term_reads_the_teacher():
     m = module(DeGLAObjective(tgc=0, distill=0))
     m.teacher.forward = None  # calling it would fail
     assert set(m.compute_losses(batch(m.student)).terms) == {"contrastive", "igc"}
@@ -111,7 +111,7 @@ def test_optimizer_state_by_name_and_back():
 
 
 def chunked(data, student, size):
-    """The batch as a loader with ``chunk_size`` gives it."""
+    """Return the batch as a loader with ``chunk_size`` makes it."""
     collate = Collate(None, student.tokenizer, 2, "first", chunk_size=size)
     return data._replace(chunks=collate._chunks(data.captions, data.negatives))
 
@@ -141,7 +141,7 @@ def test_a_batch_in_chunks_has_the_gradient_of_the_whole(size):
         torch.testing.assert_close(mine, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_chunks_hold_the_activations_of_one():
+def test_only_one_chunk_of_activations_is_in_memory():
     m = module(DeGLAObjective(), with_teacher=True)
     data = larger_batch(m.student)
     held = []

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: named, stopped or left out, and nothing moves."""
+"""Steps whose loss or gradient is not finite: the run stops, or skips them, and no weight changes."""
 
 import copy
 
@@ -12,8 +12,8 @@ from tests.configs.test_configs import tiny
 from tests.conftest import make_photo_folder
 
 
-class Spoil(Callback):
-    """Puts infinity into one gradient at some steps, and keeps what there was before each step."""
+class Corrupt(Callback):
+    """Puts infinity into one gradient at some steps, and keeps the state before each step."""
 
     def __init__(self, *steps: int, keeps: bool = True):
         self.steps = steps
@@ -43,17 +43,17 @@ def photos(tmp_path):
 
 def started(photos, tmp_path, *overrides, steps=()):
     run = build(tiny(photos, str(tmp_path / "run"), "trainer.max_steps=5", "scheduler.warmup_steps=0", *overrides))
-    spoil = Spoil(*steps, keeps=len(steps) == 1)
-    run.trainer.callbacks.append(spoil)
-    return run, spoil
+    corrupt = Corrupt(*steps, keeps=len(steps) == 1)
+    run.trainer.callbacks.append(corrupt)
+    return run, corrupt
 
 
 @pytest.mark.parametrize("more", [["trainer.gradient_clip_val=1"], ["optimizer.fused=false"]], ids=" ".join)
 def test_a_skipped_step_moves_nothing(photos, tmp_path, caplog, more):
-    run, spoil = started(photos, tmp_path, "non_finite=skip", *more, steps=[2])
+    run, corrupt = started(photos, tmp_path, "non_finite=skip", *more, steps=[2])
     run.trainer.fit(run.module, run.datamodule)
     assert run.trainer.global_step == 5 and run.module.guard.num_skipped == 1
-    unmoved = [same(spoil.before[i], spoil.before[i + 1]) for i in range(4)]
+    unmoved = [same(corrupt.before[i], corrupt.before[i + 1]) for i in range(4)]
     assert unmoved == [False, False, True, False]  # weights, moments and teacher
     assert "the gradient is not finite at step 2 (contrastive" in caplog.text and "no sample by itself" in caplog.text
     assert all(value.isfinite().all() for value in run.module.state_dict().values())
@@ -81,7 +81,7 @@ def test_under_a_scaler_the_loss_alone_decides(photos, tmp_path):
     assert not guard._window and student.clip.logit_scale.grad is not None
 
 
-def test_skipping_for_ever_is_no_training(photos, tmp_path):
+def test_too_many_skipped_steps_stop_the_run(photos, tmp_path):
     run, _ = started(
         photos, tmp_path, "non_finite=skip", "trainer.max_steps=40", "loader.epochs=20", steps=range(1, 40)
     )
@@ -89,8 +89,8 @@ def test_skipping_for_ever_is_no_training(photos, tmp_path):
         run.trainer.fit(run.module, run.datamodule)
 
 
-def test_the_row_is_named(photos, tmp_path):
-    """Of a word that nobody else uses, the embedding is spoilt: as one sees it with weights from a damaged file."""
+def test_the_sample_is_named(photos, tmp_path):
+    """The embedding of a word that one caption uses is nan, as in weights from a damaged file."""
     folder = make_photo_folder(tmp_path / "odd")
     captions = folder / "captions.jsonl"
     lines = captions.read_text().splitlines()

@@ -9,7 +9,7 @@ from degla.training.validation import EmbeddedBatch, embed_batch, recalls, valid
 
 
 def test_recall_by_hand():
-    """Two images with two captions each; the rows are images, the columns captions."""
+    """Rows of the matrix are images, columns captions; each image has two captions."""
     similarity = torch.tensor([[0.9, 0.1, 0.8, 0.2], [0.7, 0.6, 0.5, 0.4]])
     owner = torch.tensor([0, 0, 1, 1])
     metrics = recalls(similarity, owner)
@@ -34,7 +34,7 @@ def test_caption_choice_by_hand():
     assert metrics["caption_choice/swap_nouns"] == 0.5 and metrics["caption_choice/replace_nouns"] == 1.0
 
 
-def test_a_collapsed_encoder_scores_nothing():
+def test_a_collapsed_encoder_scores_zero():
     same = [[1.0, 0.0]] * 4
     f = features(same, same, [same[:3]] * 4)
     slots = [[Negative(str(i), "swap_nouns") for i in range(3)]] * 4
@@ -42,7 +42,7 @@ def test_a_collapsed_encoder_scores_nothing():
     assert metrics["caption_choice"] == 0 and metrics["caption_choice/swap_nouns"] == 0
 
 
-def test_rows_without_negatives_do_not_count_in_the_choice():
+def test_samples_without_negatives_do_not_count_in_the_choice():
     f = features([[1, 0]] * 2, [[0.9, 0]] * 2, [[[0.8, 0]]] * 2)
     batch = embed_batch(f, ["a", "b"], [[Negative("x", "k")], [None]])
     assert validation_metrics([batch])["caption_choice"] == 1.0

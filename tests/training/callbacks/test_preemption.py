@@ -1,4 +1,4 @@
-"""Signals at awkward moments, in one process; tests/integration/test_faults.py has two."""
+"""Signals in every phase of a run of one process; tests/integration/test_faults.py has two processes."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ class Send(Callback):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of six steps that validates and measures every two, and is told when to get which signal."""
+    """Return a function that runs six steps, with validation and a benchmark every two, and sends itself a signal."""
     photos = make_photo_folder(tmp_path / "photos")
     settings = [
         "trainer.max_steps=6",
@@ -98,7 +98,7 @@ def trainer():
                            _signal_connector=SimpleNamespace(received_sigterm=False))  # fmt: skip
 
 
-def test_a_signal_while_the_ranks_meet_waits_for_the_next_batch(monkeypatch):
+def test_a_signal_during_the_reduction_waits_for_the_next_batch(monkeypatch):
     preemption, run = Preemption(), trainer()
     preemption._group = "a group"
     monkeypatch.setattr(dist, "all_reduce", lambda *args: preemption._receive(signal.SIGTERM, None))
@@ -108,7 +108,7 @@ def test_a_signal_while_the_ranks_meet_waits_for_the_next_batch(monkeypatch):
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGUSR1, signal.SIGTERM], [signal.SIGTERM, signal.SIGUSR2]])
-def test_notice_wins_over_stop_and_no_scontrol_is_no_crash(monkeypatch, caplog, signals):
+def test_requeue_wins_over_stop_and_a_missing_scontrol_is_logged(monkeypatch, caplog, signals):
     preemption = Preemption()
     for number in signals:
         preemption._receive(number, None)

@@ -1,4 +1,4 @@
-"""The first rank, by whose store the others talk, stands still."""
+"""Rank 0, whose store carries the heartbeats, stands still."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def keep_store(path):
     threading.Event().wait(60)
 
 
-def test_a_first_rank_that_stands_still_is_noticed(tmp_path, monkeypatch, caplog):
+def test_a_silent_rank_0_is_detected(tmp_path, monkeypatch, caplog):
     path = tmp_path / "port"
     first = fork_server.Process(target=keep_store, args=(path,), daemon=True)
     first.start()
