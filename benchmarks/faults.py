@@ -1,9 +1,9 @@
-"""A run of two ranks with two workers each, killed at random until it is done: what survives, what is lost.
+"""Kill a run of two ranks with two workers each at random until it is done, and count what is lost.
 
     python benchmarks/faults.py --kills 100
     python benchmarks/faults.py --kills 20 --stream       # from uneven Parquet shards
 
-The same run, left alone, tells what the weights should be, to the last bit.
+The same run without kills gives the weights that the killed run must end with, to the last bit.
 """
 
 import argparse
@@ -37,57 +37,57 @@ _FAULTS = {
     "SIGTERM to rank 0": (0, signal.SIGTERM),
     "SIGTERM to rank 1": (1, signal.SIGTERM),
     "SIGTERM to every process": (5, signal.SIGTERM),
-    "kill -9 of all, newest checkpoint cut short": (3, signal.SIGKILL),
+    "kill -9 of all, newest checkpoint truncated": (3, signal.SIGKILL),
     "kill -9 of all, newest checkpoint with a flipped bit": (4, signal.SIGKILL),
 }
 _ROWS, _BATCH = 44, 4
 
 
 def main() -> None:
-    """Measure and save the record."""
+    """Kill the run, and save the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--stream", action="store_true", help="from shards, in place of a table")
+    parser.add_argument("--stream", action="store_true", help="read shards instead of a table")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         command = _command(root, arguments)
-        for name in ("calm", "torn"):
+        for name in ("undisturbed", "killed"):
             (root / name).mkdir()
         started = time.time()
-        subprocess.run(command, cwd=root / "calm", env=_environment(), check=True, capture_output=True)
+        subprocess.run(command, cwd=root / "undisturbed", env=_environment(), check=True, capture_output=True)
         figures = {"undisturbed_seconds": time.time() - started}
         tries, survived = Counter(), Counter()
         starts = 0
         with tqdm(total=arguments.kills, desc="Killing") as bar:
-            while not _is_finished(root / "torn"):
+            while not _is_finished(root / "killed"):
                 starts += 1
                 fault = rng.choice(list(_FAULTS)) if sum(tries.values()) < arguments.kills else None
-                before = _step(root / "torn")
-                process = subprocess.Popen(command, cwd=root / "torn", env=_environment(), start_new_session=True,
+                before = _step(root / "killed")
+                process = subprocess.Popen(command, cwd=root / "killed", env=_environment(), start_new_session=True,
                                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
                 if fault is None:
                     errors = process.communicate(timeout=900)[1]
                     if process.returncode:
                         raise SystemExit(f"the last start failed: {errors[-2000:]}")
                     continue
-                if not _wait(process, root / "torn", before, rng):
-                    continue  # it came to its end first
-                ended = _strike(process, root / "torn", fault, rng)
+                if not _wait(process, root / "killed", before, rng):
+                    continue  # the run ended first
+                ended = _strike(process, root / "killed", fault, rng)
                 tries[fault] += 1
-                survived[fault] += ended  # that the next start goes on shows in the steps
+                survived[fault] += ended  # whether the next start resumes shows in the steps
                 bar.update()
-        calm, torn = (_state(root / name) for name in ("calm", "torn"))
-        steps = Counter(_logged_steps(root / "torn"))
+        undisturbed, killed = (_state(root / name) for name in ("undisturbed", "killed"))
+        steps = Counter(_logged_steps(root / "killed"))
         figures |= {
             "faults": {name: {"tries": tries[name], "survived": survived[name]} for name in _FAULTS},
             "starts": starts,
-            "bit_equal": all(torch.equal(value, torn[name]) for name, value in calm.items()),
+            "bit_equal": all(torch.equal(value, killed[name]) for name, value in undisturbed.items()),
             "steps_made_again": sum(count - 1 for count in steps.values()),
-            # A kill between a checkpoint and the line of its step: the step is made, and not told.
+            # A kill between a checkpoint and the log line of its step loses the line, not the step.
             "steps_without_a_line_in_the_log": len(set(range(arguments.steps)) - set(steps)),
         }
     save("faults_stream" if arguments.stream else "faults", vars(arguments), figures)
@@ -123,7 +123,7 @@ def _environment() -> dict[str, str]:
 
 
 def _run(folder: Path) -> Path:
-    """The newest: a start that was killed before its first checkpoint leaves a folder behind."""
+    """Return the newest run folder; a start that was killed before its first checkpoint leaves one as well."""
     return max(folder.glob("runs/train/*/metrics.csv"), key=lambda path: path.stat().st_mtime).parent
 
 
@@ -144,7 +144,7 @@ def _step(folder: Path) -> int:
 
 
 def _wait(process: subprocess.Popen, folder: Path, before: int, rng: random.Random) -> bool:
-    """Until it has moved on, and then some; False where it came to its end."""
+    """Wait until the run has made progress and a random time more; return False where it ended."""
     lines = len(_logged_steps(folder))
     while len(_logged_steps(folder)) < lines + 2:
         if process.poll() is not None:
@@ -155,13 +155,13 @@ def _wait(process: subprocess.Popen, folder: Path, before: int, rng: random.Rand
 
 
 def _strike(process: subprocess.Popen, folder: Path, fault: str, rng: random.Random) -> bool:
-    """Whether everything ended in time."""
-    whom, number = _FAULTS[fault]
+    """Inject the fault, and return whether all processes ended in time."""
+    target, number = _FAULTS[fault]
     ranks = [process.pid, *(pid for pid in _children(process.pid) if b"LOCAL_RANK=1\0" in _read(pid, "environ"))]
     workers = [pid for rank in ranks for pid in _children(rank) if pid not in ranks]
-    if whom < 2:
-        os.kill(ranks[whom], number)
-    elif whom == 2:
+    if target < 2:
+        os.kill(ranks[target], number)
+    elif target == 2:
         os.kill(rng.choice(workers), number)
     else:
         os.killpg(process.pid, number)
@@ -171,34 +171,34 @@ def _strike(process: subprocess.Popen, folder: Path, fault: str, rng: random.Ran
     except subprocess.TimeoutExpired:
         ended = False
     time.sleep(0.3)
-    left = [pid for pid in (*ranks, *workers) if b"degla" in _read(pid, "cmdline")]
+    remaining = [pid for pid in (*ranks, *workers) if b"degla" in _read(pid, "cmdline")]
     deadline = time.time() + 30
-    while left and time.time() < deadline:
+    while remaining and time.time() < deadline:
         time.sleep(0.2)
-        left = [pid for pid in left if b"degla" in _read(pid, "cmdline")]
-    for pid in (process.pid, *left):
+        remaining = [pid for pid in remaining if b"degla" in _read(pid, "cmdline")]
+    for pid in (process.pid, *remaining):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL) if pid == process.pid else os.kill(pid, signal.SIGKILL)
     newest = newest_checkpoint(_run(folder) / "checkpoints")
-    if newest is not None and whom == 3:
+    if newest is not None and target == 3:
         os.truncate(newest, rng.randrange(newest.stat().st_size))
-    if newest is not None and whom == 4:
+    if newest is not None and target == 4:
         content = bytearray(newest.read_bytes())
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         newest.write_bytes(content)
-    return ended and not left
+    return ended and not remaining
 
 
 def _children(pid: int) -> list[int]:
-    found = []
+    children = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             continue
         if parent == pid:
-            found.append(int(path.name))
-    return found
+            children.append(int(path.name))
+    return children
 
 
 def _read(pid: int, name: str) -> bytes:
