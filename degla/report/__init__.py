@@ -1,1 +1,1 @@
-"""Tables, plots and pages made from the files of a run alone."""
+"""Tables, plots and pages, made from the files of a run alone."""

@@ -1,10 +1,10 @@
-"""What a study is made of: its runs, the learning rates chosen, the scores on the test split. Plain data."""
+"""The record of a study as plain data: its runs, the learning rates chosen, the scores on the test split."""
 
 import math
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
@@ -26,7 +26,7 @@ class StudyRun(NamedTuple):
 
 
 def find_runs(folder: Path) -> list[StudyRun]:
-    """The finished runs below ``<folder>/<method>/``, in the order of their names."""
+    """Return the finished runs below ``<folder>/<method>/``, in the order of their names."""
     runs = []
     for record in sorted(folder.glob("*/*/finished.json")):
         config = OmegaConf.load(record.parent / "config.yaml")
@@ -43,13 +43,13 @@ def find_runs(folder: Path) -> list[StudyRun]:
 
 
 def chosen_runs(runs: list[StudyRun]) -> list[StudyRun]:
-    """For each method the runs, one a seed, at the rate with the best mean ``overall`` on the validation split."""
+    """Return each method's runs, one per seed, at the rate with the best mean ``overall`` on the validation split."""
     by_rate: dict[str, dict[float, list[StudyRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         by_rate[run.method][run.lr].append(run)
     chosen = []
     for rates in by_rate.values():
-        chosen += max(rates.values(), key=lambda same: fmean(run.validation["overall"] for run in same))
+        chosen += max(rates.values(), key=lambda seeds: fmean(run.validation["overall"] for run in seeds))
     return chosen
 
 
@@ -58,16 +58,16 @@ def study_record(
     tuned: list[tuple[StudyRun, list[float]]],
     start: dict[str, float],
     scores: list[list[dict[str, float]]],
-) -> dict:
-    """Everything that table and plots need, as JSON can hold it.
+) -> dict[str, Any]:
+    """Return everything that tables and plots need, in types that JSON can hold.
 
     Args:
-        runs: all of them, for the choice of the rates.
-        tuned: what was measured on the test split: each run with its shares of fine-tuned weights.
-        start: scores of the model that all runs began with.
-        scores: of each run at each share.
+        runs: all finished runs, for the choice of the rates.
+        tuned: each run that was measured on the test split, with its shares of fine-tuned weights.
+        start: scores of the model that all runs started from.
+        scores: the scores of each run in ``tuned`` at each of its shares.
     """
-    methods: dict[str, dict] = {}
+    methods: dict[str, dict[str, Any]] = {}
     for run in runs:
         method = methods.setdefault(run.method, {"validation": [], "test": []})
         method["validation"].append(
@@ -89,7 +89,7 @@ def _rounded(scores: dict[str, float]) -> dict[str, float]:
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval by Student's t; nan for one value."""
+    """Return the mean, and half the width of its 95 % interval by Student's t; nan for one value."""
     if len(values) < 2:
         return fmean(values), math.nan
     return fmean(values), _T95.get(len(values) - 1, 1.96) * stdev(values) / math.sqrt(len(values))

@@ -1,8 +1,9 @@
-"""Table and plots of a study, from its record alone."""
+"""Tables and plots of a study, made from its record alone."""
 
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -15,40 +16,51 @@ from degla.report.study_record import mean_and_interval
 
 _MEANS = ("sugarcrepe", "aro", "valse", "compositional", "compositional_without_order", "general")
 _HEADS = ("SugarCrepe", "ARO", "VALSE", "compositional", "... without order", "general")
-_BOTH = ("compositional", "general")
-_ABLATIONS = "degla_"  # methods named so are drawn dashed
+_BOTH = ("compositional", "general")  # the two means that the plots set against each other
+_ABLATIONS = "degla_"  # prefix of the ablations, which are drawn dashed
 
 
-def write_study(record: dict, out: Path) -> None:
-    """Write ``study.md``, ``front.png`` and ``subtasks.png`` into ``out``."""
+def write_study(record: dict[str, Any], out: Path) -> None:
+    """Write ``study.md``, ``front.png`` and ``subtasks.png``.
+
+    Args:
+        record: what ``study_record`` returned.
+        out: folder of the files.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / "study.md").write_text(_markdown(record), encoding="utf-8")
     for name, figure in (("front", _front(record)), ("subtasks", _subtasks(record))):
         (out / f"{name}.png").write_bytes(png_bytes(figure))
 
 
-def print_study(record: dict, out: Path) -> None:
-    """The table of means on the console."""
+def print_study(record: dict[str, Any], out: Path) -> None:
+    """Print the table of means on the console, and the paths of the files.
+
+    Args:
+        record: what ``study_record`` returned.
+        out: folder of the files.
+    """
     table = Table("method", "rate", *_HEADS, title="Test split, percent, mean and 95 % interval over seeds")
     for line in _rows(record):
         table.add_row(*line)
-    console = Console(width=max(Console().width, 118))  # a folded number cannot be read
+    console = Console(width=max(Console().width, 118))  # narrower columns would break numbers over two lines
     console.print(table)
     for name in ("study.json", "study.md", "front.png", "subtasks.png"):
-        console.print(str(out / name), soft_wrap=True, highlight=False, markup=False)
+        if (out / name).exists():  # a study that is drawn again writes no study.json
+            console.print(str(out / name), soft_wrap=True, highlight=False, markup=False)
 
 
-def _rows(record: dict) -> list[list[str]]:
+def _rows(record: dict[str, Any]) -> list[list[str]]:
     lines = [["before fine-tuning", "", *(f"{100 * record['start'][name]:.1f}" for name in _MEANS)]]
     for name, method in record["methods"].items():
         lines.append([name, f"{method['lr']:g}", *(_cell(_tuned(method, mean)) for mean in _MEANS)])
     return lines
 
 
-def _tuned(method: dict, name: str, share: float = 1.0, lr: float | None = None) -> list[float]:
-    """One value a seed, at the method's own rate or at ``lr``."""
-    wanted = (lr or method["lr"], share)
-    return [point["scores"][name] for point in method["test"] if (point["lr"], point["share"]) == wanted]
+def _tuned(method: dict[str, Any], name: str, share: float = 1.0, lr: float | None = None) -> list[float]:
+    """Return one value per seed, at the method's own rate or at ``lr``."""
+    setting = (lr or method["lr"], share)
+    return [point["scores"][name] for point in method["test"] if (point["lr"], point["share"]) == setting]
 
 
 def _cell(values: list[float]) -> str:
@@ -56,8 +68,8 @@ def _cell(values: list[float]) -> str:
     return f"{100 * mean:.1f} ± {100 * half:.1f}"
 
 
-def _markdown(record: dict) -> str:
-    """The tables of docs/study.md."""
+def _markdown(record: dict[str, Any]) -> str:
+    """Return the tables of docs/study.md."""
     subtasks = [name for name in record["start"] if "/" in name]
     parts = [
         "Test split, percent; mean and 95 % interval over seeds, at each method's own rate.\n",
@@ -85,8 +97,8 @@ def _markdown(record: dict) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _by_rate(record: dict, values: Callable[[dict, float, str], list[float]]) -> str:
-    """Compositional and general accuracy of each method at each rate, the chosen one in bold."""
+def _by_rate(record: dict[str, Any], values: Callable[[dict[str, Any], float, str], list[float]]) -> str:
+    """Return a table of compositional and general accuracy by method and rate, with the chosen rate in bold."""
     lines = []
     for name, method in record["methods"].items():
         line = [name]
@@ -97,36 +109,34 @@ def _by_rate(record: dict, values: Callable[[dict, float, str], list[float]]) ->
     return _table(["method", *(f"{rate:g}" for rate in _rates_of(record))], lines)
 
 
-def _paired(record: dict, name: str) -> str:
-    """The difference of ``name`` to each other method, run by run."""
+def _paired(record: dict[str, Any], name: str) -> str:
+    """Return a table of the mean differences between ``name`` and each other method, over pairs of runs."""
     means = ("compositional", "compositional_without_order", "general")
     lines = []
     for other, method in record["methods"].items():
         if other != name and name in record["methods"]:
-            mine, theirs = _by_run(record["methods"][name]), _by_run(method)
-            gaps = (
-                [mine[run][mean] - theirs[run][mean] for run in sorted(mine.keys() & theirs.keys())] for mean in means
-            )
+            own, rival = _by_run(record["methods"][name]), _by_run(method)
+            gaps = ([own[run][mean] - rival[run][mean] for run in sorted(own.keys() & rival.keys())] for mean in means)
             lines.append(
                 [other, *(f"{100 * mean:+.1f} ± {100 * half:.1f}" for mean, half in map(mean_and_interval, gaps))]
             )
     return _table(["DeGLA less", "compositional", "... without order", "general"], lines)
 
 
-def _by_run(method: dict) -> dict[tuple, dict[str, float]]:
-    """Rate and seed -> scores of the fine-tuned weights."""
+def _by_run(method: dict[str, Any]) -> dict[tuple[float, int], dict[str, float]]:
+    """Return (rate, seed) -> scores of the fine-tuned weights."""
     return {(point["lr"], point["seed"]): point["scores"] for point in method["test"] if point["share"] == 1.0}
 
 
-def _validated(method: dict, rate: float, mean: str) -> list[float]:
+def _validated(method: dict[str, Any], rate: float, mean: str) -> list[float]:
     return [run[mean] for run in method["validation"] if run["lr"] == rate]
 
 
-def _tested(method: dict, rate: float, mean: str) -> list[float]:
+def _tested(method: dict[str, Any], rate: float, mean: str) -> list[float]:
     return _tuned(method, mean, lr=rate)
 
 
-def _rates_of(record: dict) -> list[float]:
+def _rates_of(record: dict[str, Any]) -> list[float]:
     return sorted({run["lr"] for method in record["methods"].values() for run in method["validation"]})
 
 
@@ -134,8 +144,8 @@ def _table(heads: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *lines])
 
 
-def _front(record: dict) -> Figure:
-    """Compositional against general accuracy: between before and after, and at every rate."""
+def _front(record: dict[str, Any]) -> Figure:
+    """Plot compositional against general accuracy: between before and after, and at every rate."""
     figure = Figure(figsize=(18, 5.5), layout="constrained")
     whole, without_order, rates = figure.subplots(1, 3)
     _interpolations(whole, record, "compositional")
@@ -151,13 +161,13 @@ def _front(record: dict) -> Figure:
     return figure
 
 
-def _colour(number: int) -> tuple:
-    """One for each method, the strong ones of the palette before the pale."""
+def _colour(number: int) -> tuple[float, ...]:
+    """Return the colour of a method; the strong colours of the palette come before the pale ones."""
     return colormaps["tab20"]((2 * number + number // 10) % 20)
 
 
-def _interpolations(axes: Axes, record: dict, mean: str) -> None:
-    """A curve a method, ending in its 95 % interval over seeds."""
+def _interpolations(axes: Axes, record: dict[str, Any], mean: str) -> None:
+    """Plot one curve per method, with the 95 % interval over seeds at its end."""
     start = (100 * record["start"]["general"], 100 * record["start"][mean])
     for number, (name, method) in enumerate(record["methods"].items()):
         shares = sorted({point["share"] for point in method["test"]})
@@ -165,19 +175,28 @@ def _interpolations(axes: Axes, record: dict, mean: str) -> None:
         xs, ys = ([before, *(100 * value for value, _ in values)] for before, values in zip(start, points, strict=True))
         style = "--" if name.startswith(_ABLATIONS) else "-"
         axes.plot(xs, ys, style, color=_colour(number), marker=".", label=name, alpha=0.8)
-        bars = {"xerr": 100 * points[0][-1][1], "yerr": 100 * points[1][-1][1]}
-        axes.errorbar(xs[-1], ys[-1], **bars, color=_colour(number), marker="o", alpha=0.8, elinewidth=0.8)
+        x_error, y_error = (100 * values[-1][1] for values in points)
+        axes.errorbar(
+            xs[-1],
+            ys[-1],
+            xerr=x_error,
+            yerr=y_error,
+            color=_colour(number),
+            marker="o",
+            alpha=0.8,
+            elinewidth=0.8,
+        )
     axes.plot(*start, "k*", markersize=14, label="before fine-tuning")
 
 
-def _rates(axes: Axes, record: dict) -> None:
+def _rates(axes: Axes, record: dict[str, Any]) -> None:
     for number, (name, method) in enumerate(record["methods"].items()):
         ys, xs = ([100 * fmean(_tested(method, rate, mean)) for rate in _rates_of(record)] for mean in _BOTH)
         axes.plot(xs, ys, "--" if name.startswith(_ABLATIONS) else "-", color=_colour(number), marker=".", alpha=0.8)
 
 
-def _subtasks(record: dict) -> Figure:
-    """Every sub-task before and after, the main methods side by side."""
+def _subtasks(record: dict[str, Any]) -> Figure:
+    """Plot every sub-task before and after, with the main methods side by side."""
     names = [name for name in record["start"] if "/" in name]
     methods = {name: m for name, m in record["methods"].items() if not name.startswith(_ABLATIONS)}
     figure = Figure(figsize=(13, 5), layout="constrained")
@@ -186,10 +205,10 @@ def _subtasks(record: dict) -> Figure:
     bars = {"before fine-tuning": [record["start"][name] for name in names]}
     bars |= {key: [mean_and_interval(_tuned(method, name))[0] for name in names] for key, method in methods.items()}
     for number, (label, values) in enumerate(bars.items()):
-        places = [place + number * width for place in range(len(names))]
+        positions = [position + number * width for position in range(len(names))]
         colour = "0.7" if number == 0 else _colour(list(record["methods"]).index(label))
-        axes.bar(places, [100 * value for value in values], width, label=label, color=colour)
-    axes.set_xticks([place + 0.4 for place in range(len(names))], [name.replace("/", "\n") for name in names])
+        axes.bar(positions, [100 * value for value in values], width, label=label, color=colour)
+    axes.set_xticks([position + 0.4 for position in range(len(names))], [name.replace("/", "\n") for name in names])
     axes.tick_params(axis="x", labelsize=7, rotation=45)
     axes.set(ylabel="accuracy, percent", ylim=(0, 100))
     axes.legend(fontsize=8, ncols=len(bars))

@@ -40,9 +40,11 @@ def test_tables_say_what_the_record_says(tmp_path, capsys):
     record = json.loads(json.dumps(study_record(runs, tuned, dict.fromkeys(names, 0.1), scores)))
     write_study(record, tmp_path)
     print_study(record, tmp_path)
+    output = capsys.readouterr().out
+    assert "study.json" not in output and str(tmp_path / "study.md") in output  # only files that were written
     text = (tmp_path / "study.md").read_text()
     assert "| before fine-tuning |  | 10.0 |" in text
-    assert "| degla | 0.001 | 70.0 ± 127.1 |" in text and "70.0 ± 127.1" in capsys.readouterr().out
+    assert "| degla | 0.001 | 70.0 ± 127.1 |" in text and "70.0 ± 127.1" in output
     assert "| degla | 20.0 / 20.0 | **55.0 / 55.0** |" in text  # validation
     assert "| degla | 70.0 / 70.0 | **70.0 / 70.0** |" in text  # test at every rate
     assert "| sugarcrepe/swap_obj | 10 | 70 |" in text
