@@ -1,4 +1,7 @@
-"""Sources, batches and the DataModule. Importing the package imports no torch."""
+"""Sources, batches and the DataModule.
+
+Importing the package imports no torch.
+"""
 
 from degla.data.schema import NEGATIVE_TYPES, Negative, Problem, Sample
 

@@ -1,6 +1,6 @@
 """From samples to a ``Batch``: checks, decoding, the choice of negatives, tokens.
 
-Shapes: B samples, K negatives per sample, L tokens.
+Shapes: B samples, K negatives per sample, L tokens, H, W of an image file, H', W' of the model.
 """
 
 import random
@@ -35,7 +35,7 @@ class Collate:
     """Makes a ``Batch`` of samples; samples that cannot be used are left out and reported.
 
     Args:
-        transform: ``(image (3, H, W) uint8, rng) -> (3, H', W') uint8``.
+        transform: maps ``(3, H, W)`` uint8 and a random generator to ``(3, H', W')`` uint8.
         tokenizer: of the model.
         num_negatives: K, negative slots per sample.
         negatives: how the slots are filled: ``first``, ``random`` or ``one_per_type``.

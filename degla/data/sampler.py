@@ -1,4 +1,7 @@
-"""The order of rows over the whole run. It depends on the seed only, so a run can be resumed at any batch."""
+"""The order of rows over the whole run.
+
+It depends on the seed only, so a run can be resumed at any batch.
+"""
 
 import math
 from collections.abc import Iterator

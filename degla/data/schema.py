@@ -1,6 +1,6 @@
-"""Types that every source and every consumer of samples share. Imports neither torch nor ``datasets``.
+"""Types that every source and every consumer of samples share.
 
-``degla-negatives`` uses these types and must start without torch. The batch is in ``degla.data.batch``.
+This module imports neither torch nor ``datasets``: ``degla-negatives`` uses it and must start without torch. The batch is in ``degla.data.batch``.
 """
 
 import hashlib

@@ -1,4 +1,6 @@
-"""From image files to pixels: decode, crop and resize as uint8. Normalization happens on the device.
+"""From image files to pixels: decode, crop and resize as uint8.
+
+Normalization happens on the device.
 
 Shapes: H, W of the file, H', W' of the model.
 """

@@ -1,4 +1,4 @@
-"""The built-in world: drawn scenes with true captions and typed hard negatives, and a general side beside them."""
+"""The built-in world: drawn scenes with true captions and typed hard negatives, and general zero-shot tasks."""
 
 from degla.data.scenes.captions import caption_of
 from degla.data.scenes.claims import Claim, Noun, holds, sample_claim

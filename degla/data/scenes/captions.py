@@ -1,8 +1,8 @@
-"""Claims in English."""
+"""The English sentence of a claim."""
 
 from degla.data.scenes.claims import Claim, Noun
 
-# The same number of templates for every kind, so that a negative of another kind keeps the caption's wording.
+# Every kind has the same number of templates, so that a negative of another kind keeps the caption's wording.
 TEMPLATES = {
     "related": ("a {0} {relation} a {1}", "there is a {0} {relation} a {1}", "the {0} is {relation} the {1}"),
     "listed": ("a {0} and a {1}", "there is a {0} and a {1}", "the {0} and the {1}"),
@@ -17,12 +17,17 @@ NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
 def caption_of(claim: Claim, template: int) -> str:
-    """Say ``claim`` in the wording number ``template``, lower case, without a full stop."""
-    plural = claim.kind == "several" or claim.count > 1
+    """Return the sentence of a claim, in lower case and without a full stop.
+
+    Args:
+        claim: the content.
+        template: number of the wording, below ``NUM_TEMPLATES``.
+    """
+    plural = claim.kind == "several" or claim.number > 1
     text = TEMPLATES[claim.kind][template].format(
         *(phrase(noun, plural) for noun in claim.nouns),
         relation=claim.relation,
-        count=NUMBERS.get(claim.count, ""),
+        count=NUMBERS.get(claim.number, ""),
         is_are="are" if plural else "is",
     )
     article = "the" if text.startswith("the ") else "a"
@@ -30,11 +35,16 @@ def caption_of(claim: Claim, template: int) -> str:
 
 
 def phrase(noun: Noun, plural: bool = False) -> str:
-    """A noun phrase without its article: size, texture, colour, shape."""
+    """Return a noun phrase without its article: size, texture, colour, shape.
+
+    Args:
+        noun: the words; empty ones are left out.
+        plural: put the shape in the plural.
+    """
     shape = plural_of(noun.shape) if plural else noun.shape
     return " ".join(word for word in (noun.size, noun.texture, noun.colour, shape) if word)
 
 
 def plural_of(shape: str) -> str:
-    """The plural of a shape's name."""
+    """Return the plural of a shape's name."""
     return f"{shape}es" if shape.endswith("s") else f"{shape}s"

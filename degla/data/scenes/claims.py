@@ -1,4 +1,4 @@
-"""What can be said of a scene, and whether it is so."""
+"""Claims about a scene, and whether they are true."""
 
 import itertools
 import random
@@ -8,13 +8,13 @@ from degla.data.scenes.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene, Thi
 
 RELATIONS = ("left of", "right of", "above", "below", "inside")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-VALUES = {"size": tuple(SIZES), "texture": TEXTURES, "colour": COLOURS}  # of adjectives
-DETAIL = 0.05  # chance that a size, or a texture, is spoken of
-_CLEARLY = 0.2  # how much further left is "left of", as a share of the picture's width
+VALUES = {"size": tuple(SIZES), "texture": TEXTURES, "colour": COLOURS}  # all adjectives by slot
+DETAIL = 0.05  # probability that a caption mentions a thing's size, and the same for its texture
+_MIN_OFFSET = 0.2  # smallest offset that counts as "left of", as a share of the image's width
 
 
 class Noun(NamedTuple):
-    """What a noun phrase says; an empty adjective is not said."""
+    """The words of a noun phrase; an empty adjective is not mentioned."""
 
     shape: str
     colour: str = ""
@@ -22,64 +22,69 @@ class Noun(NamedTuple):
     size: str = ""
 
     def fits(self, thing: Thing) -> bool:
-        """Whether the phrase describes ``thing``."""
-        return all(said in ("", getattr(thing, name)) for name, said in self._asdict().items())
+        """Return whether the phrase describes ``thing``."""
+        return all(word in ("", getattr(thing, slot)) for slot, word in self._asdict().items())
 
 
 class Claim(NamedTuple):
     """The content of a caption.
 
-    kind       nouns  what it says
-    related    2      the first stands in ``relation`` to the second
-    listed     2, 3   there is each of them
-    without    2      there is the first and none of the second
-    counted    1      there are exactly ``count`` of it
-    several    1      there are two or more of it
-    exists     1      there is at least one of it
-    absent     1      there is none of it
+    kind       nouns  meaning
+    related    2      the first has the ``relation`` to the second
+    listed     2, 3   the scene has all of them
+    without    2      the scene has the first and none of the second
+    counted    1      the scene has exactly ``number`` of it
+    several    1      the scene has two or more of it
+    exists     1      the scene has at least one of it
+    absent     1      the scene has none of it
     """
 
     kind: str
     nouns: tuple[Noun, ...]
     relation: str = ""
-    count: int = 0
+    number: int = 0
 
 
 def holds(claim: Claim, scene: Scene) -> bool:
-    """Whether ``claim`` is true of ``scene``."""
-    found = [[thing for thing in scene.things if noun.fits(thing)] for noun in claim.nouns]
+    """Return whether a claim is true of a scene.
+
+    Args:
+        claim: the content of a caption.
+        scene: the image's content.
+    """
+    matches = [[thing for thing in scene.things if noun.fits(thing)] for noun in claim.nouns]
     match claim.kind:
         case "related":
-            return any(_stands(a, claim.relation, b) for a in found[0] for b in found[1] if a is not b)
+            return any(_has_relation(a, claim.relation, b) for a in matches[0] for b in matches[1] if a is not b)
         case "listed":
-            return any(len({id(thing) for thing in things}) == len(things) for things in itertools.product(*found))
+            return any(len({id(thing) for thing in things}) == len(things) for things in itertools.product(*matches))
         case "without":
-            return bool(found[0]) and not found[1]
+            return bool(matches[0]) and not matches[1]
         case "counted":
-            return len(found[0]) == claim.count
+            return len(matches[0]) == claim.number
         case "several":
-            return len(found[0]) > 1
+            return len(matches[0]) > 1
         case "exists":
-            return bool(found[0])
+            return bool(matches[0])
         case "absent":
-            return not found[0]
+            return not matches[0]
     raise ValueError(f"no such kind of claim: {claim.kind}")
 
 
 def sample_claim(scene: Scene, rng: random.Random, kind: str | None = None, detail: float = DETAIL) -> Claim:
-    """A true claim about ``scene``.
+    """Draw a true claim about a scene.
 
-    What is said and its opposite (``listed`` and ``without``, "one" and "several") come up equally often: a text
-    alone must not tell what is false.
+    A claim and its opposite (``listed`` and ``without``, "one" and "several") are equally frequent, so that the text
+    alone does not show which caption is false.
 
     Args:
-        scene: of which the claim shall be true.
-        rng: chooses what is said and how much of it.
-        kind: one of those that suit the scene's layout; None draws one.
-        detail: chance that a noun's size is spoken of, and the same for its texture.
+        scene: the claim is true of it.
+        rng: draws the kind, the things and the adjectives.
+        kind: one that the scene's layout allows; None draws one.
+        detail: probability that a noun mentions the size, and the same for the texture.
 
     Raises:
-        ValueError: nothing of this kind is said of such a scene.
+        ValueError: the scene's layout does not allow this kind.
     """
     kinds = _kinds(scene)
     kind = kind or rng.choice(kinds)
@@ -88,8 +93,8 @@ def sample_claim(scene: Scene, rng: random.Random, kind: str | None = None, deta
     things = rng.sample(scene.things, len(scene.things))
     if kind == "related":
         first, second = things
-        relation = next((name for name in RELATIONS if _stands(first, name, second)), None)
-        if relation is None:  # the container came first: it is the content that is inside
+        relation = next((name for name in RELATIONS if _has_relation(first, name, second)), None)
+        if relation is None:  # the first one is the container; only the content is inside
             first, second, relation = second, first, "inside"
         colours = rng.random() < 0.85
         return Claim(kind, (_noun(first, rng, detail, colours), _noun(second, rng, detail, colours)), relation)
@@ -98,14 +103,14 @@ def sample_claim(scene: Scene, rng: random.Random, kind: str | None = None, deta
         return Claim(kind, (noun, _noun(things[1], rng, detail)))
     if kind == "without":
         return Claim(kind, (noun, _missing(scene, rng, detail, unlike=noun)))
-    if kind == "absent":  # close to what is there, so that one word decides
+    if kind == "absent":  # similar to an existing thing, so that one word decides
         missing = [other for other in changed(noun) if not holds(Claim("exists", (other,)), scene)]
         return Claim(kind, (rng.choice(missing),))
-    return Claim(kind, (noun,), count=len(things) if kind == "counted" else 0)
+    return Claim(kind, (noun,), number=len(things) if kind == "counted" else 0)
 
 
 def _kinds(scene: Scene) -> tuple[str, ...]:
-    """What is said of such a scene; repeated names are drawn more often."""
+    """Return the kinds that a scene allows; repeated names are drawn more often."""
     if scene.layout == "group":
         return ("counted",) if len(scene.things) == 1 else ("counted", "counted", "several")
     return {
@@ -117,18 +122,18 @@ def _kinds(scene: Scene) -> tuple[str, ...]:
 
 
 def changed(noun: Noun, slots: tuple[str, ...] = ("colour", "shape"), avoid: tuple[Noun, ...] = ()) -> list[Noun]:
-    """All phrases that differ from ``noun`` in one of ``slots`` that it speaks of.
+    """Return all phrases that differ from ``noun`` in one of ``slots`` that it mentions.
 
     Args:
         noun: the phrase.
         slots: fields that may change.
-        avoid: phrases whose colours and shapes are not taken, so that things stay distinct.
+        avoid: phrases whose colours and shapes are not used, so that things stay distinct.
     """
     results = []
     for slot in slots:
         if not getattr(noun, slot):
             continue
-        # Sizes and textures may be shared, and there are but two of each.
+        # Several things may share a size or a texture: there are only two of each.
         others = avoid if slot in ("colour", "shape") else ()
         taken = {getattr(other, slot) for other in (noun, *others)}
         values = SHAPES if slot == "shape" else VALUES[slot]
@@ -137,14 +142,14 @@ def changed(noun: Noun, slots: tuple[str, ...] = ("colour", "shape"), avoid: tup
 
 
 def _noun(thing: Thing, rng: random.Random, detail: float, colour: bool = True) -> Noun:
-    """A phrase for ``thing`` with some of its adjectives."""
+    """Return a phrase for ``thing`` with some of its adjectives."""
     texture = thing.texture if rng.random() < detail else ""
     size = thing.size if rng.random() < detail else ""
     return Noun(thing.shape, thing.colour if colour else "", texture, size)
 
 
 def _missing(scene: Scene, rng: random.Random, detail: float, unlike: Noun) -> Noun:
-    """A thing that is not there, of another shape and colour than ``unlike``."""
+    """Return a phrase for nothing in the scene, of another shape and colour than ``unlike``."""
     while True:
         texture = rng.choice(TEXTURES) if rng.random() < detail else ""
         size = rng.choice(list(SIZES)) if rng.random() < detail else ""
@@ -153,17 +158,17 @@ def _missing(scene: Scene, rng: random.Random, detail: float, unlike: Noun) -> N
             return noun
 
 
-def _stands(first: Thing, relation: str, second: Thing) -> bool:
-    right, down = first.x - second.x, first.y - second.y
+def _has_relation(first: Thing, relation: str, second: Thing) -> bool:
+    dx, dy = first.x - second.x, first.y - second.y
     match relation:
         case "left of":
-            return right < -_CLEARLY
+            return dx < -_MIN_OFFSET
         case "right of":
-            return right > _CLEARLY
+            return dx > _MIN_OFFSET
         case "above":
-            return down < -_CLEARLY
+            return dy < -_MIN_OFFSET
         case "below":
-            return down > _CLEARLY
+            return dy > _MIN_OFFSET
         case "inside":
-            return max(abs(right), abs(down)) < 0.1 and first.radius < second.radius
+            return max(abs(dx), abs(dy)) < 0.1 and first.radius < second.radius
     raise ValueError(f"no such relation: {relation}")

@@ -1,4 +1,4 @@
-"""Scenes and single shapes as PNG."""
+"""Draws scenes and single shapes, and encodes them as PNG."""
 
 import io
 import math
@@ -17,27 +17,34 @@ RGB = {
     "white": (240, 240, 240),
 }
 _OVERSAMPLING = 3  # drawn larger and scaled down, for smooth edges
-_JITTER = 0.02  # how far a thing may be from its place, as a share of the picture's width
-_STRIPE = 2  # pixels of a stripe, and of its gap, in a picture of 48
+_JITTER = 0.02  # largest random shift of a thing, as a share of the image's width
+_STRIPE = 2  # height of a stripe, and of the gap below it, in an image of 48 pixels
 
 Point = tuple[float, float]
 
 
 def png_bytes(scene: Scene, rng: random.Random, size: int = 48) -> bytes:
-    """Draw ``scene`` on a dark ground, each thing slightly off its place and its colour.
+    """Draw a scene on a dark background, each thing with a small random shift and colour change.
+
+    Args:
+        scene: the things to draw.
+        rng: draws background, shifts and colours.
+        size: width and height in pixels.
 
     Returns:
-        A PNG of ``size`` x ``size`` pixels.
+        An encoded PNG file.
     """
     width = size * _OVERSAMPLING
     ground = (rng.randrange(10, 50),) * 3
     image = Image.new("RGB", (width, width), ground)
-    for thing in sorted(scene.things, key=lambda thing: -thing.radius):  # what contains lies below
-        x, y = (width * (place + rng.uniform(-_JITTER, _JITTER)) for place in (thing.x, thing.y))
+    for thing in sorted(
+        scene.things, key=lambda thing: -thing.radius
+    ):  # containers first, because they would cover their content
+        x, y = (width * (centre + rng.uniform(-_JITTER, _JITTER)) for centre in (thing.x, thing.y))
         colour = tuple(max(0, min(255, part + rng.randrange(-12, 13))) for part in RGB[thing.colour])
         points = [(x + width * thing.radius * dx, y + width * thing.radius * dy) for dx, dy in OUTLINES[thing.shape]]
         fill_shape(image, [points], colour)
-        if thing.texture == "striped":  # in a darker shade: gaps would hide the shape
+        if thing.texture == "striped":  # darker stripes; gaps would hide the shape
             fill_shape(image, [points], tuple(part * 4 // 10 for part in colour), striped=True)
     return encode_png(image, size)
 
@@ -48,10 +55,10 @@ def fill_shape(
     colour: tuple[int, ...],
     striped: bool = False,
 ) -> None:
-    """Fill the first outline with ``colour``; the further ones are holes in it.
+    """Fill the first outline with a colour; further outlines are holes in it.
 
     Args:
-        image: is drawn on.
+        image: changed in place.
         outlines: polygons in pixels of ``image``.
         colour: RGB.
         striped: leave gaps between horizontal stripes.
@@ -68,14 +75,26 @@ def fill_shape(
 
 
 def encode_png(image: Image.Image, size: int) -> bytes:
-    """The bytes of ``image``, scaled to ``size`` pixels of a side."""
+    """Scale an image and return it as PNG.
+
+    Args:
+        image: square.
+        size: width and height of the result in pixels.
+    """
     buffer = io.BytesIO()
     image.resize((size, size), Image.Resampling.BOX).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def ring(corners: int, start: float = -90.0, radius: float = 1.0, inner: float | None = None) -> list[Point]:
-    """A regular polygon around the origin, or a star where every second corner lies on ``inner``."""
+    """Return a regular polygon around the origin, or a star.
+
+    Args:
+        corners: of the polygon, or points of the star.
+        start: angle of the first corner in degrees.
+        radius: of the corners.
+        inner: radius of every second corner of a star; None draws a polygon.
+    """
     count = corners if inner is None else 2 * corners
     return [
         (

@@ -1,4 +1,4 @@
-"""The general side: what a model can do before fine-tuning on scenes, and should still be able to do after it."""
+"""General zero-shot tasks, which fine-tuning on scenes never shows and should not make worse."""
 
 import functools
 import random
@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from degla.data.scenes.draw import Point, encode_png, fill_shape, ring
 
-_WIDTH = 96  # pixels drawn on, before scaling down
+_WIDTH = 96  # pixels of the drawing before it is scaled down
 
 Painter = Callable[[random.Random, str, str], Image.Image]  # rng, class, split
 
 
 class GeneralTask(NamedTuple):
-    """Zero-shot classification: one class a picture, one prompt a template."""
+    """A zero-shot classification task: every image has one class, every template gives one prompt per class."""
 
     classes: tuple[str, ...]
     templates: tuple[str, ...]
@@ -24,13 +24,13 @@ class GeneralTask(NamedTuple):
 
 
 def general_examples(task: str, split: str, num_items: int, size: int = 48) -> Iterator[tuple[bytes, int]]:
-    """PNG and class number of each example, classes in turn; the same for the same arguments.
+    """Yield PNG and class number of each example, with all classes equally often; deterministic.
 
     Args:
         task: a key of ``GENERAL_TASKS``.
-        split: ``train``, ``validation`` or ``test``; the digits of each are other people's handwriting samples.
-        num_items: how many.
-        size: pixels of a side.
+        split: ``train``, ``validation`` or ``test``; no handwritten digit is in two of them.
+        num_items: number of examples.
+        size: width and height in pixels.
     """
     rng = random.Random(f"{task} {split}")
     classes = GENERAL_TASKS[task].classes
@@ -40,7 +40,12 @@ def general_examples(task: str, split: str, num_items: int, size: int = 48) -> I
 
 
 def sample_general(rng: random.Random, size: int = 48) -> tuple[bytes, str]:
-    """A PNG and its caption, for pre-training: a task, a class and a template at random."""
+    """Draw a PNG and its caption for pre-training: a random task, class and template.
+
+    Args:
+        rng: draws all of it.
+        size: width and height in pixels.
+    """
     task = GENERAL_TASKS[rng.choice(_DRAWN)]
     name = rng.choice(task.classes)
     return encode_png(task.paint(rng, name, "train"), size), rng.choice(task.templates).format(name)
@@ -54,7 +59,7 @@ def _paint_digit(rng: random.Random, name: str, split: str) -> Image.Image:
 
 @functools.cache
 def _digits() -> dict[str, list[np.ndarray]]:
-    """Split -> class -> ``(M, 8, 8)``, values 0 to 16 (Alpaydin & Kaynak 1998; shipped with scikit-learn)."""
+    """Return split -> class -> ``(M, 8, 8)``, values 0 to 16 (Alpaydin & Kaynak 1998; part of scikit-learn)."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -72,15 +77,15 @@ def _paint_letter(rng: random.Random, name: str, split: str) -> Image.Image:
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
 def _on_ground(rng: random.Random, mask: Image.Image) -> Image.Image:
-    """``mask`` in a light grey on a dark ground, a little off the centre."""
+    """Paint ``mask`` in light grey on a dark background, near the centre."""
     image = Image.new("RGB", (_WIDTH, _WIDTH), _grey(rng, 10, 50))
-    corner = tuple((_WIDTH - mask.width) // 2 + rng.randrange(-6, 7) for _ in range(2))
-    image.paste(_grey(rng, 190, 250), corner, mask)
+    left, top = ((_WIDTH - mask.width) // 2 + rng.randrange(-6, 7) for _ in range(2))
+    image.paste(_grey(rng, 190, 250), (left, top), mask)
     return image
 
 
@@ -113,10 +118,10 @@ def _grey(rng: random.Random, low: int, high: int) -> tuple[int, int, int]:
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-# Without those that the font draws much alike at 48 pixels.
+# Letters that look alike at 48 pixels are left out.
 LETTERS = tuple("abcdefhjklmnprstwxyz")
 
-# None of them is a colour of the scenes.
+# None of these colours occurs in scenes.
 PLAIN_COLOURS = {
     "black": (15, 15, 15),
     "grey": (128, 128, 128),
@@ -197,5 +202,5 @@ GENERAL_TASKS = {
     ),
 }
 
-# Tasks of pre-training rows: the harder ones more often.
+# Tasks of pre-training samples; the harder ones are repeated, so they are drawn more often.
 _DRAWN = ("digits",) * 3 + ("letters",) * 3 + ("textures",) * 2 + ("colours", "shapes")

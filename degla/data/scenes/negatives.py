@@ -1,4 +1,4 @@
-"""Captions that are false of a scene, one word or one exchange away from a true one."""
+"""Hard negatives of a scene: false captions that differ from a true one by one word or one exchange."""
 
 import random
 
@@ -7,36 +7,41 @@ from degla.data.scenes.claims import OPPOSITE, RELATIONS, Claim, changed, holds
 from degla.data.scenes.scene import Scene
 from degla.data.schema import Negative
 
-# Kinds beyond the paper's five.
+# Types beyond the paper's five.
 EXTRA_TYPES = ("replace_relation", "change_count", "change_existence")
-_AT_LEAST = 4  # negatives of every caption: the K of the paper
+_MIN_NEGATIVES = 4  # per caption, the paper's K
 
 
 def hard_negatives(scene: Scene, claim: Claim, template: int, rng: random.Random) -> list[Negative]:
-    """One negative of each kind that the claim allows, the paper's kinds first.
+    """Return one negative of each type that the claim allows, the paper's types first.
 
-    Each but the shuffle is checked to be false of the scene; a shuffle is only another text, which may happen to
-    be that of a swap. Where fewer than four kinds fit, further shuffles fill up.
+    Each negative except the shuffle is checked to be false of the scene. A shuffle only has to be another text; it
+    may equal the text of a swap. If fewer than four types apply, more shuffles are added.
 
     Args:
-        scene: what is drawn.
-        claim: the true caption's content.
-        template: the true caption's wording, used again.
-        rng: draws among what is false.
+        scene: content of the image.
+        claim: content of the true caption.
+        template: wording of the true caption, which the negatives keep.
+        rng: draws among the false claims of a type.
     """
     caption = caption_of(claim, template)
     negatives = [Negative(shuffled(caption, {caption}, rng), "reshuffle_order")]
     for kind, candidates in false_claims(scene, claim).items():
         if candidates:
             negatives.append(Negative(caption_of(rng.choice(candidates), template), kind))
-    while len(negatives) < _AT_LEAST:
+    while len(negatives) < _MIN_NEGATIVES:
         used = {caption, *(negative.text for negative in negatives)}
         negatives.append(Negative(shuffled(caption, used, rng), "reshuffle_order"))
     return negatives
 
 
 def false_claims(scene: Scene, claim: Claim) -> dict[str, list[Claim]]:
-    """Kind of negative -> all claims of that kind that are false of ``scene``."""
+    """Return type of negative -> all claims of that type that are false of the scene.
+
+    Args:
+        scene: content of the image.
+        claim: content of the true caption.
+    """
     kinds = {
         "swap_nouns": _swapped(claim, ("shape",)),
         "swap_adjectives": _swapped(claim, ("colour", "texture", "size")),
@@ -50,7 +55,13 @@ def false_claims(scene: Scene, claim: Claim) -> dict[str, list[Claim]]:
 
 
 def shuffled(text: str, unlike: set[str], rng: random.Random) -> str:
-    """The words of ``text`` in an order that gives none of ``unlike``."""
+    """Return the words of a text in another order.
+
+    Args:
+        text: the words.
+        unlike: texts that must not be returned.
+        rng: draws the order.
+    """
     words = text.split()
     while (result := " ".join(rng.sample(words, len(words)))) in unlike:
         pass
@@ -58,7 +69,7 @@ def shuffled(text: str, unlike: set[str], rng: random.Random) -> str:
 
 
 def other_relations(claim: Claim) -> list[Claim]:
-    """The claim with each other relation; sizes are never spoken of together with ``inside``."""
+    """Return the claim with each other relation; ``inside`` is left out where sizes are mentioned."""
     if claim.kind != "related":
         return []
     sized = any(noun.size for noun in claim.nouns)
@@ -67,12 +78,12 @@ def other_relations(claim: Claim) -> list[Claim]:
 
 
 def opposite_relation(claim: Claim) -> list[Claim]:
-    """The claim the other way round: left for right, above for below."""
+    """Return the claim with the opposite relation: left for right, above for below."""
     return [claim._replace(relation=OPPOSITE[claim.relation])] if claim.relation in OPPOSITE else []
 
 
 def exchanged(claim: Claim) -> list[Claim]:
-    """The claim with its two things exchanged whole."""
+    """Return the claim with its two noun phrases exchanged."""
     return [claim._replace(nouns=claim.nouns[::-1])] if len(claim.nouns) == 2 else []
 
 
@@ -99,11 +110,11 @@ def _replaced(claim: Claim, slots: tuple[str, ...]) -> list[Claim]:
 
 
 def _other_counts(claim: Claim) -> list[Claim]:
-    """Two, three and four for one another; "one" and "several" for one another."""
+    """Return the claim with another number: two, three or four for each other, "one" and "several" for each other."""
     if claim.kind == "several":
-        return [claim._replace(kind="counted", count=1)]
+        return [claim._replace(kind="counted", number=1)]
     if claim.kind != "counted":
         return []
-    if claim.count == 1:
-        return [claim._replace(kind="several", count=0)]
-    return [claim._replace(count=count) for count in (2, 3, 4) if count != claim.count]
+    if claim.number == 1:
+        return [claim._replace(kind="several", number=0)]
+    return [claim._replace(number=number) for number in (2, 3, 4) if number != claim.number]

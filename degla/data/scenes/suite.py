@@ -1,4 +1,4 @@
-"""A benchmark on scenes: the sub-tasks of SugarCrepe, ARO and VALSE that can be drawn."""
+"""A benchmark on scenes: those sub-tasks of SugarCrepe, ARO and VALSE that can be drawn."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -12,16 +12,16 @@ from degla.data.scenes.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene, sam
 
 
 class SuiteItem(NamedTuple):
-    """One picture, its true caption, and the false ones: one, or four where word order is asked for."""
+    """One image, its true caption, and its foils: one, or four in the subset ``order``."""
 
     image_bytes: bytes
     caption: str
     foils: tuple[str, ...]
-    group: str  # what ARO averages over: the relation, or the pair of colours
+    group: str  # the relation or the pair of colours; ARO averages over groups
 
 
 class Subset(NamedTuple):
-    """How the items of a sub-task are made: a true claim of a kind, and false ones to choose from."""
+    """How the items of a sub-task are made: kinds of true claims, and a function that gives candidate foils."""
 
     layouts: tuple[str, ...]
     kinds: tuple[str, ...]  # of claims, drawn with equal chance
@@ -29,26 +29,26 @@ class Subset(NamedTuple):
 
 
 def suite_items(benchmark: str, subset: str, split: str, num_items: int, size: int = 48) -> Iterator[SuiteItem]:
-    """The items of one sub-task; the same for the same arguments.
+    """Yield the items of one sub-task; deterministic.
 
     Args:
         benchmark: ``sugarcrepe``, ``aro`` or ``valse``.
         subset: a key of ``SUBSETS[benchmark]``.
-        split: ``validation`` or ``test``; no scene of it occurs in another split.
-        num_items: how many.
-        size: pixels of a side.
+        split: ``validation`` or ``test``; no scene is in two splits.
+        num_items: number of items.
+        size: width and height in pixels.
     """
     recipe = SUBSETS[benchmark][subset]
     rng = random.Random(f"{benchmark} {subset} {split}")
-    made = 0
-    while made < num_items:
-        kind = recipe.kinds[made % len(recipe.kinds)]
+    count = 0
+    while count < num_items:
+        kind = recipe.kinds[count % len(recipe.kinds)]
         scene = sample_scene(rng, rng.choice(recipe.layouts), split)
         try:
             claim = sample_claim(scene, rng, kind)
-        except ValueError:  # such as several of a group of one
+        except ValueError:  # the scene does not allow it, such as "several" of a group of one
             continue
-        if (subset == "plurality" and claim.count > 1) or (subset == "counting" and claim.count < 2):
+        if (subset == "plurality" and claim.number > 1) or (subset == "counting" and claim.number < 2):
             continue
         template = rng.randrange(NUM_TEMPLATES)
         caption = caption_of(claim, template)
@@ -60,7 +60,7 @@ def suite_items(benchmark: str, subset: str, split: str, num_items: int, size: i
         if foils:
             group = claim.relation if subset == "relation" else "_".join(noun.colour for noun in claim.nouns)
             yield SuiteItem(png_bytes(scene, rng, size), caption, tuple(foils), group)
-            made += 1
+            count += 1
 
 
 def _of_kind(kind: str) -> Callable[[Scene, Claim], list[Claim]]:
@@ -68,7 +68,7 @@ def _of_kind(kind: str) -> Callable[[Scene, Claim], list[Claim]]:
 
 
 def _one_more_thing(scene: Scene, claim: Claim) -> list[Claim]:
-    """The list, and something else that is not there."""
+    """Return the list with one more thing, which the scene does not have."""
     shapes = [shape for shape in SHAPES if shape not in {noun.shape for noun in claim.nouns}]
     colours = [colour for colour in COLOURS if colour not in {noun.colour for noun in claim.nouns}]
     more = [Noun(shape, colour) for shape in shapes for colour in colours]
@@ -85,7 +85,7 @@ def _one_more_adjective(scene: Scene, claim: Claim) -> list[Claim]:
     ]
 
 
-_RELATED = ("pair", "pair", "pair", "pair", "inside")  # each of the five relations equally often
+_RELATED = ("pair", "pair", "pair", "pair", "inside")  # so that all five relations are equally frequent
 
 SUBSETS: dict[str, dict[str, Subset]] = {
     "sugarcrepe": {
@@ -112,13 +112,13 @@ SUBSETS: dict[str, dict[str, Subset]] = {
 
 
 def _perturbed(caption: str, rng: random.Random) -> list[str]:
-    """ARO's four ways of spoiling the order (Yuksekgonul et al. 2023, section 2); empty where one changes nothing."""
+    """Return ARO's four word-order perturbations (Yuksekgonul et al. 2023, section 2), or none if two are equal."""
     words = caption.split()
     nouns = {*SHAPES, *map(plural_of, SHAPES)}
     adjectives = {*COLOURS, *SIZES, *TEXTURES}
     classes = ["noun" if word in nouns else "adjective" if word in adjectives else "other" for word in words]
     trigrams = [words[i : i + 3] for i in range(0, len(words), 3)]
-    for _ in range(20):  # a permutation may be the identity
+    for _ in range(20):  # a random permutation may change nothing
         foils = [
             _permuted(_permuted(words, classes, "noun", rng), classes, "adjective", rng),
             _permuted(words, classes, "other", rng),
@@ -132,7 +132,7 @@ def _perturbed(caption: str, rng: random.Random) -> list[str]:
 
 
 def _permuted(words: list[str], classes: list[str], which: str, rng: random.Random) -> list[str]:
-    """``words`` with those of one class in another order, in the places of that class."""
+    """Permute the words of one class; all other words keep their positions."""
     members = [word for word, kind in zip(words, classes, strict=True) if kind == which]
     replacement = iter(rng.sample(members, len(members)))
     return [next(replacement) if kind == which else word for word, kind in zip(words, classes, strict=True)]

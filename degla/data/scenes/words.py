@@ -1,4 +1,4 @@
-"""The words of the built-in world, and the byte-pair merges by which the tiny model's tokenizer reads each as one.
+"""The words of the built-in world, and byte-pair merges with which the small model reads each word as one token.
 
 ``python -m degla.data.scenes.words <file.bpe.gz>`` writes the merges.
 """
@@ -16,7 +16,7 @@ from degla.data.scenes.scene import COLOURS, SHAPES, SIZES, TEXTURES
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption or a prompt of the built-in world can hold, sorted."""
+    """Return every word of the captions and prompts of the built-in world, sorted."""
     texts = [template for templates in TEMPLATES.values() for template in templates]
     texts += [*RELATIONS, *SHAPES, *map(plural_of, SHAPES), *COLOURS, *SIZES, *TEXTURES, *NUMBERS.values(), "are"]
     for task in GENERAL_TASKS.values():
@@ -25,10 +25,10 @@ def vocabulary() -> list[str]:
 
 
 def byte_pair_merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair encoding (Sennrich et al. 2016), carried on until every word is one token.
+    """Return byte-pair merges (Sennrich et al. 2016) that turn every word into one token.
 
-    In the notation of OpenAI's CLIP: ``</w>`` marks the end of a word. Text outside the vocabulary is still
-    read, in more tokens.
+    The notation is that of OpenAI's CLIP: ``</w>`` marks the end of a word. Other text can still be read, in more
+    tokens.
     """
     parts = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges = []

@@ -1,4 +1,4 @@
-"""The built-in world as sources: real PNG files in a memory-mapped table, made once for each set of arguments."""
+"""The built-in world as sources: PNG images in a memory-mapped table, made once for each set of arguments."""
 
 import random
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from degla.data.scenes import Claim, Scene, caption_of, hard_negatives, png_byte
 from degla.data.scenes.captions import NUM_TEMPLATES
 from degla.data.scenes.claims import DETAIL
 from degla.data.scenes.general import sample_general
-from degla.data.sources.table import SampleTable, build_table, table_record
+from degla.data.sources.table import Record, SampleTable, build_table, table_record
 
-# Of ten scenes five show two things side by side or one above the other, which is where word order matters.
+# Five of ten scenes are pairs, side by side or one above the other, because word order matters there.
 _LAYOUTS = ("pair",) * 4 + ("inside", "three", "group", "group", "alone", "pair")
 
-_WORLD = 1  # part of a table's identity: raise it when the same arguments come to give other rows
+_WORLD = 1  # part of a table's identity; raise it when the same arguments give other samples
 
 
 def scenes(
@@ -24,16 +24,16 @@ def scenes(
     image_size: int = 48,
     cache_dir: str | None = None,
 ) -> SampleTable:
-    """Drawn scenes, each with one caption and its typed hard negatives.
+    """Draw scenes, each with one caption and its typed hard negatives.
 
     Args:
-        num_scenes: rows.
+        num_scenes: number of samples.
         split: ``train``, ``validation`` or ``test``; they share no scene.
-        layouts: of ``degla.data.scenes.LAYOUTS``, drawn with equal chance; None takes all, half of them ``pair``.
-        detail: chance that a thing's size is spoken of, and the same for its texture.
-        seed: same seed, same bytes.
-        image_size: pixels of a side.
-        cache_dir: where the memory-mapped table is kept.
+        layouts: some of ``degla.data.scenes.LAYOUTS``, equally frequent; None uses all, half of them ``pair``.
+        detail: probability that a caption mentions a thing's size, and the same for its texture.
+        seed: the same seed gives the same bytes.
+        image_size: width and height in pixels.
+        cache_dir: folder of the memory-mapped table; None is the default of ``datasets``.
     """
     return build_table(
         _scenes,
@@ -56,15 +56,15 @@ def scenes_and_general(
     image_size: int = 48,
     cache_dir: str | None = None,
 ) -> SampleTable:
-    """Training scenes mixed with digits, letters, textures, colours and further shapes; captions only.
+    """Mix training scenes with digits, letters, textures, colours and further shapes; captions without negatives.
 
     Args:
-        num_rows: rows.
-        general_fraction: share of rows that are no scenes.
-        detail: chance that a thing's size is spoken of, and the same for its texture.
-        seed: same seed, same bytes.
-        image_size: pixels of a side.
-        cache_dir: where the memory-mapped table is kept.
+        num_rows: number of samples.
+        general_fraction: share of samples that are not scenes.
+        detail: probability that a caption mentions a thing's size, and the same for its texture.
+        seed: the same seed gives the same bytes.
+        image_size: width and height in pixels.
+        cache_dir: folder of the memory-mapped table; None is the default of ``datasets``.
     """
     return build_table(
         _mixture,
@@ -80,7 +80,7 @@ def scenes_and_general(
 
 def _scenes(
     num_scenes: int, split: str, layouts: tuple[str, ...], detail: float, world: int, seed: int, image_size: int
-) -> Iterator[dict]:
+) -> Iterator[Record]:
     rng = random.Random(f"{split} {seed}")
     for number in range(num_scenes):
         scene, claim, template = _sample(rng, split, layouts, detail)
@@ -91,7 +91,7 @@ def _scenes(
 
 def _mixture(
     num_rows: int, general_fraction: float, detail: float, world: int, seed: int, image_size: int
-) -> Iterator[dict]:
+) -> Iterator[Record]:
     rng = random.Random(f"mixture {seed}")
     for number in range(num_rows):
         if rng.random() < general_fraction:
