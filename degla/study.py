@@ -80,7 +80,7 @@ def _scores(model: "ClipModel", benchmark: "Scenes", tuned_model: Path | None, s
     Returns:
         Sub-task or mean -> accuracy in [0, 1].
     """
-    from degla.evaluation import Encoder, FeatureStore, evaluate, point_estimates
+    from degla.evaluation import Encoder, FeatureStore, point_estimates, run_benchmarks
     from degla.models import interpolate_weights
     from degla.models.checkpoints import read_weights
     from degla.models.saving import WEIGHTS_NAME
@@ -90,7 +90,7 @@ def _scores(model: "ClipModel", benchmark: "Scenes", tuned_model: Path | None, s
         weights = read_weights(tuned_model / WEIGHTS_NAME).state
         tuned = {name: value.reshape(base[name].shape) for name, value in weights.items()}
         model.clip.load_state_dict(interpolate_weights(base, tuned, share))
-    results = evaluate({"scenes": benchmark}, FeatureStore(Encoder(model), progress=False))
+    results = run_benchmarks({"scenes": benchmark}, FeatureStore(Encoder(model), progress=False))
     subsets, means = point_estimates(benchmark, results["scenes"].outcomes)
     return subsets | {name.replace("average", "overall"): value for name, value in means.items()}
 
