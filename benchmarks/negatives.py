@@ -20,7 +20,7 @@ import aiohttp
 from aiohttp import web
 from record import save
 
-from degla.hard_negatives.llm.online import ModelWriter
+from degla.hard_negatives.llm.online import OnlineWriter
 from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.store import Store
 
@@ -115,7 +115,7 @@ def _ours(url: str, count: int, concurrency: int) -> dict[str, object]:
             yield f"A dog number one sits on a chair {i}", _KIND
 
     with tempfile.TemporaryDirectory() as folder:
-        writer = ModelWriter(
+        writer = OnlineWriter(
             [_KIND], 1, 0, model="m", base_url=url, tagger="lexicon", concurrency=concurrency, attempts=1
         )
         store = Store(Path(folder))

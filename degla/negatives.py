@@ -1,84 +1,101 @@
-"""``degla-negatives`` and ``python -m degla.negatives``: turn captions into hard negatives."""
+"""``degla-negatives`` and ``python -m degla.negatives``: turn captions into hard negatives.
 
-from itertools import islice
+``make_negatives`` reads the config, builds the writer, runs the pipeline and reports. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from inspect import signature
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from degla.cli.main import run_program
 from degla.errors import ConfigError
 
+if TYPE_CHECKING:
+    from degla.hard_negatives.pipeline import Job, Result
+    from degla.hard_negatives.writers import Writer
+
 
 def main() -> None:
-    """Entry point."""
-    run_program("negatives", make)
+    """Run the program on the arguments of the command line."""
+    run_program("negatives", make_negatives)
 
 
-def make(cfg: DictConfig) -> None:
-    """Write, check, export and report as ``cfg`` says."""
-    from degla.cli.instantiate import instantiate
-    from degla.hard_negatives.captions import image_type, parse_shard, read_captions
-    from degla.hard_negatives.dataset import write_card, write_dataset
+def make_negatives(cfg: DictConfig) -> None:
+    """Write, check, export and report hard negatives.
+
+    Args:
+        cfg: the composed ``configs/negatives.yaml``.
+
+    Raises:
+        DeglaError: a setting, the input or the server cannot be used.
+    """
+    from degla.hard_negatives.pipeline import run
+
+    job = read_job(cfg)
+    writer = build_writer(cfg, job)
+    if cfg.draft:
+        draft(job, writer, cfg.draft)
+    else:
+        report(cfg, job, run(job, writer))
+
+
+def read_job(cfg: DictConfig) -> Job:
+    """Check the top-level settings and the input. Nothing large is loaded before that."""
+    from degla.hard_negatives.captions import parse_shard, read_captions
     from degla.hard_negatives.kinds import KINDS
-    from degla.hard_negatives.pipeline import distinct, fill, judged, store_folder, tasks
-    from degla.hard_negatives.progress import Progress, dollars
-    from degla.hard_negatives.store import Store
-    from degla.report.negatives_report import print_summary
-
-    def rows():
-        return read_captions(cfg.input, cfg.caption, cfg.image)
+    from degla.hard_negatives.pipeline import Job
 
     if unknown := [kind for kind in cfg.kinds if kind not in KINDS]:
-        raise ConfigError(f"kinds: {unknown[0]} is none; choose among {', '.join(KINDS)}")
+        raise ConfigError(f"kinds: there is no kind {unknown[0]}; choose among {', '.join(KINDS)}")
     if cfg.per_kind < 1:
         raise ConfigError(f"per_kind={cfg.per_kind} must be 1 or more")
     shard = parse_shard(cfg.shard)
-    next(rows(), None)  # a mistake in the input is named before anything is loaded
+    next(read_captions(cfg.input, cfg.caption, cfg.image), None)  # raises where the input cannot be read
     output = Path(cfg.output or f"{Path(cfg.input).with_suffix('')}_negatives")
-    facts = {"input": Path(cfg.input).name, "written by": cfg.negatives.get("model") or cfg.negatives._target_}
-    if cfg.negatives._target_.endswith("GivenNegatives"):  # nothing is written, so there is no store
-        checks = instantiate(cfg.negatives, "negatives")
-        summary = write_dataset(checks.judged(rows()), output, image_type(cfg.input, cfg.image), cfg.balance, cfg.seed)
-    else:
-        if shard != (0, 1) and cfg.negatives._target_.endswith("BatchWriter"):
-            raise ConfigError("shard: request files are cut by negatives.max_requests already; set shard=null")
-        writer = instantiate(cfg.negatives, "negatives", kinds=list(cfg.kinds), count=cfg.per_kind, seed=cfg.seed)
-        store = Store(store_folder(output))
-        if cfg.draft:
-            return _draft(writer, list(islice(distinct(rows()), cfg.draft)), store, output / "prompts")
-        if store.num_torn:
-            print(f"{store.num_torn} lines cut short by a kill are left out")
-        total = sum(1 for _ in tasks(rows(), cfg.kinds, shard))
-        progress = Progress(total, tuple(cfg.prices))
-        fill(writer, rows(), cfg.kinds, store, shard, progress)
-        if shard != (0, 1):
-            print(f"shard {cfg.shard} is done; when all are, the same command without shard= exports {output}")
-            return
-        facts |= {"model": writer.filing.model, "prompts": dict(writer.filing.prompts), "seed": cfg.seed}
-        if any(store.tokens):
-            facts["tokens"] = "{:,} in, {:,} out".format(*store.tokens)
-            facts |= {"cost": f"${cost:.2f}"} if (cost := dollars(store.tokens, cfg.prices)) else {}
-        result = judged(writer, rows(), cfg.kinds, store)
-        summary = write_dataset(result, output, image_type(cfg.input, cfg.image), cfg.balance, cfg.seed)
-    write_card(output, summary, facts)
-    print_summary(summary, output)
+    return Job(cfg.input, cfg.caption, cfg.image, output, cfg.balance, shard, tuple(cfg.prices), cfg.seed)
 
 
-def _draft(writer, captions: list[str], store, folder: Path) -> None:
-    from degla.hard_negatives.llm.base import Prompted
-    from degla.hard_negatives.llm.draft import write_drafts
-    from degla.hard_negatives.progress import Progress
+def build_writer(cfg: DictConfig, job: Job) -> Writer:
+    """Build the writer of the group ``negatives``, and check that it fits the job."""
+    from degla.cli.instantiate import check_node, instantiate
+    from degla.hard_negatives.pipeline import WHOLE
 
-    if not isinstance(writer, Prompted):
-        raise ConfigError("draft needs a language model: set negatives=llm")
-    writer.forget_examples()
-    asked = [(caption, kind) for caption in captions for kind in writer.prompts]
-    progress = Progress(len(asked))
-    writer.write(asked, store, progress)
-    store.close()
-    progress.close()
-    for path in write_drafts(writer, captions, store, folder):
+    shared = {"kinds": list(cfg.kinds), "count": cfg.per_kind, "seed": cfg.seed}
+    constructor, _ = check_node(cfg.negatives, "negatives")
+    accepted = signature(constructor).parameters  # a writer that only checks takes none of them
+    shared = {name: value for name, value in shared.items() if name in accepted}
+    writer: Writer = instantiate(cfg.negatives, "negatives", **shared)
+    if job.shard != WHOLE and not writer.supports_shards:
+        raise ConfigError(f"shard={cfg.shard}: {type(writer).__name__} has no shards; set shard=null")
+    return writer
+
+
+def draft(job: Job, writer: Writer, count: int) -> None:
+    """Let the model draft examples for its prompts from the first ``count`` captions, and say where they are."""
+    from degla.hard_negatives.llm.draft import draft_examples
+    from degla.hard_negatives.store import Store
+
+    folder = job.output / "prompts"
+    for path in draft_examples(writer, job.first_captions(count), Store(job.answers_folder), folder):
         print(f"{path}: keep the good ones, then negatives.prompts={folder}")
+
+
+def report(cfg: DictConfig, job: Job, result: Result | None) -> None:
+    """Write the data card and print the summary; for a shard, say what comes next."""
+    from degla.hard_negatives.card import write_card
+    from degla.report.negatives_report import print_summary
+
+    if result is None:
+        print(f"shard {cfg.shard} is done; when all are, the same command without shard= exports {job.output}")
+        return
+    made_by = cfg.negatives.get("model") or cfg.negatives._target_
+    facts = {"input": Path(cfg.input).name, "written by": made_by, **result.facts}
+    write_card(job.output, result.summary, facts)
+    print_summary(result.summary, job.output)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,40 @@
-"""Which answers there are for a caption, which of them are good, and what is to be asked next."""
+"""Find the answers of a caption in the store, judge them, and say what is still to be asked."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from degla.hard_negatives.checks import rejection
-from degla.hard_negatives.language.tagger import Tag
-from degla.hard_negatives.store import Store, answer_key
+from degla.hard_negatives.checks import rejection_reason
+from degla.hard_negatives.language.tagger import Tagger
+from degla.hard_negatives.store import Answer, Store, answer_key
 
 
 class Verdict(NamedTuple):
-    """What is known for one caption and kind."""
+    """The outcome for one caption and kind."""
 
     accepted: list[str]
-    rejected: list[tuple[str, str]]  # text, reason
+    rejected: list[tuple[str, str]]  # text and reason
     reason: str  # why nothing is accepted; "" where something is
-    next_attempt: int | None  # to be asked; None where there is no more to ask
+    next_attempt: int | None  # the attempt to ask for next; None where there is nothing more to ask
 
 
-class Filing:
-    """Keys and verdicts of one writer.
+class AnswerIndex:
+    """The keys under which a writer stores its answers, and the verdicts on them.
 
     Args:
-        model: that answers.
+        model: name of the model or rules that answer.
         prompts: kind -> version of its prompt or rule.
-        tag: for the checks.
-        seed: of the writer.
-        count: negatives wanted of each kind.
-        attempts: how often a bad answer is asked for again, the first time included.
-        max_tokens: of an answer; 0 where there is no such limit.
+        tagger: word classes for the checks.
+        seed: seed of the writer.
+        count: number of negatives of each kind.
+        attempts: how often a caption is asked about while its answers are bad.
+        max_tokens: limit of an answer; 0 where there is none.
     """
 
     def __init__(
         self,
         model: str,
         prompts: Mapping[str, str],
-        tag: Tag,
+        tagger: Tagger,
         seed: int,
         count: int,
         attempts: int = 1,
@@ -42,27 +42,30 @@ class Filing:
     ):
         self.model = model
         self.prompts = prompts
-        self.tag = tag
+        self.tagger = tagger
         self.seed = seed
         self.count = count
         self.attempts = attempts
         self.max_tokens = max_tokens
 
     def key(self, caption: str, kind: str, attempt: int = 0) -> str:
-        """What the answer is filed under."""
+        """Return the key of an answer in the store."""
         return answer_key(caption, kind, self.prompts[kind], self.model, self.seed, self.count, attempt)
 
-    def key_of_cut(self, caption: str, kind: str, attempt: int = 0) -> str:
-        """What an answer that ran into the limit is filed under: with more room it is asked for again."""
-        prompt = f"{self.prompts[kind]}-cut at {self.max_tokens}"
+    def truncated_key(self, caption: str, kind: str, attempt: int = 0) -> str:
+        """Return the key of an answer that reached ``max_tokens``.
+
+        The limit is part of the key, so a run with another limit asks again.
+        """
+        prompt = f"{self.prompts[kind]}-cut at {self.max_tokens}"  # the stores of earlier runs hold these words
         return answer_key(caption, kind, prompt, self.model, self.seed, self.count, attempt)
 
     def verdict(self, store: Store, caption: str, kind: str) -> Verdict:
-        """Judge what has been answered so far."""
+        """Judge the answers that the store holds for a caption and kind."""
         rejected: list[tuple[str, str]] = []
         reason = "not asked yet"
         for attempt in range(self.attempts):
-            answer = store.get(self.key(caption, kind, attempt)) or store.get(self.key_of_cut(caption, kind, attempt))
+            answer = self._answer(store, caption, kind, attempt)
             if answer is None:
                 return Verdict([], rejected, reason, attempt)
             if answer.failure:
@@ -73,7 +76,7 @@ class Filing:
                 return Verdict([], rejected, "the model finds nothing to change", None)
             accepted: list[str] = []
             for text in answer.texts:
-                if reason := rejection(caption, text, kind, self.tag, accepted):
+                if reason := rejection_reason(caption, text, kind, self.tagger, accepted):
                     rejected.append((text, reason))
                 else:
                     accepted.append(text)
@@ -81,3 +84,7 @@ class Filing:
                 return Verdict(accepted[: self.count], rejected, "", None)
             reason = rejected[-1][1]
         return Verdict([], rejected, reason, None)
+
+    def _answer(self, store: Store, caption: str, kind: str, attempt: int) -> Answer | None:
+        answer = store.get(self.key(caption, kind, attempt))
+        return answer or store.get(self.truncated_key(caption, kind, attempt))

@@ -1,4 +1,4 @@
-"""Whether a text is a negative of its kind; if not, the reason."""
+"""Checks whether a text is a hard negative of the wanted kind."""
 
 import re
 from collections import Counter
@@ -6,10 +6,16 @@ from collections.abc import Sequence
 
 from degla.hard_negatives.kinds import KINDS
 from degla.hard_negatives.language.lexicon import lexicon
-from degla.hard_negatives.language.paraphrase import changes, is_turned, plain, who_is_what, without_numbers
-from degla.hard_negatives.language.phrases import Caption, parsed
-from degla.hard_negatives.language.tagger import Tag
-from degla.hard_negatives.language.words import singular, words
+from degla.hard_negatives.language.paraphrase import (
+    is_symmetric_swap,
+    meaning_changes,
+    normalize,
+    nouns_with_adjectives,
+    split_numbers,
+)
+from degla.hard_negatives.language.phrases import Caption, parse
+from degla.hard_negatives.language.tagger import Tagger
+from degla.hard_negatives.language.words import lower_words, singular
 
 _CHATTER = re.compile(
     r"^(sure|certainly|of course|okay|here (is|are)|note|output|answer|negative|caption|rewritten)\b[^.]*[:!]"
@@ -17,104 +23,114 @@ _CHATTER = re.compile(
     r"|\bcaption\b.*:|```|[{}<>\[\]|]",
     re.IGNORECASE,
 )
-_LENGTHS = (0.6, 1.6)  # words of the negative over words of the caption
-_SPARE = 2  # words more or less that no length is blamed for
-_LONGEST = 4  # words that one replacement may take out
-_CLASSES = {"noun": ("noun", "nouns", "proper"), "adjective": ("adjective",), "relation": ("other", "verb")}
+_LENGTH_RATIOS = (0.6, 1.6)  # allowed number of words of the negative over that of the caption
+_LENGTH_TOLERANCE = 2  # words; a smaller difference of length is always allowed
+_MAX_REMOVED_WORDS = 4  # by one replacement
+_WORD_CLASSES = {"noun": ("noun", "nouns", "proper"), "adjective": ("adjective",), "relation": ("other", "verb")}
 
 
-def rejection(caption: str, text: str, kind: str, tag: Tag, earlier: Sequence[str] = ()) -> str:
-    """Why ``text`` cannot be a negative of ``caption``; "" where it can.
+def rejection_reason(caption: str, text: str, kind: str, tagger: Tagger, earlier: Sequence[str] = ()) -> str:
+    """Return why ``text`` cannot be a hard negative of ``caption``; "" where it can.
 
-    Whether it is false of the picture nobody knows without looking; what can be known from the texts is checked:
-    not the caption in other words, the change that the kind asks for and no other, no chatter, a like length.
+    Texts alone cannot show whether a negative is false of the image. The checks cover what texts do show: the text is
+    no paraphrase of the caption and no chatter, has a similar length, and makes the change of its kind and no other.
 
     Args:
-        caption: the true one.
-        text: what was written.
-        kind: a key of ``KINDS``; of any other nothing is known, so any change will do.
-        tag: tells nouns from adjectives.
-        earlier: accepted for this caption before.
+        caption: the original caption.
+        text: the candidate.
+        kind: a key of ``KINDS``. Of any other kind the checks expect no particular change.
+        tagger: word classes.
+        earlier: texts that were accepted for this caption before.
     """
     text = text.strip()
     if not text:
         return "empty"
     if _CHATTER.search(text) and not _CHATTER.search(caption):
         return "refusal or chatter"
-    before, after = words(caption), words(text)
+    before, after = lower_words(caption), lower_words(text)
     if before == after:
         return "equal to the caption"
-    if plain(before) == plain(after):
+    if normalize(before) == normalize(after):
         return "paraphrase: articles or other words for the same"
-    if any(after == words(other) for other in earlier):
+    if any(after == lower_words(other) for other in earlier):
         return "duplicate"
-    low, high = (factor * len(before) for factor in _LENGTHS)
-    if not min(low, len(before) - _SPARE) <= len(after) <= max(high, len(before) + _SPARE):
+    low, high = (ratio * len(before) for ratio in _LENGTH_RATIOS)
+    if not min(low, len(before) - _LENGTH_TOLERANCE) <= len(after) <= max(high, len(before) + _LENGTH_TOLERANCE):
         return "length"
-    if kind not in KINDS:
-        return ""
+    return _wrong_kind(kind, before, after, parse(caption, tagger), text, tagger) if kind in KINDS else ""
+
+
+def _wrong_kind(kind: str, before: list[str], after: list[str], caption: Caption, text: str, tagger: Tagger) -> str:
     change, word_class = KINDS[kind]
     if word_class == "number":
         return _wrong_count(before, after)
     if change == "replace":
-        return _wrong_replacement(word_class, before, after, parsed(caption, tag))
+        return _wrong_replacement(word_class, before, after, caption)
     if _lemmas(before) != _lemmas(after):
         return "wrong kind: not the same words"
-    if is_turned(parsed(caption, tag), after):
+    if is_symmetric_swap(caption, after):
         return "paraphrase: the two may change places"
-    return _wrong_swap(word_class, before, after, parsed(caption, tag), parsed(text, tag)) if change == "swap" else ""
+    return _wrong_swap(word_class, before, after, caption, parse(text, tagger)) if change == "swap" else ""
 
 
-def _wrong_swap(word_class: str, before: list[str], after: list[str], seen: Caption, now: Caption) -> str:
-    def in_order(text: list[str], classes: Sequence[str]) -> list[str]:
-        named = {singular(t.text.lower()) for t, k in zip(seen.tokens, seen.classes, strict=True) if k in classes}
-        return [singular(word) for word in text if singular(word) in named]
-
-    if in_order(before, _CLASSES[word_class]) == in_order(after, _CLASSES[word_class]):
+def _wrong_swap(word_class: str, before: list[str], after: list[str], caption: Caption, negative: Caption) -> str:
+    moved = _words_of_class(caption, _WORD_CLASSES[word_class])
+    if _in_order(before, moved) == _in_order(after, moved):
         return f"wrong kind: no {word_class} moved"
     if word_class == "adjective":
-        if who_is_what(seen) == who_is_what(now):
+        if nouns_with_adjectives(caption) == nouns_with_adjectives(negative):
             return "paraphrase: every thing keeps its adjectives"
-        things = [
-            singular(token.text.lower()) for phrase in seen.phrases for token in seen.tokens[phrase.head : phrase.end]
-        ]
-        if [w for w in map(singular, before) if w in things] != [w for w in map(singular, after) if w in things]:
+        tokens = caption.tokens
+        nouns = {
+            singular(token.text.lower()) for phrase in caption.phrases for token in tokens[phrase.head : phrase.end]
+        }
+        if _in_order(before, nouns) != _in_order(after, nouns):
             return "wrong kind: things moved, not adjectives alone"
     return ""
 
 
-def _wrong_replacement(word_class: str, before: list[str], after: list[str], seen: Caption) -> str:
+def _words_of_class(caption: Caption, classes: Sequence[str]) -> set[str]:
+    pairs = zip(caption.tokens, caption.classes, strict=True)
+    return {singular(token.text.lower()) for token, word_class in pairs if word_class in classes}
+
+
+def _in_order(words: list[str], wanted: set[str]) -> list[str]:
+    """Return the wanted words, singular, in the order of the text."""
+    return [word for word in map(singular, words) if word in wanted]
+
+
+def _wrong_replacement(word_class: str, before: list[str], after: list[str], caption: Caption) -> str:
     if Counter(before) == Counter(after):
         return "wrong kind: moved, not replaced"
-    found = changes(plain(before), plain(after))
-    if not found:
+    changes = meaning_changes(normalize(before), normalize(after))
+    if not changes:
         return "paraphrase: a word for the same"
-    lost, new = found[0]
-    if any(change != found[0] for change in found) or len(lost) > _LONGEST or len(new) > len(lost) + 1:
+    removed, added = changes[0]
+    is_one_change = all(change == changes[0] for change in changes)
+    if not is_one_change or len(removed) > _MAX_REMOVED_WORDS or len(added) > len(removed) + 1:
         return "wrong kind: more than one thing changed"
-    if not lost or not new:
+    if not removed or not added:
         return "wrong kind: nothing replaced"
-    by_word = {t.text.lower(): k for t, k in zip(seen.tokens, seen.classes, strict=True)}
-    classes = {by_word.get(word, "other") for word in lost}  # a relation of several words is in no class
-    compound = " ".join([*lost[:-1], singular(lost[-1])])
-    if not classes & {*_CLASSES[word_class]} and not (word_class == "noun" and compound in lexicon().nouns):
+    class_by_word = {t.text.lower(): c for t, c in zip(caption.tokens, caption.classes, strict=True)}
+    classes = {class_by_word.get(word, "other") for word in removed}  # a relation of several words has no class
+    is_compound = " ".join([*removed[:-1], singular(removed[-1])]) in lexicon().nouns
+    if not classes & {*_WORD_CLASSES[word_class]} and not (word_class == "noun" and is_compound):
         return f"wrong kind: no {word_class} replaced"
-    known = lexicon()
     if word_class == "relation":
-        if any(singular(word) in known.nouns or word in known.adjectives for word in new):
+        if any(singular(word) in lexicon().nouns or word in lexicon().adjectives for word in added):
             return "wrong kind: no relation put in"
-    elif classes & {*_CLASSES["adjective" if word_class == "noun" else "noun"]} and compound not in known.nouns:
+    elif classes & {*_WORD_CLASSES["adjective" if word_class == "noun" else "noun"]} and not is_compound:
         return f"wrong kind: more than {'a noun' if word_class == 'noun' else 'an adjective'} replaced"
     return ""
 
 
 def _wrong_count(before: list[str], after: list[str]) -> str:
-    (old, things), (new, same_things) = without_numbers(before), without_numbers(after)
-    if old == new or len(old) != len(new):
+    (old_numbers, old_rest), (new_numbers, new_rest) = split_numbers(before), split_numbers(after)
+    if old_numbers == new_numbers or len(old_numbers) != len(new_numbers):
         return "wrong kind: no number changed"
-    return "wrong kind: more than the number changed" if changes(things, same_things) else ""
+    return "wrong kind: more than the number changed" if meaning_changes(old_rest, new_rest) else ""
 
 
-def _lemmas(text: list[str]) -> Counter:
-    """Words in the singular; articles may come and go with the number."""
-    return Counter(singular(word) for word in text if word not in ("a", "the"))
+def _lemmas(words: list[str]) -> Counter[str]:
+    """Count the words, singular. Articles are left out, because they depend on the number of the noun."""
+    return Counter(singular(word) for word in words if word not in ("a", "the"))

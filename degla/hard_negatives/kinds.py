@@ -1,4 +1,4 @@
-"""The kinds of negatives: the paper's five (section 3.1) and two more."""
+"""The kinds of hard negatives: the paper's five (section 3.1) and two more."""
 
 from typing import Literal, NamedTuple
 
@@ -6,22 +6,21 @@ from degla.data.schema import NEGATIVE_TYPES
 
 
 class Kind(NamedTuple):
-    """What a negative of this kind does to its caption."""
+    """How a negative of this kind differs from its caption."""
 
     change: Literal["order", "swap", "replace"]
-    word_class: str  # whose words change: noun, adjective, relation, number; "" for any
+    word_class: str  # the class of the words that change: noun, adjective, relation, number; "" for any
 
 
-KINDS = dict(
-    zip(
-        NEGATIVE_TYPES,
-        (
-            Kind("order", ""),
-            Kind("swap", "noun"),
-            Kind("swap", "adjective"),
-            Kind("replace", "adjective"),
-            Kind("replace", "noun"),
-        ),
-        strict=True,
-    )
-) | {"replace_relation": Kind("replace", "relation"), "change_count": Kind("replace", "number")}
+_PAPER_KINDS = (
+    Kind("order", ""),
+    Kind("swap", "noun"),
+    Kind("swap", "adjective"),
+    Kind("replace", "adjective"),
+    Kind("replace", "noun"),
+)
+
+KINDS = dict(zip(NEGATIVE_TYPES, _PAPER_KINDS, strict=True)) | {
+    "replace_relation": Kind("replace", "relation"),
+    "change_count": Kind("replace", "number"),
+}

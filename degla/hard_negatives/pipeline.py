@@ -1,100 +1,114 @@
-"""From captions to a checked data set: write what is missing, judge everything, export."""
+"""From captions to a checked dataset: write the missing negatives, check all of them, export.
+
+Read from top to bottom: ``run`` calls the functions below it in order. What they pass on is in ``captions`` (rows of
+the input), ``store`` (answers), ``writers`` (rules and language models) and ``dataset`` (rows of the result).
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from degla.data.schema import Negative
-from degla.hard_negatives.captions import Captioned, in_shard
-from degla.hard_negatives.checks import rejection
-from degla.hard_negatives.dataset import Judged
-from degla.hard_negatives.language.tagger import tagger as load_tagger
-from degla.hard_negatives.language.words import words
-from degla.hard_negatives.progress import Progress
+from degla.hard_negatives.captions import CaptionRow, image_type, in_shard, read_captions
+from degla.hard_negatives.dataset import Summary, write_dataset
+from degla.hard_negatives.progress import Progress, dollars
 from degla.hard_negatives.store import Store
 from degla.hard_negatives.writers import Writer
 
+WHOLE = (0, 1)  # the shard that is the whole input
 
-def tasks(rows: Iterator[Captioned], kinds: Sequence[str], shard: tuple[int, int]) -> Iterator[tuple[str, str]]:
-    """Every distinct caption of this shard with every kind."""
-    for caption in distinct(row for row in rows if in_shard(row.caption, shard)):
+
+@dataclass(frozen=True)
+class Job:
+    """The settings of one run, apart from those of its writer. ``configs/negatives.yaml`` explains each."""
+
+    input: str
+    caption: str
+    image: str
+    output: Path
+    balance: bool
+    shard: tuple[int, int]
+    prices: tuple[float, float]
+    seed: int
+
+    @property
+    def answers_folder(self) -> Path:
+        """The folder of the store."""
+        return self.output / "answers"
+
+    def rows(self) -> Iterator[CaptionRow]:
+        """Read the input anew."""
+        return read_captions(self.input, self.caption, self.image)
+
+    def first_captions(self, count: int) -> list[str]:
+        """Return the first ``count`` distinct captions."""
+        return list(islice(distinct_captions(self.rows()), count))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made: the summary of the dataset, and facts for its data card."""
+
+    summary: Summary
+    facts: dict[str, Any]
+
+
+def run(job: Job, writer: Writer) -> Result | None:
+    """Write what is missing, then check and export everything.
+
+    Returns:
+        None for a shard: the run without ``shard`` exports.
+    """
+    store = Store(job.answers_folder)
+    write_missing(job, writer, store)
+    if job.shard != WHOLE:
+        return None
+    rows = writer.check_rows(job.rows(), store)
+    summary = write_dataset(rows, job.output, image_type(job.input, job.image), job.balance, job.seed)
+    return Result(summary, writer.describe() | _token_facts(store, job.prices))
+
+
+def write_missing(job: Job, writer: Writer, store: Store) -> None:
+    """Let the writer answer what the store does not hold. Whatever happens, finished answers are on the disk."""
+    if store.num_truncated:
+        print(f"{store.num_truncated} truncated lines of {store.folder} are skipped; their captions are answered again")
+    total = sum(1 for _ in distinct_tasks(job.rows(), writer.kinds, job.shard))
+    progress = Progress(total, job.prices, disable=None if total else True)
+    try:
+        writer.write(distinct_tasks(job.rows(), writer.kinds, job.shard), store, progress)
+    finally:
+        store.close()
+        progress.close()
+
+
+def distinct_tasks(
+    rows: Iterable[CaptionRow], kinds: Sequence[str], shard: tuple[int, int]
+) -> Iterator[tuple[str, str]]:
+    """Yield every distinct caption of a shard with every kind.
+
+    Args:
+        rows: rows of the input.
+        kinds: keys of ``KINDS``.
+        shard: index and number of shards.
+    """
+    for caption in distinct_captions(row for row in rows if in_shard(row.caption, shard)):
         for kind in kinds:
             yield caption, kind
 
 
-def distinct(rows: Iterable[Captioned]) -> Iterator[str]:
-    """Every caption once, in order."""
-    seen: set[int] = set()  # hashes: eight bytes for a caption of a hundred
+def distinct_captions(rows: Iterable[CaptionRow]) -> Iterator[str]:
+    """Yield every caption once, in order."""
+    seen: set[int] = set()  # hashes, because they take less memory than captions
     for row in rows:
         if row.caption and hash(row.caption) not in seen:
             seen.add(hash(row.caption))
             yield row.caption
 
 
-def fill(
-    writer: Writer,
-    rows: Iterator[Captioned],
-    kinds: Sequence[str],
-    store: Store,
-    shard: tuple[int, int],
-    progress: Progress,
-) -> None:
-    """Let the writer answer what the store does not hold; whatever happens, what was answered is on disk."""
-    try:
-        writer.write(tasks(rows, kinds, shard), store, progress)
-    finally:
-        store.close()
-        progress.close()
-
-
-def judged(writer: Writer, rows: Iterator[Captioned], kinds: Sequence[str], store: Store) -> Iterator[Judged]:
-    """Every row of the input with what was written for its caption."""
-    unanswered = {(answer.caption, answer.kind): answer.failure for answer in store.failures()}
-    for row in rows:
-        if row.problem and not row.caption:
-            yield Judged(row.image, "", [], [("row", row.id, row.problem)])
-            continue
-        accepted: list[Negative] = []
-        rejected: list[tuple[str, str, str]] = []
-        for kind in kinds:
-            verdict = writer.filing.verdict(store, row.caption, kind)
-            rejected += [(kind, text, reason) for text, reason in verdict.rejected]
-            for text in verdict.accepted:
-                if words(text) in [words(other.text) for other in accepted]:
-                    rejected.append((kind, text, "duplicate"))
-                else:
-                    accepted.append(Negative(text, kind))
-            if not verdict.accepted and not verdict.rejected:
-                rejected.append((kind, "", unanswered.get((row.caption, kind), verdict.reason)))
-        yield Judged(row.image, row.caption, accepted, rejected)
-
-
-class GivenNegatives:
-    """The negatives that the input has already, through the same checks.
-
-    Args:
-        tagger: see ``degla.hard_negatives.language.tagger``.
-    """
-
-    def __init__(self, tagger: str = "hanta"):
-        self.tag = load_tagger(tagger)
-
-    def judged(self, rows: Iterator[Captioned]) -> Iterator[Judged]:
-        """Every row with what passes."""
-        for row in rows:
-            if row.problem:
-                yield Judged(row.image, row.caption, [], [("row", row.id, row.problem)])
-                continue
-            accepted: list[Negative] = []
-            rejected: list[tuple[str, str, str]] = []
-            for negative in row.negatives:
-                earlier = [other.text for other in accepted]
-                if reason := rejection(row.caption, negative.text, negative.type, self.tag, earlier):
-                    rejected.append((negative.type, negative.text, reason))
-                else:
-                    accepted.append(negative)
-            yield Judged(row.image, row.caption, accepted, rejected)
-
-
-def store_folder(output: Path) -> Path:
-    """Where the answers of an output folder are."""
-    return output / "answers"
+def _token_facts(store: Store, prices: tuple[float, float]) -> dict[str, str]:
+    if not any(store.tokens):
+        return {}
+    facts = {"tokens": "{:,} in, {:,} out".format(*store.tokens)}
+    cost = dollars(store.tokens, prices)
+    return facts | ({"cost": f"${cost:.2f}"} if cost else {})

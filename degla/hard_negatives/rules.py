@@ -1,27 +1,29 @@
-"""Negatives by rule: seeded, offline, from curated words; the stand-in for a language model."""
+"""Hard negatives by rule, from curated words: offline, seeded, and without a language model."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
 from degla.hard_negatives.language.lexicon import lexicon
-from degla.hard_negatives.language.phrases import Caption, Phrase, is_symmetric, parsed
-from degla.hard_negatives.language.tagger import tagger
-from degla.hard_negatives.language.words import Token, finished, plural, singular, words
+from degla.hard_negatives.language.phrases import Caption, Phrase, is_symmetric, parse
+from degla.hard_negatives.language.tagger import load_tagger
+from degla.hard_negatives.language.words import Token, finish_caption, lower_words, plural, singular
 
-VERSION = 3  # part of what an answer is filed under; raise it when a rule or the lexicon changes
+VERSION = 3  # part of the key of every stored answer; raise it when a rule or the lexicon changes
+
+_MAX_SHUFFLES = 20  # orders that are tried for one caption
 
 
-class Unable(ValueError):
-    """The caption has nothing that this rule could change; the message says what."""
+class NoNegative(ValueError):
+    """The caption has nothing that this rule could change. The message says what is missing."""
 
 
 class Rules:
-    """Writes negatives by rule.
+    """Writes hard negatives by rule.
 
     Args:
         tagger: see ``degla.hard_negatives.language.tagger``.
-        seed: the same seed, caption, kind and lexicon give the same negatives.
+        seed: equal seeds, captions, kinds and lexicons give equal negatives.
     """
 
     def __init__(self, tagger: str = "hanta", seed: int = 0):
@@ -30,63 +32,76 @@ class Rules:
 
     @property
     def model(self) -> str:
-        """What the answers are filed under."""
+        """The name that stands for the rules in the keys of the answers."""
         return f"rules-{self.tagger}"
 
     def write(self, caption: str, kind: str, count: int) -> list[str]:
-        """Up to ``count`` different negatives.
+        """Return up to ``count`` different negatives.
+
+        Args:
+            caption: the original caption.
+            kind: a key of ``KINDS``.
+            count: how many are wanted.
 
         Raises:
-            Unable: there is none.
+            NoNegative: the rule finds none.
         """
         rng = random.Random(f"{self.seed} {kind} {caption}")
-        found: dict[str, None] = {}
-        for text in _RULES[kind](parsed(caption, tagger(self.tagger)), rng):
-            if words(text) != words(caption):
-                found.setdefault(text)
-            if len(found) == count:
+        negatives: dict[str, None] = {}
+        for text in _RULES[kind](parse(caption, load_tagger(self.tagger)), rng):
+            if lower_words(text) != lower_words(caption):
+                negatives.setdefault(text)
+            if len(negatives) == count:
                 break
-        if not found:
-            raise Unable(_NOTHING[kind])
-        return list(found)
+        if not negatives:
+            raise NoNegative(_WHAT_IS_MISSING[kind])
+        return list(negatives)
 
 
-def _reshuffled(caption: Caption, rng: random.Random) -> Iterable[str]:
-    """Phrases and the words between them in another order: more fluent than loose words, as false."""
-    units, i = [], 0
-    starts = {phrase.start: phrase.end for phrase in caption.phrases}
-    marks = [token for token in caption.tokens if not token.is_word]
+def _reshuffle(caption: Caption, rng: random.Random) -> Iterable[str]:
+    """Yield the phrases and the words between them in other orders.
+
+    Whole phrases are moved, because loose words would be less fluent and no more false.
+    """
+    phrase_ends = {phrase.start: phrase.end for phrase in caption.phrases}
+    units: list[list[Token]] = []
+    i = 0
     while i < len(caption.tokens):
-        end = starts.get(i, i + 1)
-        unit = [token._replace(space=" ") for token in caption.tokens[i:end] if token.is_word]
+        end = phrase_ends.get(i, i + 1)
+        unit = _spaced_words(caption.tokens[i:end])
         units += [unit] if unit else []
         i = end
     if len(units) < 3:
-        units = [[token._replace(space=" ")] for token in caption.tokens if token.is_word]
+        units = [[word] for word in _spaced_words(caption.tokens)]
     if len(units) < 2:
         return
-    last = marks[-1:] if caption.tokens[-1:] == marks[-1:] else []
-    for _ in range(20):
+    last_mark = [] if caption.tokens[-1].is_word else caption.tokens[-1:]
+    for _ in range(_MAX_SHUFFLES):
         order = rng.sample(units, len(units))
-        yield finished(caption.text, [*(token for unit in order for token in unit), *last], caption.proper)
+        yield finish_caption(caption.text, [*(token for unit in order for token in unit), *last_mark], caption.proper)
 
 
-def _swapped_nouns(caption: Caption, rng: random.Random) -> Iterable[str]:
+def _spaced_words(tokens: Sequence[Token]) -> list[Token]:
+    return [token._replace(space=" ") for token in tokens if token.is_word]
+
+
+def _swap_nouns(caption: Caption, rng: random.Random) -> Iterable[str]:
     pairs = [
         (first, second)
-        for first, second in combinations(_things(caption), 2)
+        for first, second in combinations(_movable_phrases(caption), 2)
         if first.noun(caption.tokens) != second.noun(caption.tokens) and not is_symmetric(caption, first, second)
     ]
     for first, second in rng.sample(pairs, len(pairs)):
-        changed = _exchanged(caption, first, second)
+        changed = _exchange_nouns(caption, first, second)
         if changed is not None:
-            yield finished(caption.text, changed, caption.proper)
+            yield finish_caption(caption.text, changed, caption.proper)
 
 
-def _exchanged(caption: Caption, first: Phrase, second: Phrase) -> list[Token] | None:
+def _exchange_nouns(caption: Caption, first: Phrase, second: Phrase) -> list[Token] | None:
+    """Return the tokens with the two nouns exchanged, each in the number of its new position; None if impossible."""
     tokens = caption.tokens
-    mass = [phrase.is_bare and not phrase.is_plural for phrase in (first, second)]
-    if any(mass):  # "grass" has no plural and takes no article: it brings its whole phrase along
+    is_mass = [phrase.is_bare and not phrase.is_plural for phrase in (first, second)]
+    if any(is_mass):  # "grass" has no plural and takes no article, so whole phrases are exchanged
         if first.is_plural != second.is_plural:
             return None
         ranges = [(first.start, first.end), (second.start, second.end)]
@@ -100,11 +115,11 @@ def _exchanged(caption: Caption, first: Phrase, second: Phrase) -> list[Token] |
             for (start, end), source, target in zip(ranges, (first, second), (second, first), strict=True)
         ]
     (a, b), (c, d) = ranges
-    here = [token._replace(space=" ") for token in parts[1]]
-    there = [token._replace(space=" ") for token in parts[0]]
-    here[0] = here[0]._replace(space=tokens[a].space)
-    there[0] = there[0]._replace(space=tokens[c].space)
-    return [*tokens[:a], *here, *tokens[b:c], *there, *tokens[d:]]
+    to_first = [token._replace(space=" ") for token in parts[1]]
+    to_second = [token._replace(space=" ") for token in parts[0]]
+    to_first[0] = to_first[0]._replace(space=tokens[a].space)
+    to_second[0] = to_second[0]._replace(space=tokens[c].space)
+    return [*tokens[:a], *to_first, *tokens[b:c], *to_second, *tokens[d:]]
 
 
 def _in_number(head: list[Token], is_plural: bool, want_plural: bool) -> list[Token]:
@@ -116,145 +131,156 @@ def _in_number(head: list[Token], is_plural: bool, want_plural: bool) -> list[To
     return [*head[:-1], last]
 
 
-def _swapped_adjectives(caption: Caption, rng: random.Random) -> Iterable[str]:
+def _swap_adjectives(caption: Caption, rng: random.Random) -> Iterable[str]:
     tokens = caption.tokens
-    light = lexicon().light_adjectives
-    pairs = []
-    for first, second in combinations(_things(caption, light=True), 2):
+    pairs: list[tuple[int, int]] = []
+    for first, second in combinations(caption.phrases, 2):
         if first.noun(tokens) == second.noun(tokens) and is_symmetric(caption, first, second):
-            continue  # a red and a blue ball
+            continue  # "a red and a blue ball"
         pairs += [
             (i, j)
             for i in first.adjectives
             for j in second.adjectives
-            if tokens[i].text.lower() not in light
-            and tokens[j].text.lower() not in light | lexicon().synonyms.get(tokens[i].text.lower(), frozenset())
-            and not _says(caption, second, tokens[i].text)
-            and not _says(caption, first, tokens[j].text)
+            if _can_swap_adjectives(tokens[i].text.lower(), tokens[j].text.lower())
+            and not _has_adjective(caption, second, tokens[i].text)
+            and not _has_adjective(caption, first, tokens[j].text)
         ]
     for i, j in rng.sample(pairs, len(pairs)):
         changed = list(tokens)
         changed[i], changed[j] = tokens[i]._replace(text=tokens[j].text), tokens[j]._replace(text=tokens[i].text)
-        yield finished(caption.text, changed, caption.proper)
+        yield finish_caption(caption.text, changed, caption.proper)
 
 
-def _says(caption: Caption, phrase: Phrase, adjective: str) -> bool:
+def _can_swap_adjectives(word: str, other: str) -> bool:
+    light = lexicon().light_adjectives
+    return word not in light and other not in light and other not in lexicon().synonyms.get(word, frozenset())
+
+
+def _has_adjective(caption: Caption, phrase: Phrase, adjective: str) -> bool:
     return adjective.lower() in {caption.tokens[i].text.lower() for i in phrase.adjectives}
 
 
-def _replaced_adjectives(caption: Caption, rng: random.Random) -> Iterable[str]:
-    known = lexicon().adjectives
-    places = [
+def _replace_adjectives(caption: Caption, rng: random.Random) -> Iterable[str]:
+    rivals_of = lexicon().adjectives
+    offsets = [
         i
         for phrase in caption.phrases
         for i in phrase.adjectives
-        if caption.tokens[i].text.lower() in known and caption.tokens[i].text.lower() not in lexicon().light_adjectives
+        if caption.tokens[i].text.lower() in rivals_of.keys() - lexicon().light_adjectives
     ]
-    for i in rng.sample(places, len(places)):
-        rivals = _absent(known[caption.tokens[i].text.lower()], caption)
+    for i in rng.sample(offsets, len(offsets)):
+        rivals = _without_present(rivals_of[caption.tokens[i].text.lower()], caption)
         for rival in rng.sample(rivals, len(rivals)):
-            yield _with(caption, i, i + 1, rival)
+            yield _with_text(caption, i, i + 1, rival)
 
 
-def _replaced_nouns(caption: Caption, rng: random.Random) -> Iterable[str]:
-    known = lexicon().nouns
-    things = _things(caption)
-    for phrase in rng.sample(things, len(things)):
-        head, noun = phrase.head, phrase.noun(caption.tokens)
-        before = [token.text.lower() for token in caption.tokens[phrase.start : phrase.end - 1]]
-        if before and f"{before[-1]} {noun}" in known:  # "hot dogs" are no dogs, though "hot" looks like an adjective
-            head, noun = phrase.end - 2, f"{before[-1]} {noun}"
-        rivals = known.get(noun, [])
+def _replace_nouns(caption: Caption, rng: random.Random) -> Iterable[str]:
+    phrases = _movable_phrases(caption)
+    for phrase in rng.sample(phrases, len(phrases)):
+        head, noun = _head_and_noun(caption, phrase)
+        rivals = lexicon().nouns.get(noun, [])
         for rival in rng.sample(rivals, len(rivals)):
-            if rival in _absent([rival], caption) and _fits(caption, phrase, rival):
-                last = rival.split()[-1]
-                if last in lexicon().plural_only:
-                    if phrase.is_plural:  # never "a jeans"
-                        yield _with(caption, head, phrase.end, rival)
-                    continue
+            if not _without_present([rival], caption) or not _fits_grammar(caption, phrase, rival):
+                continue
+            last = rival.split()[-1]
+            if last not in lexicon().plural_only:
                 text = rival[: len(rival) - len(last)] + (plural(last) if phrase.is_plural else last)
-                yield _with(caption, head, phrase.end, text)
+                yield _with_text(caption, head, phrase.end, text)
+            elif phrase.is_plural:  # there is no "a jeans"
+                yield _with_text(caption, head, phrase.end, rival)
 
 
-def _fits(caption: Caption, phrase: Phrase, rival: str) -> bool:
-    """Never "a snow", and not "plays stick" for "plays tennis"."""
+def _head_and_noun(caption: Caption, phrase: Phrase) -> tuple[int, str]:
+    """Return the offset and the name of the thing. "hot dogs" are no dogs, although "hot" looks like an adjective."""
+    noun = phrase.noun(caption.tokens)
+    before = [token.text.lower() for token in caption.tokens[phrase.start : phrase.end - 1]]
+    if before and f"{before[-1]} {noun}" in lexicon().nouns:
+        return phrase.end - 2, f"{before[-1]} {noun}"
+    return phrase.head, noun
+
+
+def _fits_grammar(caption: Caption, phrase: Phrase, rival: str) -> bool:
+    """Whether a noun can stand in the phrase: not "a snow", and not "plays stick" for "plays tennis"."""
     mass = lexicon().mass
     if phrase.is_bare and not phrase.is_plural:
         return rival in mass or phrase.noun(caption.tokens) not in mass
-    counted = phrase.is_plural or caption.tokens[phrase.start].text.lower() in ("a", "an", "one", "another", "each")
-    return not (counted and rival in mass)
+    is_counted = phrase.is_plural or caption.tokens[phrase.start].text.lower() in ("a", "an", "one", "another", "each")
+    return not (is_counted and rival in mass)
 
 
-def _replaced_relations(caption: Caption, rng: random.Random) -> Iterable[str]:
-    lower = [token.text.lower() for token in caption.tokens]
-    places: list[tuple[int, int, list[str]]] = []
-    taken: set[int] = set()
-    for phrase, rivals in lexicon().relations:
-        for i in range(len(lower) - len(phrase) + 1):
-            span = range(i, i + len(phrase))
-            if tuple(lower[i : span.stop]) == phrase and not taken & set(span):
+def _replace_relations(caption: Caption, rng: random.Random) -> Iterable[str]:
+    words = [token.text.lower() for token in caption.tokens]
+    candidates: list[tuple[int, int, list[str]]] = []
+    taken: set[int] = set()  # offsets inside a longer relation
+    for relation, rivals in lexicon().relations:
+        for start in range(len(words) - len(relation) + 1):
+            span = range(start, start + len(relation))
+            if tuple(words[start : span.stop]) == relation and not taken & set(span):
                 taken |= set(span)
-                if _is_relation(caption, i, span.stop):
-                    places.append((i, span.stop, rivals))
-    for start, end, rivals in rng.sample(places, len(places)):
+                if _is_relation(caption, start, span.stop):
+                    candidates.append((start, span.stop, rivals))
+    for start, end, rivals in rng.sample(candidates, len(candidates)):
         for rival in rng.sample(rivals, len(rivals)):
-            yield _with(caption, start, end, rival)
+            yield _with_text(caption, start, end, rival)
 
 
 def _is_relation(caption: Caption, start: int, end: int) -> bool:
-    """A single preposition must stand before a thing, or "looking up", "in front" and "in red" would be changed."""
+    """Whether ``tokens[start:end]`` relates two things.
+
+    A single preposition must stand before a thing. Otherwise "looking up" and "in red" would be changed.
+    """
     if end - start > 1:
         return True
-    things = [p for p in _things(caption) if p.start == end and not (p.is_bare and not p.is_plural)]
-    worn = lexicon().worn if caption.tokens[start].text.lower() == "in" else ()
-    return any(p.noun(caption.tokens) not in worn for p in things)
+    following = [p for p in _movable_phrases(caption) if p.start == end and not (p.is_bare and not p.is_plural)]
+    worn = lexicon().worn if caption.tokens[start].text.lower() == "in" else frozenset()
+    return any(phrase.noun(caption.tokens) not in worn for phrase in following)
 
 
-def _changed_counts(caption: Caption, rng: random.Random) -> Iterable[str]:
+def _change_counts(caption: Caption, rng: random.Random) -> Iterable[str]:
     numbers = lexicon().numbers
-    places = [
-        (phrase, i)
+    offsets = [
+        i
         for phrase in caption.phrases
         for i in range(phrase.start, phrase.head)
         if phrase.is_plural and caption.tokens[i].text.lower() in numbers
     ]
-    for _, i in rng.sample(places, len(places)):
+    for i in rng.sample(offsets, len(offsets)):
         at = numbers.index(caption.tokens[i].text.lower())
-        near = [n for n in numbers[max(0, at - 2) : at + 3] if n != numbers[at]]
+        near = [number for number in numbers[max(0, at - 2) : at + 3] if number != numbers[at]]
         for rival in rng.sample(near, len(near)):
-            yield _with(caption, i, i + 1, rival)
+            yield _with_text(caption, i, i + 1, rival)
 
 
-def _things(caption: Caption, light: bool = False) -> list[Phrase]:
-    """Phrases whose heads name something that could stand elsewhere."""
-    unfit = lexicon().light_nouns
-    return [phrase for phrase in caption.phrases if light or phrase.noun(caption.tokens) not in unfit]
+def _movable_phrases(caption: Caption) -> list[Phrase]:
+    """Return the phrases whose head names a thing that could stand elsewhere: not "front", "group" or "side"."""
+    return [phrase for phrase in caption.phrases if phrase.noun(caption.tokens) not in lexicon().light_nouns]
 
 
-def _absent(rivals: list[str], caption: Caption) -> list[str]:
-    """Those that the caption does not speak of already, by this name or another."""
-    there = {singular(token.text.lower()) for token in caption.tokens} | {t.text.lower() for t in caption.tokens}
-    same = lexicon().synonyms
-    return [rival for rival in rivals if not ({rival, *same.get(rival, ())} & there)]
+def _without_present(rivals: list[str], caption: Caption) -> list[str]:
+    """Leave out rivals that the caption mentions already, by this word or by a synonym."""
+    words = {token.text.lower() for token in caption.tokens}
+    words |= {singular(word) for word in words}
+    synonyms = lexicon().synonyms
+    return [rival for rival in rivals if not ({rival, *synonyms.get(rival, ())} & words)]
 
 
-def _with(caption: Caption, start: int, end: int, text: str) -> str:
+def _with_text(caption: Caption, start: int, end: int, text: str) -> str:
+    """Return the caption with ``tokens[start:end]`` replaced by ``text``."""
     first, *rest = text.split()
-    space = caption.tokens[start].space
-    new = [Token(first, space), *(Token(word) for word in rest)]
-    return finished(caption.text, [*caption.tokens[:start], *new, *caption.tokens[end:]], caption.proper)
+    new = [Token(first, caption.tokens[start].space), *(Token(word) for word in rest)]
+    return finish_caption(caption.text, [*caption.tokens[:start], *new, *caption.tokens[end:]], caption.proper)
 
 
 _RULES: dict[str, Callable[[Caption, random.Random], Iterable[str]]] = {
-    "reshuffle_order": _reshuffled,
-    "swap_nouns": _swapped_nouns,
-    "swap_adjectives": _swapped_adjectives,
-    "replace_adjectives": _replaced_adjectives,
-    "replace_nouns": _replaced_nouns,
-    "replace_relation": _replaced_relations,
-    "change_count": _changed_counts,
+    "reshuffle_order": _reshuffle,
+    "swap_nouns": _swap_nouns,
+    "swap_adjectives": _swap_adjectives,
+    "replace_adjectives": _replace_adjectives,
+    "replace_nouns": _replace_nouns,
+    "replace_relation": _replace_relations,
+    "change_count": _change_counts,
 }
-_NOTHING = {
+_WHAT_IS_MISSING = {
     "reshuffle_order": "fewer than two words",
     "swap_nouns": "no two things that could change places",
     "swap_adjectives": "no two adjectives of different things",

@@ -1,5 +1,7 @@
-"""What the generator of negatives tells on the console."""
+"""What ``degla-negatives`` prints at its end."""
 
+import math
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -9,21 +11,16 @@ from degla.hard_negatives.dataset import Summary
 
 
 def print_summary(summary: Summary, folder: Path) -> None:
-    """A line a kind, and where the rest is."""
+    """Print one row per kind, and where the files are.
+
+    Args:
+        summary: from ``write_dataset``.
+        folder: the output folder.
+    """
     console = Console()
-    table = Table(
-        "kind", "negatives", "none", "most often because", "without an image", title=f"{summary.num_rows} captions"
-    )
-    blind = {row.kind: row for row in summary.blind}
-    for kind in dict.fromkeys([*summary.accepted, *summary.reasons]):
-        reasons = summary.reasons.get(kind, {})
-        why = max(reasons, key=reasons.get) if reasons else ""
-        row = blind.get(kind)
-        shown = "" if row is None or row.accuracy != row.accuracy else f"{100 * row.accuracy:.1f}"
-        table.add_row(kind, str(summary.accepted[kind]), str(sum(reasons.values())), why, shown)
-    console.print(table)
+    console.print(_kinds_table(summary))
     console.print(
-        "The last column: percent of pairs in which a model that reads only the texts finds the caption; 50 is chance.",
+        "Text-only accuracy: percent of pairs in which a model that sees no image chooses the caption; 50 is chance.",
         style="dim",
     )
     if summary.num_without_image:
@@ -32,7 +29,21 @@ def print_summary(summary: Summary, folder: Path) -> None:
             style="yellow",
             highlight=False,
         )
-    if sum(summary.dropped.values()):
-        console.print(f"{sum(summary.dropped.values())} negatives were dropped for balance.", highlight=False)
+    if num_dropped := sum(summary.dropped.values()):
+        console.print(f"{num_dropped} negatives were dropped for balance.", highlight=False)
     for name in ("captions.parquet", "README.md", "log/rejected.parquet"):
         console.print(f"{name:<22} {folder / name}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _kinds_table(summary: Summary) -> Table:
+    table = Table(
+        "kind", "negatives", "rejected", "most often because", "text-only", title=f"{summary.num_rows} captions"
+    )
+    accuracy_by_kind = {row.kind: row.accuracy for row in summary.text_only}
+    for kind in dict.fromkeys([*summary.accepted, *summary.reasons]):
+        reasons = summary.reasons.get(kind, Counter())
+        reason = max(reasons, key=lambda name: reasons[name]) if reasons else ""
+        accuracy = accuracy_by_kind.get(kind, math.nan)
+        shown = "" if math.isnan(accuracy) else f"{100 * accuracy:.1f}"
+        table.add_row(kind, str(summary.accepted[kind]), str(sum(reasons.values())), reason, shown)
+    return table

@@ -1,31 +1,39 @@
-"""Rules and checks on captions whose right answers a reader can see."""
+"""Rules and checks on short captions, for which a reader can tell the correct result."""
 
 import pytest
 
-from degla.hard_negatives.checks import rejection
+from degla.hard_negatives.checks import rejection_reason
 from degla.hard_negatives.kinds import KINDS
 from degla.hard_negatives.language.lexicon import lexicon
-from degla.hard_negatives.language.tagger import tagger
-from degla.hard_negatives.language.words import finished, indefinite, join, plural, singular, split, words
-from degla.hard_negatives.rules import Rules, Unable
+from degla.hard_negatives.language.tagger import load_tagger
+from degla.hard_negatives.language.words import (
+    detokenize,
+    finish_caption,
+    indefinite_article,
+    lower_words,
+    plural,
+    singular,
+    tokenize,
+)
+from degla.hard_negatives.rules import NoNegative, Rules
 
-HANTA = tagger("hanta")
+HANTA = load_tagger("hanta")
 
 
-def all_of(caption, kind, count=50, seed=0):
+def all_negatives(caption, kind, count=50, seed=0):
     return set(Rules(seed=seed).write(caption, kind, count))
 
 
 def test_splitting_keeps_the_text():
     for text in ("A dog's ball, red-hot; two!", " a  dog . ", "It's 3 o'clock (late)"):
-        assert join(split(text)) == text.strip()
-    assert words("An apple, a day.") == ["a", "apple", "a", "day"]
+        assert detokenize(tokenize(text)) == text.strip()
+    assert lower_words("An apple, a day.") == ["a", "apple", "a", "day"]
 
 
-def test_articles_and_capitals_are_put_right():
-    assert finished("A old dog", split("A umbrella dog")) == "An umbrella dog"
-    assert finished("A man eats an apple", split("an apple eats A man")) == "An apple eats a man"
-    assert finished("a man", split("a hour")) == "an hour" and indefinite("uniform") == "a"
+def test_articles_and_capitals_are_corrected():
+    assert finish_caption("A old dog", tokenize("A umbrella dog")) == "An umbrella dog"
+    assert finish_caption("A man eats an apple", tokenize("an apple eats A man")) == "An apple eats a man"
+    assert finish_caption("a man", tokenize("a hour")) == "an hour" and indefinite_article("uniform") == "a"
     assert plural("knife") == "knives" and singular("buses") == "bus" and singular("children") == "child"
 
 
@@ -41,11 +49,11 @@ def test_articles_and_capitals_are_put_right():
         ("replace_relation", "A cat is under the table", {"A cat is over the table", "A cat is on top of the table"}),
     ],
 )
-def test_by_hand(kind, caption, expected):
-    found = all_of(caption, kind)
-    assert found and found <= expected, found
-    for text in found:
-        assert rejection(caption, text, kind, HANTA) == ""
+def test_negatives_of_short_captions(kind, caption, expected):
+    negatives = all_negatives(caption, kind)
+    assert negatives and negatives <= expected, negatives
+    for text in negatives:
+        assert rejection_reason(caption, text, kind, HANTA) == ""
 
 
 @pytest.mark.parametrize(
@@ -61,30 +69,29 @@ def test_by_hand(kind, caption, expected):
         ("change_count", "A dog runs"),
     ],
 )
-def test_nothing_is_made_where_nothing_can_be(kind, caption):
-    with pytest.raises(Unable):
+def test_no_negative_where_none_is_possible(kind, caption):
+    with pytest.raises(NoNegative):
         Rules().write(caption, kind, 1)
 
 
 def test_replacements_are_of_another_meaning_and_not_in_the_caption():
-    for text in all_of("A man and a woman ride a red bike", "replace_nouns"):
-        assert "guy" not in text and "bicycle" not in text and words(text).count("woman") < 2
-    for text in all_of("A red and a blue car", "replace_adjectives"):
-        assert len({"red", "blue"} & set(words(text))) == 1
-    known = lexicon()
-    for table in (known.nouns, known.adjectives):
+    for text in all_negatives("A man and a woman ride a red bike", "replace_nouns"):
+        assert "guy" not in text and "bicycle" not in text and lower_words(text).count("woman") < 2
+    for text in all_negatives("A red and a blue car", "replace_adjectives"):
+        assert len({"red", "blue"} & set(lower_words(text))) == 1
+    for table in (lexicon().nouns, lexicon().adjectives):
         for word, rivals in table.items():
-            assert word not in rivals and not set(rivals) & known.synonyms.get(word, set()), (word, rivals)
+            assert word not in rivals and not set(rivals) & lexicon().synonyms.get(word, set()), (word, rivals)
 
 
-def test_the_same_seed_gives_the_same_and_another_another():
+def test_seed_decides_the_negatives():
     caption = "A man in a red hat and a woman in a blue coat walk two dogs on a large beach"
     for kind in KINDS:
         assert Rules(seed=3).write(caption, kind, 2) == Rules(seed=3).write(caption, kind, 2)
     assert len({Rules(seed=seed).write(caption, "reshuffle_order", 1)[0] for seed in range(5)}) > 1
 
 
-def test_the_lexicon_alone_needs_no_tagger():
+def test_lexicon_tagger():
     rules = Rules("lexicon")
     assert rules.write("A black dog runs after a white cat", "swap_adjectives", 1)
     assert rules.write("A black dog runs after two white cats", "swap_nouns", 1) == [
@@ -123,8 +130,8 @@ CAPTION = "A black dog chases a white cat"
     ],
 )
 def test_rejections(text, kind, reason):
-    found = rejection(CAPTION, text, kind, HANTA)
-    assert found.startswith(reason) and bool(found) == bool(reason)
+    rejection = rejection_reason(CAPTION, text, kind, HANTA)
+    assert rejection.startswith(reason) and bool(rejection) == bool(reason)
 
 
 PARAPHRASE = "paraphrase"
@@ -164,19 +171,21 @@ PARAPHRASE = "paraphrase"
         ("A small dog next to a white cat", "A small cat next to a white dog", "swap_nouns", ""),
     ],
 )
-def test_the_same_in_other_words_or_more_than_was_asked_for(caption, text, kind, reason):
-    found = rejection(caption, text, kind, HANTA)
-    assert found.startswith(reason) and bool(found) == bool(reason)
+def test_paraphrases_and_wrong_changes_are_rejected(caption, text, kind, reason):
+    rejection = rejection_reason(caption, text, kind, HANTA)
+    assert rejection.startswith(reason) and bool(rejection) == bool(reason)
 
 
-def test_what_cannot_be_counted_gets_no_article_and_no_plural():
+def test_mass_nouns_get_no_article_and_no_plural():
     for caption in ("A man walks on a beach", "Two men walk on beaches"):
-        assert not {"snow", "snows"} & {w for text in all_of(caption, "replace_nouns") for w in words(text)}
-    assert any("snow" in words(text) for text in all_of("A man walks on the beach", "replace_nouns"))
-    assert all_of("A boy plays tennis", "replace_nouns") >= {"A boy plays soccer"}
+        assert not {"snow", "snows"} & {
+            w for text in all_negatives(caption, "replace_nouns") for w in lower_words(text)
+        }
+    assert any("snow" in lower_words(text) for text in all_negatives("A man walks on the beach", "replace_nouns"))
+    assert all_negatives("A boy plays tennis", "replace_nouns") >= {"A boy plays soccer"}
     for caption, first, last in (("A man eats hot dogs", "hot", "dogs"), ("A traffic light", "traffic", "light")):
-        for text in all_of(caption, "replace_nouns"):
-            assert (first in words(text)) == (last in words(text)), text
+        for text in all_negatives(caption, "replace_nouns"):
+            assert (first in lower_words(text)) == (last in lower_words(text)), text
     assert [singular(word) for word in ("bus", "buses", "tennis", "cactus", "dogs", "skis")] == [
         "bus", "bus", "tennis", "cactus", "dog", "ski"
     ]  # fmt: skip
@@ -184,4 +193,4 @@ def test_what_cannot_be_counted_gets_no_article_and_no_plural():
 
 def test_repetitions_are_rejected():
     text = "A black cat chases a white dog"
-    assert rejection(CAPTION, text, "swap_nouns", HANTA, [text + " ."]) == "duplicate"
+    assert rejection_reason(CAPTION, text, "swap_nouns", HANTA, [text + " ."]) == "duplicate"

@@ -1,4 +1,4 @@
-"""Answers on disk, torn and shared."""
+"""The store of answers: truncated files, shared folders, keys."""
 
 from degla.hard_negatives.store import Answer, Store, answer_key
 
@@ -9,7 +9,7 @@ def answer(i: int, **fields) -> Answer:
     )
 
 
-def test_answers_come_back_after_any_cut(tmp_path):
+def test_answers_survive_truncation_at_any_offset(tmp_path):
     store = Store(tmp_path)
     for i in range(20):
         store.add(answer(i))
@@ -21,7 +21,7 @@ def test_answers_come_back_after_any_cut(tmp_path):
         path.write_bytes(whole[:cut])
         again = Store(tmp_path)
         count = sum(end < cut for end in ends)
-        assert len(again) == count and again.num_torn == (cut > 0 and whole[cut - 1] != 10)
+        assert len(again) == count and again.num_truncated == (cut > 0 and whole[cut - 1] != 10)
         assert all(again.get(answer(i).key) == answer(i) for i in range(count))
     path.write_bytes(whole[:-5])
     more = Store(tmp_path)
@@ -40,7 +40,7 @@ def test_jobs_share_a_folder(tmp_path):
     assert answer(1).key in both and answer(2).key in both and len(list(tmp_path.iterdir())) == 2
 
 
-def test_what_is_not_final_is_asked_again_but_kept_for_the_record(tmp_path):
+def test_answers_that_are_not_final_are_requested_again_but_kept(tmp_path):
     store = Store(tmp_path)
     store.add(answer(1, failure="no answer within 1 s", is_final=False))
     store.close()
@@ -51,8 +51,8 @@ def test_what_is_not_final_is_asked_again_but_kept_for_the_record(tmp_path):
     assert not list(Store(tmp_path).failures())
 
 
-def test_keys_depend_on_all_that_an_answer_depends_on():
-    known = ("caption", "swap_nouns", "1", "m", 0, 1)
-    changed = [("other", *known[1:]), ("caption", "swap_adjectives", *known[2:]), (*known[:2], "2", *known[3:]),
-               (*known[:3], "n", 0, 1), (*known[:4], 1, 1), (*known[:5], 2), (*known, 1)]  # fmt: skip
-    assert len({answer_key(*known), *(answer_key(*other) for other in changed)}) == 8
+def test_keys_depend_on_everything_that_decides_an_answer():
+    fields = ("caption", "swap_nouns", "1", "m", 0, 1)
+    changed = [("other", *fields[1:]), ("caption", "swap_adjectives", *fields[2:]), (*fields[:2], "2", *fields[3:]),
+               (*fields[:3], "n", 0, 1), (*fields[:4], 1, 1), (*fields[:5], 2), (*fields, 1)]  # fmt: skip
+    assert len({answer_key(*fields), *(answer_key(*other) for other in changed)}) == 8

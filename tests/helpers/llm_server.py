@@ -10,7 +10,7 @@ from aiohttp import web
 
 from degla.hard_negatives.kinds import KINDS
 from degla.hard_negatives.llm.prompts import load_prompts
-from degla.hard_negatives.rules import Rules, Unable
+from degla.hard_negatives.rules import NoNegative, Rules
 
 MODES = ("good", "streamed", "slow", "chatter", "junk", "refusal", "cut", "same", "429", "500", "page", "hang", "reset")
 
@@ -121,5 +121,5 @@ class LlmServer:
     def _good(self, caption: str, kind: str) -> str:
         try:
             return json.dumps({"negatives": self._rules.write(caption, kind, 1)})
-        except Unable:
+        except NoNegative:
             return json.dumps({"negatives": []})

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import datasets
 import pyarrow.parquet as pq
@@ -52,7 +54,7 @@ def test_rules_to_a_training_run(folder):
     assert datasets.load_dataset(str(folder / "out"), split="train", cache_dir=str(folder / "cache")).num_rows == 39
     before = sorted(path.name for path in (folder / "out/answers").iterdir())
     negatives("input=captions.csv", "output=out", cwd=folder)
-    assert sorted(path.name for path in (folder / "out/answers").iterdir()) == before  # nothing was asked again
+    assert sorted(path.name for path in (folder / "out/answers").iterdir()) == before  # no answer was written again
     degla("model=tiny", "data.path=out", "data.image_root=..", "loader.global_batch_size=4", "loader.num_workers=0",
           "loader.epochs=1", "trainer.max_steps=3", "trainer.accelerator=cpu", "callbacks.progress_bar=null",
           cwd=folder)  # fmt: skip
@@ -74,7 +76,7 @@ def test_a_language_model_in_two_shards(folder):
     assert len(rows[0]["negatives"]) >= 4
 
 
-def test_drafts_of_examples_to_pick_from(folder):
+def test_drafts_of_examples(folder):
     with LlmServer() as server:
         arguments = ["input=captions.csv", "output=out", "negatives=llm", "negatives.model=m",
                      f"negatives.base_url={server.url}", "kinds=[swap_adjectives,replace_nouns]"]  # fmt: skip
@@ -94,11 +96,14 @@ def test_drafts_of_examples_to_pick_from(folder):
         ([], "input is not set"),
         (["input=nothing.csv"], "input: there is no file nothing.csv"),
         (["input=captions.csv", "caption=text"], "has no column 'text', only image, caption"),
-        (["input=captions.csv", "kinds=[swap_noun]"], "kinds: swap_noun is none; choose among reshuffle_order"),
+        (
+            ["input=captions.csv", "kinds=[swap_noun]"],
+            "kinds: there is no kind swap_noun; choose among",
+        ),
         (["input=captions.csv", "shard=2/2"], "shard=2/2 is not of the form i/n"),
         (["input=captions.csv", "negatives=llm"], "negatives.model is not set"),
         (["input=captions.csv", "draft=3"], "draft needs a language model: set negatives=llm"),
-        (["input=captions.csv", "negatives.tagger=en_nothing"], "is no installed spaCy model"),
+        (["input=captions.csv", "negatives.tagger=en_nothing"], "is not an installed spaCy model"),
     ],
 )
 def test_mistakes_end_in_one_sentence(folder, arguments, message):
@@ -107,9 +112,9 @@ def test_mistakes_end_in_one_sentence(folder, arguments, message):
     assert result.stderr.strip().count("\n") <= 1
 
 
-def test_what_a_file_has_already_is_checked_and_reported(tmp_path):
+def test_given_negatives_are_checked_and_reported(tmp_path):
     if not (SHARED / "negclip").is_dir():
-        pytest.skip(f"the published file is not here ({SHARED})")
+        pytest.skip("NegCLIP's validation file is not in ../shared/data")
     negatives(f"input={SHARED / 'negclip/valid_neg_clip.tsv'}", "output=out", "negatives=given", cwd=tmp_path)
     summary = json.loads((tmp_path / "out/log/summary.json").read_text())
     assert (
@@ -117,3 +122,16 @@ def test_what_a_file_has_already_is_checked_and_reported(tmp_path):
     )  # two up to case, three up to marks
     assert summary["accepted"]["unknown"] + sum(summary["reasons"]["unknown"].values()) == 7370
     assert summary["blind"][0]["accuracy"] > 0.5
+
+
+def test_a_run_by_rules_imports_no_torch(folder):
+    """torch takes seconds to import and is of no use here."""
+    code = (
+        "import sys; sys.argv = ['degla-negatives', 'input=captions.csv', 'output=out']\n"
+        "import degla.negatives; degla.negatives.main()\n"
+        "print('imported:', {'torch', 'lightning', 'open_clip'} & sys.modules.keys())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "imported: set()" in result.stdout
+    assert (folder / "out/captions.parquet").exists()

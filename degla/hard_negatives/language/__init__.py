@@ -1,1 +1,1 @@
-"""English for the rules and the checks: word classes, inflection, phrases, paraphrases."""
+"""English for the rules and the checks: word classes, inflection, noun phrases, paraphrases."""

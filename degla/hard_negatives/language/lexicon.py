@@ -1,28 +1,36 @@
-"""The words that the rules know, from ``lexicon.yaml``."""
+"""The curated words of the rules, read from ``lexicon.yaml``."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
+Words = tuple[str, ...]  # the words of a phrase
+
+# Nouns of two words. In the YAML file, a space otherwise separates synonyms.
+_COMPOUNDS = {
+    "parking lot", "living room", "dining room", "washing machine", "hot dog", "stop sign", "fire hydrant",
+    "parking meter", "street lamp", "traffic light", "railroad track",
+}  # fmt: skip
+
 
 class Lexicon(NamedTuple):
-    """Curated words. ``nouns`` and ``adjectives``: word -> what may stand in for it, one entry a meaning."""
+    """Curated words. The comments of ``lexicon.yaml`` explain each list."""
 
-    nouns: dict[str, list[str]]
-    adjectives: dict[str, list[str]]
-    relations: list[tuple[tuple[str, ...], list[str]]]  # words of a phrase -> its rivals; the longest first
-    same_relations: list[tuple[tuple[str, ...], str]]  # words of a phrase -> the name of its meaning; the longest first
-    numbers: list[str]
+    nouns: dict[str, list[str]]  # word -> words that may replace it, one per meaning
+    adjectives: dict[str, list[str]]  # word -> words that may replace it, one per meaning
+    relations: list[tuple[Words, list[str]]]  # relation -> relations that may replace it; the longest first
+    same_relations: list[tuple[Words, str]]  # relation -> the name of its meaning; the longest first
+    numbers: list[str]  # from "two" on
     mass: frozenset[str]
     plural_only: frozenset[str]
     worn: frozenset[str]
     light_nouns: frozenset[str]
     light_adjectives: frozenset[str]
-    symmetric: frozenset[tuple[str, ...]]
-    symmetric_between_the_living: frozenset[tuple[str, ...]]
+    symmetric: frozenset[Words]
+    symmetric_between_the_living: frozenset[Words]
     postures: frozenset[str]
     living: frozenset[str]
     synonyms: dict[str, frozenset[str]]
@@ -30,67 +38,74 @@ class Lexicon(NamedTuple):
 
 @cache
 def lexicon() -> Lexicon:
-    """Read once."""
-    raw = yaml.safe_load(files("degla.hard_negatives.language").joinpath("lexicon.yaml").read_text(encoding="utf-8"))
-    synonyms: dict[str, set[str]] = {}
-    meanings = [*raw["synonyms"], *raw["colours"]]
-    for group in (*raw["nouns"].values(), *raw["adjectives"].values()):
-        meanings += [meaning for meaning in group if not _is_compound(meaning)]
-    for meaning in meanings:
-        for word in meaning.split():
-            synonyms.setdefault(word, set()).update(meaning.split())
-    relations = [(tuple(phrases[0].split()), phrases[1:]) for phrases in raw["relations"]]
-    relations += [(tuple(other.split()), [phrases[0]]) for phrases in raw["relations"] for other in phrases[1:]]
-    same_relations = {phrase: phrase for phrases in raw["relations"] for phrase in phrases}
-    same_relations |= {phrase: phrases[0] for phrases in raw["same_relations"] for phrase in phrases}
-    known: dict[tuple[str, ...], list[str]] = {}
-    for phrase, rivals in relations:
-        known.setdefault(phrase, rivals)
+    """Return the lexicon. The file is read once per process."""
+    text = files("degla.hard_negatives.language").joinpath("lexicon.yaml").read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text)
+    synonyms = _synonyms(content)
     return Lexicon(
-        _rivals(raw["nouns"].values(), synonyms),
-        _rivals([raw["colours"], *raw["adjectives"].values()], synonyms),
-        sorted(known.items(), key=lambda item: -len(item[0])),
-        sorted(
-            ((tuple(phrase.split()), name) for phrase, name in same_relations.items()), key=lambda item: -len(item[0])
+        nouns=_rivals(content["nouns"].values(), synonyms),
+        adjectives=_rivals([content["colours"], *content["adjectives"].values()], synonyms),
+        relations=_relations(content["relations"]),
+        same_relations=_same_relations(content),
+        numbers=content["numbers"],
+        mass=frozenset(content["mass"].split()),
+        plural_only=frozenset(content["plural_only"].split()),
+        worn=_members(content, "worn") | frozenset(content["worn_too"].split()),
+        light_nouns=frozenset(content["light_nouns"].split()),
+        light_adjectives=frozenset(content["light_adjectives"].split()),
+        symmetric=frozenset(tuple(phrase.split()) for phrase in content["symmetric"]),
+        symmetric_between_the_living=frozenset(
+            tuple(phrase.split()) for phrase in content["symmetric_between_the_living"]
         ),
-        raw["numbers"],
-        frozenset(raw["mass"].split()),
-        frozenset(raw["plural_only"].split()),
-        _members(raw, "worn") | frozenset(raw["worn_too"].split()),
-        frozenset(raw["light_nouns"].split()),
-        frozenset(raw["light_adjectives"].split()),
-        frozenset(tuple(phrase.split()) for phrase in raw["symmetric"]),
-        frozenset(tuple(phrase.split()) for phrase in raw["symmetric_between_the_living"]),
-        frozenset(raw["postures"].split()),
-        _members(raw, "living"),
-        {word: frozenset(others) for word, others in synonyms.items()},
+        postures=frozenset(content["postures"].split()),
+        living=_members(content, "living"),
+        synonyms={word: frozenset(others) for word, others in synonyms.items()},
     )
 
 
+def _synonyms(content: dict[str, Any]) -> dict[str, set[str]]:
+    """Return word -> all words that share a meaning with it, itself included."""
+    meanings = [*content["synonyms"], *content["colours"]]
+    for group in (*content["nouns"].values(), *content["adjectives"].values()):
+        meanings += [meaning for meaning in group if meaning not in _COMPOUNDS]
+    synonyms: dict[str, set[str]] = {}
+    for meaning in meanings:
+        for word in meaning.split():
+            synonyms.setdefault(word, set()).update(meaning.split())
+    return synonyms
+
+
 def _rivals(groups: Iterable[list[str]], synonyms: Mapping[str, set[str]]) -> dict[str, list[str]]:
-    """Every word with the first words of the other meanings of its groups."""
+    """Return word -> the first words of the other meanings in its groups, without its synonyms."""
     rivals: dict[str, dict[str, None]] = {}
     for meanings in groups:
         for meaning in meanings:
-            others = [_heads(other)[0] for other in meanings if other != meaning]
-            for word in _heads(meaning):
+            others = [_names(other)[0] for other in meanings if other != meaning]
+            for word in _names(meaning):
                 rivals.setdefault(word, {}).update(dict.fromkeys(others))
-    return {word: [o for o in others if o not in synonyms.get(word, ())] for word, others in rivals.items()}
+    return {word: [other for other in others if other not in synonyms.get(word, ())] for word, others in rivals.items()}
 
 
-def _members(raw: dict, name: str) -> frozenset[str]:
-    return frozenset(word for group in raw[name] for meaning in raw["nouns"][group] for word in meaning.split())
+def _relations(groups: list[list[str]]) -> list[tuple[Words, list[str]]]:
+    pairs = [(tuple(first.split()), rivals) for first, *rivals in groups]
+    pairs += [(tuple(rival.split()), [first]) for first, *rivals in groups for rival in rivals]
+    relations: dict[Words, list[str]] = {}
+    for phrase, rivals in pairs:
+        relations.setdefault(phrase, rivals)
+    return sorted(relations.items(), key=lambda item: -len(item[0]))
 
 
-def _heads(meaning: str) -> list[str]:
-    return [meaning] if _is_compound(meaning) else meaning.split()
+def _same_relations(content: dict[str, Any]) -> list[tuple[Words, str]]:
+    names = {phrase: phrase for phrases in content["relations"] for phrase in phrases}
+    names |= {phrase: phrases[0] for phrases in content["same_relations"] for phrase in phrases}
+    by_words = [(tuple(phrase.split()), name) for phrase, name in names.items()]
+    return sorted(by_words, key=lambda item: -len(item[0]))
 
 
-_COMPOUNDS = {
-    "parking lot", "living room", "dining room", "washing machine", "hot dog", "stop sign", "fire hydrant",
-    "parking meter", "street lamp", "traffic light", "railroad track",
-}  # fmt: skip
+def _members(content: dict[str, Any], key: str) -> frozenset[str]:
+    """Return all nouns of the noun groups that the list ``key`` names."""
+    return frozenset(word for group in content[key] for meaning in content["nouns"][group] for word in meaning.split())
 
 
-def _is_compound(meaning: str) -> bool:
-    return meaning in _COMPOUNDS
+def _names(meaning: str) -> list[str]:
+    return [meaning] if meaning in _COMPOUNDS else meaning.split()

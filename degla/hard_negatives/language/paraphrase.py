@@ -1,4 +1,4 @@
-"""What two captions say in different words: the paraphrases that are no negatives."""
+"""Differences between two captions that do not change the meaning."""
 
 import difflib
 from collections import Counter
@@ -11,55 +11,77 @@ from degla.hard_negatives.language.phrases import Caption, is_symmetric
 from degla.hard_negatives.language.words import singular
 
 _ARTICLES = frozenset(["a", "the", "some", "one"])
-_TWO = (("a", "pair", "of"), ("a", "couple", "of"))
+_WORDS_FOR_TWO = (("a", "pair", "of"), ("a", "couple", "of"))
 
 
 class Change(NamedTuple):
-    """One place where two captions differ, without articles, relations of several words as one."""
+    """One position at which two normalized captions differ."""
 
-    lost: list[str]
-    new: list[str]
+    removed: list[str]
+    added: list[str]
 
 
-def plain(words: Sequence[str], articles: frozenset[str] = _ARTICLES) -> list[str]:
-    """Without articles; numbers as words; relations that mean the same by one name: ``beside`` as ``next to``."""
-    known = lexicon()
+def normalize(words: Sequence[str], articles: frozenset[str] = _ARTICLES) -> list[str]:
+    """Return the words of a caption in a form that is equal for many paraphrases.
+
+    Articles are left out. Digits become words. A relation becomes one item, and relations of the same meaning become
+    the same item: ``beside`` becomes ``next to``.
+
+    Args:
+        words: from ``lower_words``.
+        articles: words that are left out.
+    """
+    numbers, plural_only = lexicon().numbers, lexicon().plural_only
     kept: list[str] = []
     i = 0
     while i < len(words):
-        for phrase, name in known.same_relations:
-            if tuple(words[i : i + len(phrase)]) == phrase:
-                kept.append(name)
-                i += len(phrase)
-                break
-        else:
-            if tuple(words[i : i + 3]) in _TWO:
-                i += 2
-                if words[i + 1 : i + 2] and words[i + 1] not in known.plural_only:  # "a pair of jeans" is no two
-                    kept.append("two")
-            elif words[i].isdecimal() and words[i].isascii() and 2 <= int(words[i]) < 2 + len(known.numbers):
-                kept.append(known.numbers[int(words[i]) - 2])
-            elif words[i] not in articles:
-                kept.append(words[i])
-            i += 1
+        relation = _relation_at(words, i)
+        if relation is not None:
+            length, name = relation
+            kept.append(name)
+            i += length
+            continue
+        if tuple(words[i : i + 3]) in _WORDS_FOR_TWO:
+            i += 2
+            if words[i + 1 : i + 2] and words[i + 1] not in plural_only:  # "a pair of jeans" does not mean two jeans
+                kept.append("two")
+        elif words[i].isdecimal() and words[i].isascii() and 2 <= _small_number(words[i]) < 2 + len(numbers):
+            kept.append(numbers[int(words[i]) - 2])
+        elif words[i] not in articles:
+            kept.append(words[i])
+        i += 1
     return kept
 
 
-def changes(before: Sequence[str], after: Sequence[str]) -> list[Change]:
-    """Where two plain captions differ in meaning; ``[]`` where they only use other words for the same."""
+def _small_number(digits: str) -> int:
+    """Return the number, or 0 where it has too many digits to be a count of things."""
+    return int(digits) if len(digits) < 6 else 0
+
+
+def _relation_at(words: Sequence[str], i: int) -> tuple[int, str] | None:
+    """Return the length and the name of the longest relation that begins at word ``i``."""
+    for phrase, name in lexicon().same_relations:
+        if tuple(words[i : i + len(phrase)]) == phrase:
+            return len(phrase), name
+    return None
+
+
+def meaning_changes(before: Sequence[str], after: Sequence[str]) -> list[Change]:
+    """Return where two normalized captions differ in meaning. Synonyms are no change."""
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-    found = [Change(list(before[a:b]), list(after[c:d])) for op, a, b, c, d in matcher.get_opcodes() if op != "equal"]
+    changes = [Change(list(before[a:b]), list(after[c:d])) for op, a, b, c, d in matcher.get_opcodes() if op != "equal"]
     return [
         change
-        for change in found
-        if len(change.lost) != len(change.new) or not all(map(_same, change.lost, change.new))
+        for change in changes
+        if len(change.removed) != len(change.added) or not all(map(_is_same, change.removed, change.added))
     ]
 
 
-def without_numbers(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is counted to how many, ``a`` as ``one``, and the plain rest."""
-    numbers, rest = [], []
-    for word in plain(words, articles=frozenset(["the", "some"])):
+def split_numbers(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the numbers of a caption, with ``a`` as ``one``, and the normalized rest."""
+    numbers: list[str] = []
+    rest: list[str] = []
+    for word in normalize(words, articles=frozenset(["the", "some"])):
         if word in ("a", "one"):
             numbers.append("one")
         else:
@@ -67,31 +89,34 @@ def without_numbers(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return numbers, rest
 
 
-def who_is_what(caption: Caption) -> Counter:
-    """The things of a caption, each with its adjectives in any order."""
+def nouns_with_adjectives(caption: Caption) -> Counter[tuple[str, frozenset[str]]]:
+    """Count the nouns of a caption, each together with the set of its adjectives."""
     return Counter(
         (phrase.noun(caption.tokens), frozenset(caption.tokens[i].text.lower() for i in phrase.adjectives))
         for phrase in caption.phrases
     )
 
 
-def is_turned(caption: Caption, after: Sequence[str]) -> bool:
-    """Whether ``after``, in words, is the caption with two things exchanged that may change places."""
-    tokens, wanted = caption.tokens, plain(after)
+def is_symmetric_swap(caption: Caption, after: Sequence[str]) -> bool:
+    """Whether ``after`` is the caption with two phrases of a symmetric relation exchanged.
+
+    Args:
+        caption: the original caption.
+        after: the words of the other text, from ``lower_words``.
+    """
+    tokens, wanted = caption.tokens, normalize(after)
     for first, second in combinations(caption.phrases, 2):
         if is_symmetric(caption, first, second):
-            turned = [
+            swapped = [
                 *tokens[: first.start], *tokens[second.start : second.end], *tokens[first.end : second.start],
                 *tokens[first.start : first.end], *tokens[second.end :],
             ]  # fmt: skip
-            if (
-                plain([token.text.lower() for token in turned if token.is_word and token.text.lower() != "an"])
-                == wanted
-            ):
+            words = [token.text.lower() for token in swapped if token.is_word and token.text.lower() != "an"]
+            if normalize(words) == wanted:
                 return True
     return False
 
 
-def _same(mine: str, theirs: str) -> bool:
-    mine, theirs = singular(mine), singular(theirs)
-    return mine == theirs or theirs in lexicon().synonyms.get(mine, ())
+def _is_same(word: str, other: str) -> bool:
+    word, other = singular(word), singular(other)
+    return word == other or other in lexicon().synonyms.get(word, ())

@@ -5,28 +5,28 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from degla.hard_negatives.language.lexicon import lexicon
-from degla.hard_negatives.language.tagger import Tag
-from degla.hard_negatives.language.words import Token, singular, split
+from degla.hard_negatives.language.tagger import Tagger
+from degla.hard_negatives.language.words import Token, singular, tokenize
 
 
 class Phrase(NamedTuple):
-    """``tokens[start:end]``: determiner, adjectives, and a head of one noun or several."""
+    """The noun phrase ``tokens[start:end]``: determiner, adjectives, and a head of one or more nouns."""
 
     start: int
-    head: int  # where the head begins
+    head: int  # offset of the first noun
     end: int
-    adjectives: tuple[int, ...]
+    adjectives: tuple[int, ...]  # offsets
     is_plural: bool
-    is_bare: bool  # without determiner and number
+    is_bare: bool  # has no determiner and no number
 
     def noun(self, tokens: Sequence[Token]) -> str:
-        """The last word of the head, singular, in lower case."""
+        """Return the last word of the head, singular, in lower case."""
         word = tokens[self.end - 1].text.lower()
         return singular(word) if self.is_plural else word
 
 
 class Caption(NamedTuple):
-    """A caption as rules and checks see it."""
+    """A caption with its tokens, their word classes, and its noun phrases."""
 
     text: str
     tokens: list[Token]
@@ -35,33 +35,35 @@ class Caption(NamedTuple):
 
     @property
     def proper(self) -> frozenset[str]:
-        """Names, which keep their capitals."""
-        return frozenset(t.text for t, kind in zip(self.tokens, self.classes, strict=True) if kind == "proper")
+        """The names in the caption."""
+        pairs = zip(self.tokens, self.classes, strict=True)
+        return frozenset(token.text for token, word_class in pairs if word_class == "proper")
 
 
-@lru_cache(256)  # all kinds of a caption come together, rules and checks alike
-def parsed(text: str, tag: Tag) -> Caption:
-    """Split, tag and find the phrases."""
-    tokens = split(text)
-    classes = tag([token.text for token in tokens]) if tokens else []
+# The rules and checks of all kinds of a caption follow one another, so a small cache saves most of the tagging.
+@lru_cache(256)
+def parse(text: str, tagger: Tagger) -> Caption:
+    """Split a caption into tokens, tag them, and find the noun phrases."""
+    tokens = tokenize(text)
+    classes = tagger([token.text for token in tokens]) if tokens else []
     return Caption(text, tokens, classes, _phrases(tokens, classes))
 
 
 def is_symmetric(caption: Caption, first: Phrase, second: Phrase) -> bool:
-    """Whether the two phrases may change places without changing what is said: "a dog next to a cat"."""
-    known = lexicon()
+    """Whether exchanging two phrases leaves the meaning as it was, such as in "a dog next to a cat"."""
     between = tuple(token.text.lower() for token in caption.tokens[first.end : second.start])
-    while between and between[0] in known.postures:
+    while between and between[0] in lexicon().postures:
         between = between[1:]
-    if between in known.symmetric or (between and between[0] == "," and between[1:] in known.symmetric):
+    symmetric = lexicon().symmetric
+    if between in symmetric or (between and between[0] == "," and between[1:] in symmetric):
         return True
-    if {first.noun(caption.tokens), second.noun(caption.tokens)} <= known.living:
-        return between in known.symmetric_between_the_living or between[-1:] == ("with",)
+    if {first.noun(caption.tokens), second.noun(caption.tokens)} <= lexicon().living:
+        return between in lexicon().symmetric_between_the_living or between[-1:] == ("with",)
     return False
 
 
 def _phrases(tokens: list[Token], classes: list[str]) -> list[Phrase]:
-    found = []
+    phrases = []
     end = 0
     while end < len(tokens):
         if classes[end] not in ("noun", "nouns"):
@@ -70,23 +72,26 @@ def _phrases(tokens: list[Token], classes: list[str]) -> list[Phrase]:
         head = end
         while end < len(tokens) and classes[end] in ("noun", "nouns"):
             end += 1
-        start, adjectives = head, []
-        while start:
-            if classes[start - 1] == "adjective":
-                adjectives.append(start - 1)
-                start -= 1
-            elif (
-                start > 1
-                and adjectives
-                and classes[start - 2] == "adjective"
-                and tokens[start - 1].text in (",", "and")
-            ):
-                start -= 1
-            else:
-                break
-        bare = True
+        start, adjectives = _adjectives_before(head, tokens, classes)
+        is_bare = True
         while start and classes[start - 1] in ("determiner", "number"):
-            start, bare = start - 1, False
-        plural = classes[end - 1] == "nouns" or tokens[end - 1].text.lower() == "people"
-        found.append(Phrase(start, head, end, tuple(reversed(adjectives)), plural, bare))
-    return found
+            start, is_bare = start - 1, False
+        is_plural = classes[end - 1] == "nouns" or tokens[end - 1].text.lower() == "people"
+        phrases.append(Phrase(start, head, end, adjectives, is_plural, is_bare))
+    return phrases
+
+
+def _adjectives_before(head: int, tokens: list[Token], classes: list[str]) -> tuple[int, tuple[int, ...]]:
+    """Return where the adjectives before ``head`` begin, and their offsets. "," and "and" may join them."""
+    start = head
+    adjectives: list[int] = []
+    while start:
+        if classes[start - 1] == "adjective":
+            start -= 1
+            adjectives.append(start)
+            continue
+        is_joint = tokens[start - 1].text in (",", "and")
+        if not (is_joint and adjectives and start > 1 and classes[start - 2] == "adjective"):
+            break
+        start -= 1
+    return start, tuple(reversed(adjectives))

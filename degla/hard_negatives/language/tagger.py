@@ -1,105 +1,116 @@
-"""Which words are nouns and adjectives: HanTa, any installed spaCy model, or the lexicon alone."""
+"""The word class of each word of a caption: by HanTa, by an installed spaCy model, or by the lexicon alone."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from degla.errors import ConfigError
+from degla.errors import ConfigError, MissingDependencyError
 from degla.hard_negatives.language.lexicon import lexicon
 from degla.hard_negatives.language.words import singular
 
-# words and marks of one caption -> for each of them noun, nouns, proper, adjective, number, determiner, verb or other
-Tag = Callable[[Sequence[str]], list[str]]
+# Takes the words and punctuation marks of one caption. Returns one class for each of them: noun (singular), nouns
+# (plural), proper, adjective, number, determiner, verb or other.
+Tagger = Callable[[Sequence[str]], list[str]]
 
-_HANTA = {
+_HANTA_CLASSES = {
     "NN1": "noun", "NN0": "noun", "NN2": "nouns", "NP0": "proper", "AJ0": "adjective", "CRD": "number",
     "AT0": "determiner", "DPS": "determiner", "DT0": "determiner",
 }  # fmt: skip
-_SPACY = {
+_SPACY_CLASSES = {
     "NN": "noun", "NNS": "nouns", "NNP": "proper", "NNPS": "proper", "JJ": "adjective", "CD": "number",
     "DT": "determiner", "PRP$": "determiner",
 }  # fmt: skip
+_CLASSES = frozenset({"noun", "nouns", "proper", "adjective", "number", "determiner", "verb"})
 _DETERMINERS = frozenset(
     ["a", "an", "the", "this", "that", "these", "those", "his", "her", "its", "their", "my", "your", "our", "some"]
 )
 
 
 @cache
-def tagger(name: str = "hanta") -> Tag:
-    """A tagger by name.
+def load_tagger(name: str = "hanta") -> Tagger:
+    """Return a tagger by name.
 
     Args:
-        name: ``hanta`` (2000 captions a second), ``lexicon`` (only words that the rules know, nothing to install),
-            or the name of an installed spaCy model.
+        name: ``hanta`` (about 2000 captions per second), ``lexicon`` (needs no package, but classifies only words of
+            the lexicon), or the name of an installed spaCy model.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: ``name`` is not an installed spaCy model.
+        MissingDependencyError: HanTa is not installed.
     """
     if name == "lexicon":
-        return _by_lexicon
-    if name == "hanta":
-        try:
-            from HanTa.HanoverTagger import HanoverTagger
-        except ImportError as error:
-            raise ConfigError(
-                "negatives.tagger=hanta needs pip install 'degla[negatives]'; or set it to lexicon"
-            ) from error
-        tag = HanoverTagger("morphmodel_en.pgz").tag_sent
-        return lambda words: _corrected(words, [_HANTA.get(found, found[:1]) for _, _, found in tag(_calm(words))])
+        return _tag_by_lexicon
+    return _hanta_tagger() if name == "hanta" else _spacy_tagger(name)
+
+
+def _hanta_tagger() -> Tagger:
+    try:
+        from HanTa.HanoverTagger import HanoverTagger
+    except ImportError as error:
+        raise MissingDependencyError.for_extra(
+            "negatives.tagger=hanta needs HanTa (negatives.tagger=lexicon needs no package)", "negatives"
+        ) from error
+    tag_sentence = HanoverTagger("morphmodel_en.pgz").tag_sent
+
+    def tag(words: Sequence[str]) -> list[str]:
+        # Verb tags vary in their ends ("VVB", "VBZ"), so an unlisted tag is shortened to its first letter.
+        tags = (tag for _, _, tag in tag_sentence(_lowercase_first_word(words)))
+        return _correct_classes(words, [_HANTA_CLASSES.get(tag, tag[:1]) for tag in tags])
+
+    return tag
+
+
+def _spacy_tagger(name: str) -> Tagger:
     try:
         import spacy
 
         model = spacy.load(name, disable=["parser", "ner", "lemmatizer"])
     except (ImportError, OSError) as error:
         raise ConfigError(
-            f"negatives.tagger={name} is no installed spaCy model; or set it to hanta or lexicon"
+            f"negatives.tagger={name} is not an installed spaCy model; install it, or set hanta or lexicon"
         ) from error
-    return lambda words: _corrected(
-        words,
-        [_SPACY.get(token.tag_, token.tag_[:1]) for token in model(spacy.tokens.Doc(model.vocab, words=list(words)))],
-    )
+
+    def tag(words: Sequence[str]) -> list[str]:
+        tags = (token.tag_ for token in model(spacy.tokens.Doc(model.vocab, words=list(words))))
+        return _correct_classes(words, [_SPACY_CLASSES.get(tag, tag[:1]) for tag in tags])
+
+    return tag
 
 
-def _calm(words: Sequence[str]) -> list[str]:
-    """Without the capital of the first word, which taggers take for a name."""
-    return [words[0].lower() if words[0][1:].islower() or len(words[0]) == 1 else words[0], *words[1:]]
+def _lowercase_first_word(words: Sequence[str]) -> list[str]:
+    """Return the words with the first in lower case, because HanTa takes a capitalized word for a name."""
+    first = words[0]
+    return [first.lower() if first[1:].islower() or len(first) == 1 else first, *words[1:]]
 
 
-def _corrected(words: Sequence[str], classes: list[str]) -> list[str]:
-    """What the lexicon knows better, and every other class under one of our names."""
-    known = lexicon()
-    fixed = []
-    for i, (word, kind) in enumerate(zip((word.lower() for word in words), classes, strict=True)):
+def _correct_classes(words: Sequence[str], classes: list[str]) -> list[str]:
+    """Correct a tagger's classes by the lexicon, and map all classes that the rules do not use to ``other``."""
+    corrected = []
+    for i, (word, word_class) in enumerate(zip((word.lower() for word in words), classes, strict=True)):
         if word in _DETERMINERS:
-            kind = "determiner"
-        elif kind == "V":
-            kind = "verb"
-        elif kind not in _NAMES:
-            kind = "other"
-        if word in known.adjectives and word not in known.nouns and kind in ("noun", "proper", "verb"):
+            word_class = "determiner"
+        elif word_class == "V":
+            word_class = "verb"
+        elif word_class not in _CLASSES:
+            word_class = "other"
+        is_only_adjective = word in lexicon().adjectives and word not in lexicon().nouns
+        if is_only_adjective and word_class in ("noun", "proper", "verb"):
             following = classes[i + 1] if i + 1 < len(classes) else ""
-            kind = "adjective" if following in ("noun", "nouns", "adjective", "AJ0") else kind
-        fixed.append(kind)
-    return fixed
+            word_class = "adjective" if following in ("noun", "nouns", "adjective", "AJ0") else word_class
+        corrected.append(word_class)
+    return corrected
 
 
-_NAMES = frozenset({"noun", "nouns", "proper", "adjective", "number", "determiner", "verb"})
+def _tag_by_lexicon(words: Sequence[str]) -> list[str]:
+    return [_class_in_lexicon(word.lower()) for word in words]
 
 
-def _by_lexicon(words: Sequence[str]) -> list[str]:
-    known = lexicon()
-    classes = []
-    for word in (word.lower() for word in words):
-        if word in _DETERMINERS:
-            kind = "determiner"
-        elif word in known.numbers:
-            kind = "number"
-        elif word in known.nouns:
-            kind = "noun"
-        elif word in known.adjectives:
-            kind = "adjective"
-        elif singular(word) in known.nouns:
-            kind = "nouns"
-        else:
-            kind = "other"
-        classes.append(kind)
-    return classes
+def _class_in_lexicon(word: str) -> str:
+    if word in _DETERMINERS:
+        return "determiner"
+    if word in lexicon().numbers:
+        return "number"
+    if word in lexicon().nouns:
+        return "noun"
+    if word in lexicon().adjectives:
+        return "adjective"
+    return "nouns" if singular(word) in lexicon().nouns else "other"

@@ -1,95 +1,103 @@
-"""Captions as tokens, and the small repairs that keep a changed caption fluent."""
+"""Captions as tokens, and the small repairs that keep a changed caption grammatical."""
 
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from degla.errors import ConfigError
+from degla.errors import MissingDependencyError
 from degla.hard_negatives.language.lexicon import lexicon
 
 try:
     import inflect
 except ImportError as error:
-    raise ConfigError("hard negatives need pip install 'degla[negatives]'") from error
+    raise MissingDependencyError.for_extra("hard negatives need inflect", "negatives") from error
 
 _TOKEN = re.compile(r"\s*(\w+(?:['’-]\w+)*|[^\w\s])")
 _INFLECT = inflect.engine()
-# What inflect gets wrong.
+# Nouns that inflect gets wrong.
 _SINGULAR = {"people": "person", "buses": "bus", "skis": "ski", "taxis": "taxi", "frisbees": "frisbee"}
 _PLURAL = {"person": "people", "bus": "buses"}
 
 
 class Token(NamedTuple):
-    """A word or a mark, with the white space before it."""
+    """A word or a punctuation mark, with the white space before it."""
 
     text: str
     space: str = " "
 
     @property
     def is_word(self) -> bool:
-        """Whether it is no mark."""
+        """Whether the token is a word and not a punctuation mark."""
         return self.text[0].isalnum()
 
 
-def split(caption: str) -> list[Token]:
-    """``join(split(caption)) == caption`` but for white space at the ends."""
+def tokenize(caption: str) -> list[Token]:
+    """Split a caption into tokens. ``detokenize`` restores it, except for white space at the ends."""
     return [Token(m.group(1), m.group(0)[: -len(m.group(1))]) for m in _TOKEN.finditer(caption.strip())]
 
 
-def join(tokens: Sequence[Token]) -> str:
-    """The caption again."""
+def detokenize(tokens: Sequence[Token]) -> str:
+    """Return the text of the tokens."""
     return "".join(token.space + token.text for token in tokens).strip()
 
 
-def finished(before: str, tokens: Sequence[Token], proper: frozenset[str] = frozenset()) -> str:
-    """The changed caption with its articles (a, an) and its capital put right.
+def lower_words(caption: str) -> list[str]:
+    """Return the words of a caption for comparison: lower case, without punctuation, ``an`` as ``a``."""
+    words = (token.text.lower() for token in tokenize(caption) if token.is_word)
+    return ["a" if word == "an" else word for word in words]
+
+
+def finish_caption(before: str, tokens: Sequence[Token], proper: frozenset[str] = frozenset()) -> str:
+    """Return a changed caption as text, with its articles (a, an) and its first capital corrected.
 
     Args:
-        before: the caption as it was.
-        tokens: of the changed one.
-        proper: words that keep their capital wherever they stand.
+        before: the original caption. It decides whether the result begins with a capital.
+        tokens: the changed caption.
+        proper: names, which keep their capital at every position.
     """
-    tokens = list(tokens)
-    capital = before.lstrip()[:1].isupper()
-    first = next((i for i, token in enumerate(tokens) if token.is_word), 0)
-    for i, token in enumerate(tokens):
-        text = token.text
-        if i != first and capital and text[:1].isupper() and text[1:].islower() | (len(text) == 1):
-            if text not in proper and text != "I" and text == next(t.text for t in split(before) if t.is_word):
-                text = text.lower()
-        elif i == first and capital:
-            text = text[:1].upper() + text[1:]
-        tokens[i] = token._replace(text=text)
+    tokens = _with_capitals(before, list(tokens), proper)
     for i, token in enumerate(tokens[:-1]):
         if token.text.lower() in ("a", "an") and tokens[i + 1].is_word:
-            article = indefinite(tokens[i + 1].text)
+            article = indefinite_article(tokens[i + 1].text)
             tokens[i] = token._replace(text=article.capitalize() if token.text[0].isupper() else article)
-    return join(tokens)
+    return detokenize(tokens)
+
+
+def _with_capitals(before: str, tokens: list[Token], proper: frozenset[str]) -> list[Token]:
+    """Move the capital of a caption to its new first word. The old first word loses it."""
+    if not before.lstrip()[:1].isupper():
+        return tokens
+    old_first = next((token.text for token in tokenize(before) if token.is_word), "")
+    new_first = next((i for i, token in enumerate(tokens) if token.is_word), 0)
+    for i, token in enumerate(tokens):
+        text = token.text
+        is_capitalized = text[:1].isupper() and (text[1:].islower() or len(text) == 1)
+        if i == new_first:
+            text = text[:1].upper() + text[1:]
+        elif is_capitalized and text not in proper and text != "I" and text == old_first:
+            text = text.lower()
+        tokens[i] = token._replace(text=text)
+    return tokens
 
 
 @lru_cache(65536)
-def indefinite(word: str) -> str:
-    """``a`` or ``an``, whichever stands before the word."""
+def indefinite_article(word: str) -> str:
+    """Return ``a`` or ``an``, whichever stands before the word."""
     return _INFLECT.a(word.lower()).split(" ")[0]
 
 
 @lru_cache(65536)
 def plural(noun: str) -> str:
-    """Of a singular noun in lower case."""
+    """Return the plural of a lower-case singular noun."""
     return _PLURAL.get(noun) or _INFLECT.plural_noun(noun)
 
 
 @lru_cache(65536)
 def singular(noun: str) -> str:
-    """Of a plural noun in lower case; a singular one comes back as it is."""
+    """Return the singular of a lower-case noun. A noun that is singular already is returned unchanged."""
     if noun in _SINGULAR:
         return _SINGULAR[noun]
-    if noun in lexicon().nouns or noun.endswith(("ss", "us", "is")):  # bus, tennis, which inflect takes for plurals
+    if noun in lexicon().nouns or noun.endswith(("ss", "us", "is")):  # inflect takes "bus" and "tennis" for plurals
         return noun
     return _INFLECT.singular_noun(noun) or noun
-
-
-def words(caption: str) -> list[str]:
-    """Lower-case words, ``an`` as ``a``: what two captions are compared by."""
-    return ["a" if word == "an" else word for word in (t.text.lower() for t in split(caption) if t.is_word)]

@@ -1,1 +1,1 @@
-"""Hard negatives written by a language model: prompts, clients, and answers read back."""
+"""Hard negatives by a language model: prompts, the HTTP client, and batch files."""

@@ -1,21 +1,38 @@
-"""What asking a language model live and asking it by files share: prompts, request bodies, answers."""
+"""The common part of the online writer and the batch writer: prompts, request bodies, answers."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from degla.errors import ConfigError
-from degla.hard_negatives.answer_index import Filing
-from degla.hard_negatives.language.tagger import tagger as load_tagger
+from degla.hard_negatives.answer_index import AnswerIndex
+from degla.hard_negatives.language.tagger import load_tagger
 from degla.hard_negatives.llm.client import Reply
-from degla.hard_negatives.llm.parse import Unparsable, parse_answer
+from degla.hard_negatives.llm.parse import InvalidAnswer, parse_answer
 from degla.hard_negatives.llm.prompts import ANSWER_SCHEMA, load_prompts
-from degla.hard_negatives.store import Answer
+from degla.hard_negatives.progress import Progress
+from degla.hard_negatives.store import Answer, Store
+from degla.hard_negatives.writers import AnswerWriter, Tasks
 
 Structured = Literal["json_schema", "json_object", "none"]
 
+_MAX_STORED_FAILURE = 500  # characters of a bad answer that the store keeps
 
-class Prompted:
-    """See ``ModelWriter`` for the arguments."""
+
+class LanguageModelWriter(AnswerWriter):
+    """Base class of the writers that ask a language model.
+
+    Args:
+        kinds: the kinds that are written.
+        count: number of negatives of each kind.
+        seed: sent with the request; each further attempt sends the next one.
+        model: the name by which the server knows the model.
+        prompts: folder of your own ``<kind>.yaml`` files; None uses ours.
+        temperature: sampling temperature.
+        max_tokens: limit of one answer.
+        structured: how the server is told to answer in JSON; ``none`` for servers that support neither way.
+        attempts: how often a caption is asked about while its answers are bad.
+        tagger: word classes for the checks.
+    """
 
     def __init__(
         self,
@@ -31,27 +48,38 @@ class Prompted:
         tagger: str = "hanta",
     ):
         if model is None:
-            raise ConfigError("negatives.model is not set: the name by which the server knows its model")
+            raise ConfigError("negatives.model is not set: set it to the name by which the server knows its model")
         self.prompts = load_prompts(kinds, prompts)
         self.temperature = temperature
         self.max_tokens = max_tokens
         self.structured = structured
         versions = {kind: f"{prompt.version}-t{temperature:g}" for kind, prompt in self.prompts.items()}
-        self.filing = Filing(model, versions, load_tagger(tagger), seed, count, attempts, max_tokens)
+        index = AnswerIndex(model, versions, load_tagger(tagger), seed, count, attempts, max_tokens)
+        super().__init__(kinds, index)
+
+    def write(self, tasks: Tasks, store: Store, progress: Progress) -> None:
+        """Add an answer to the store for every task that has none."""
+        raise NotImplementedError
 
     def forget_examples(self) -> None:
-        """Ask by the rules alone, as one does to get examples."""
+        """Ask by the rules alone from now on, in order to get drafts of examples."""
         self.prompts = {kind: prompt._replace(examples=[]) for kind, prompt in self.prompts.items()}
-        self.filing.prompts = {kind: f"draft-{version}" for kind, version in self.filing.prompts.items()}
+        self.answer_index.prompts = {kind: f"draft-{version}" for kind, version in self.answer_index.prompts.items()}
 
-    def body(self, caption: str, kind: str, attempt: int) -> dict[str, Any]:
-        """A chat completion request."""
+    def request_body(self, caption: str, kind: str, attempt: int) -> dict[str, Any]:
+        """Return the body of a chat completion request.
+
+        Args:
+            caption: the original caption.
+            kind: a key of ``KINDS``.
+            attempt: 0 for the first request.
+        """
         body: dict[str, Any] = {
-            "model": self.filing.model,
-            "messages": self.prompts[kind].messages(caption, self.filing.count),
+            "model": self.answer_index.model,
+            "messages": self.prompts[kind].messages(caption, self.answer_index.count),
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
-            "seed": self.filing.seed + attempt,
+            "seed": self.answer_index.seed + attempt,
         }
         if self.structured == "json_schema":
             schema = {"name": "negatives", "schema": ANSWER_SCHEMA, "strict": True}
@@ -61,13 +89,21 @@ class Prompted:
         return body
 
     def answer(self, caption: str, kind: str, attempt: int, reply: Reply) -> Answer:
-        """What a reply comes to; a bad one is filed with its text and the reason."""
-        key, tokens = self.filing.key(caption, kind, attempt), (reply.input_tokens, reply.output_tokens)
+        """Return the record of a reply for the store. A bad reply is kept with its text and the reason.
+
+        Args:
+            caption: the original caption.
+            kind: a key of ``KINDS``.
+            attempt: the attempt that the reply answers.
+            reply: the completion.
+        """
+        key = self.answer_index.key(caption, kind, attempt)
+        tokens = (reply.input_tokens, reply.output_tokens)
         try:
             texts = parse_answer(reply.text, reply.finish_reason, reply.refusal)
-        except Unparsable as error:
-            if error.is_cut:
-                key = self.filing.key_of_cut(caption, kind, attempt)
-            raw = (reply.refusal or reply.text or "")[:500]
+        except InvalidAnswer as error:
+            if error.is_truncated:
+                key = self.answer_index.truncated_key(caption, kind, attempt)
+            raw = (reply.refusal or reply.text or "")[:_MAX_STORED_FAILURE]
             return Answer(key, caption, kind, [raw] if raw else [], str(error), True, *tokens)
         return Answer(key, caption, kind, texts, "", True, *tokens)

@@ -1,42 +1,53 @@
-"""Negatives by a language model, through files."""
+"""Hard negatives by a language model through files: OpenAI's batch format."""
 
-import contextlib
 import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from degla.errors import ConfigError
-from degla.hard_negatives.llm.base import Prompted, Structured
-from degla.hard_negatives.llm.client import NoCompletion, reply_of
+from degla.hard_negatives.answer_index import Verdict
+from degla.hard_negatives.llm.base import LanguageModelWriter, Structured
+from degla.hard_negatives.llm.client import NoCompletion, parse_completion
 from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.store import Answer, Store
 from degla.hard_negatives.writers import Tasks
 
-_LASTING = {200, 400, 413, 422}
+# An answer, or a request that the server will never take. Every other status is asked for again.
+_FINAL_STATUSES = {200, 400, 413, 422}
 
 
-class BatchWriter(Prompted):
-    """By a language model, through files: OpenAI's batch format, for ``vllm run-batch`` or a batch API.
+class Location(NamedTuple):
+    """The position of a line."""
 
-    Writes what is still to be asked to ``requests``; reads the files of ``answers`` first. Answers of bad quality are
-    written out again as a second attempt, so that the two steps can be repeated until nothing is left.
+    path: str
+    offset: int
+
+
+class BatchWriter(LanguageModelWriter):
+    """Writes request files for ``vllm run-batch`` or a batch API, and reads the files of answers.
+
+    The files of ``answers`` are read first. What is still to be asked is then written to ``requests``: also captions
+    whose answers were bad, as a second attempt. The two steps can be repeated until nothing is left.
 
     Args:
-        kinds: which are written.
-        count: negatives of each kind.
-        seed: sent along.
-        model: as the server knows it.
+        kinds: the kinds that are written.
+        count: number of negatives of each kind.
+        seed: sent with the request; each further attempt sends the next one.
+        model: the name by which the server knows the model.
         requests: folder of the request files.
-        answers: files or patterns of what came back.
-        max_requests: in one file; batch APIs take 50,000.
+        answers: files or patterns of the answers.
+        max_requests: requests in one file; batch APIs accept 50,000.
         prompts: folder of your own ``<kind>.yaml`` files; None uses ours.
-        temperature: of the sampling.
-        max_tokens: of one answer.
+        temperature: sampling temperature.
+        max_tokens: limit of one answer.
         structured: how the server is told to answer in JSON.
         attempts: how often a caption is asked about while its answers are bad.
-        tagger: for the checks.
+        tagger: word classes for the checks.
     """
+
+    supports_shards = False  # max_requests splits the requests already
 
     def __init__(
         self,
@@ -60,74 +71,109 @@ class BatchWriter(Prompted):
         self.max_requests = max_requests
 
     def write(self, tasks: Tasks, store: Store, progress: Progress) -> None:
-        """Read answers, then write requests."""
-        came, num_failed = self._came_back()
+        """Read the answers, then write the requests that are left."""
+        locations, num_failed = self._index_answers()
         if num_failed:
-            progress.say(f"{num_failed} lines came back without an answer; they are asked again")
+            progress.print(f"{num_failed} lines came back without an answer; they are asked again")
         for old in self.requests.glob("requests-*.jsonl"):
             old.unlink()
-        file, count = None, 0
+        files = _RequestFiles(self.requests, self.max_requests)
         for caption, kind in tasks:
-            while (verdict := self.filing.verdict(store, caption, kind)).next_attempt is not None:
-                key = self.filing.key(caption, kind, verdict.next_attempt)
-                if key not in came:
-                    break
-                store.add(self._read(caption, kind, verdict.next_attempt, *came.pop(key)))
-            progress.done(bool(verdict.accepted))
-            if verdict.next_attempt is None:
-                continue
-            if count % self.max_requests == 0:
-                self.requests.mkdir(parents=True, exist_ok=True)
-                if file:
-                    file.close()
-                path = self.requests / f"requests-{count // self.max_requests:05d}.jsonl"
-                file = path.open("w", encoding="utf-8")
-            count += 1
-            body = self.body(caption, kind, verdict.next_attempt)
-            line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        if file:
-            file.close()
-        progress.say(f"{count} requests in {self.requests}" if count else "nothing is left to ask")
+            verdict = self._read_answers(caption, kind, store, locations)
+            progress.count_task(bool(verdict.accepted))
+            if verdict.next_attempt is not None:
+                files.add(
+                    self.answer_index.key(caption, kind, verdict.next_attempt),
+                    self.request_body(caption, kind, verdict.next_attempt),
+                )
+        files.close()
+        progress.print(f"{files.count} requests in {self.requests}" if files.count else "nothing is left to ask")
 
-    def _came_back(self) -> tuple[dict[str, tuple[str, int]], int]:
-        """Key -> file and place of its line, and how many lines tell of a failure that may pass.
+    def _read_answers(self, caption: str, kind: str, store: Store, locations: dict[str, Location]) -> Verdict:
+        """Move the answers of one task from the files to the store, as far as they are needed."""
+        while (verdict := self.answer_index.verdict(store, caption, kind)).next_attempt is not None:
+            key = self.answer_index.key(caption, kind, verdict.next_attempt)
+            if key not in locations:
+                break
+            store.add(self._read_answer(caption, kind, verdict.next_attempt, locations.pop(key)))
+        return verdict
 
-        Such a line, or one that cannot be read, is as if it had not come.
+    def _index_answers(self) -> tuple[dict[str, Location], int]:
+        """Return key -> location of its line, and the number of lines with a failure that is worth a retry.
+
+        Such lines, and lines that cannot be read, are left out.
         """
-        found: dict[str, tuple[str, int]] = {}
+        locations: dict[str, Location] = {}
         num_failed = 0
+        for path in self._answer_files():
+            for offset, record in _records(path):
+                if _is_final(record):
+                    locations[record["custom_id"]] = Location(path, offset)
+                else:
+                    num_failed += 1
+        return locations, num_failed
+
+    def _answer_files(self) -> Iterator[str]:
         for pattern in self.answers:
             paths = sorted(glob.glob(pattern))  # noqa: PTH207  (the pattern may be absolute)
             if not paths:
                 raise ConfigError(f"negatives.answers: there is no file {pattern}")
-            for path in paths:
-                place = 0
-                with Path(path).open("rb") as lines:
-                    for line in lines:
-                        with contextlib.suppress(ValueError, KeyError, TypeError):
-                            came = json.loads(line)
-                            if _is_lasting(came):
-                                found[came["custom_id"]] = (path, place)
-                            else:
-                                num_failed += 1
-                        place += len(line)
-        return found, num_failed
+            yield from paths
 
-    def _read(self, caption: str, kind: str, attempt: int, path: str, place: int) -> Answer:
-        with Path(path).open("rb") as lines:
-            lines.seek(place)
-            came = json.loads(lines.readline())
-        response = came.get("response") or {}
+    def _read_answer(self, caption: str, kind: str, attempt: int, location: Location) -> Answer:
+        with Path(location.path).open("rb") as lines:
+            lines.seek(location.offset)
+            record = json.loads(lines.readline())
+        response = record.get("response") or {}
         try:
-            if came.get("error") or response.get("status_code", 200) != 200:
-                raise NoCompletion(str(came.get("error") or response.get("body"))[:300])
-            return self.answer(caption, kind, attempt, reply_of(response.get("body")))
+            if record.get("error") or response.get("status_code", 200) != 200:
+                raise NoCompletion(str(record.get("error") or response.get("body"))[:300])
+            return self.answer(caption, kind, attempt, parse_completion(response.get("body")))
         except NoCompletion as error:
-            return Answer(self.filing.key(caption, kind, attempt), caption, kind, [], str(error))
+            return Answer(self.answer_index.key(caption, kind, attempt), caption, kind, [], str(error))
 
 
-def _is_lasting(came: dict) -> bool:
-    """Whether asking again would change nothing: an answer, or a request that the server will not take."""
-    response = came.get("response") or {"status_code": None}
-    return not came.get("error") and response.get("status_code", 200) in _LASTING
+class _RequestFiles:
+    """Request files of at most ``max_requests`` lines each."""
+
+    def __init__(self, folder: Path, max_requests: int):
+        self.folder = folder
+        self.max_requests = max_requests
+        self.count = 0
+        self._file: Any = None
+
+    def add(self, key: str, body: dict[str, Any]) -> None:
+        """Append a request."""
+        if self.count % self.max_requests == 0:
+            self.close()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / f"requests-{self.count // self.max_requests:05d}.jsonl"
+            self._file = path.open("w", encoding="utf-8")
+        self.count += 1
+        line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Close the current file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the offset and the content of every line that is a JSON object with a key."""
+    offset = 0
+    with Path(path).open("rb") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if isinstance(record, dict) and isinstance(record.get("custom_id"), str):
+                yield offset, record
+            offset += len(line)
+
+
+def _is_final(record: dict[str, Any]) -> bool:
+    """Whether asking again would change nothing."""
+    response = record.get("response") or {"status_code": None}
+    return not record.get("error") and response.get("status_code", 200) in _FINAL_STATUSES

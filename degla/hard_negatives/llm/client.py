@@ -107,7 +107,7 @@ class ChatClient:
                     content = await response.read()
                     self._heed(response)
                 if response.status == 200:
-                    reply = reply_of(_decoded(content))
+                    reply = parse_completion(_decoded(content))
                     self.has_answered = True
                     return reply
                 reason = f"HTTP {response.status}: {_message(content)}"
@@ -148,7 +148,7 @@ class ChatClient:
             self._open_at = max(self._open_at, time.monotonic() + wait)
 
 
-def reply_of(answer: Any) -> Reply:
+def parse_completion(answer: Any) -> Reply:
     """Read a decoded chat completion.
 
     Raises:

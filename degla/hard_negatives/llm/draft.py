@@ -1,22 +1,56 @@
-"""The first of the paper's two stages: a model drafts examples for a rule, a person picks (section 3.1)."""
+"""The first of the paper's two stages: a model drafts examples from a rule, and a person selects (section 3.1)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from degla.hard_negatives.llm.base import Prompted
+from degla.errors import ConfigError
+from degla.hard_negatives.llm.base import LanguageModelWriter
+from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.store import Store
+from degla.hard_negatives.writers import Writer
 
 
-def write_drafts(writer: Prompted, captions: Sequence[str], store: Store, folder: Path) -> list[Path]:
-    """``<folder>/<kind>.yaml`` with the rule and every draft that passes the checks, to be pruned by hand.
+def draft_examples(writer: Writer, captions: Sequence[str], store: Store, folder: Path) -> list[Path]:
+    """Ask a model about captions by the rules alone, and write the drafts that pass the checks.
 
     Args:
-        writer: without examples; its answers are in the store.
-        captions: that it was asked about.
-        store: of the answers.
-        folder: for ``negatives.prompts=<folder>``; a file that is there already is left alone.
+        writer: a language model.
+        captions: what it is asked about.
+        store: keeps the answers.
+        folder: gets a ``<kind>.yaml`` with the rule and the drafts, for a person to prune.
+
+    Returns:
+        The files that were written. Existing files are left alone.
+
+    Raises:
+        ConfigError: the writer is not a language model.
+    """
+    if not isinstance(writer, LanguageModelWriter):
+        raise ConfigError("draft needs a language model: set negatives=llm")
+    writer.forget_examples()
+    tasks = [(caption, kind) for caption in captions for kind in writer.kinds]
+    progress = Progress(len(tasks))
+    try:
+        writer.write(tasks, store, progress)
+    finally:
+        store.close()
+        progress.close()
+    return write_drafts(writer, captions, store, folder)
+
+
+def write_drafts(writer: LanguageModelWriter, captions: Sequence[str], store: Store, folder: Path) -> list[Path]:
+    """Write ``<folder>/<kind>.yaml`` with the rule of the kind and every draft that passes the checks.
+
+    Args:
+        writer: the writer whose answers are in the store.
+        captions: the captions it was asked about.
+        store: the answers.
+        folder: the value for ``negatives.prompts``. Existing files in it are left alone.
+
+    Returns:
+        The files that were written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -24,7 +58,7 @@ def write_drafts(writer: Prompted, captions: Sequence[str], store: Store, folder
         drafts = [
             {"caption": caption, "negative": text}
             for caption in captions
-            for text in writer.filing.verdict(store, caption, kind).accepted
+            for text in writer.answer_index.verdict(store, caption, kind).accepted
         ]
         path = folder / f"{kind}.yaml"
         if drafts and not path.exists():

@@ -1,36 +1,36 @@
-"""Negatives by a language model that is asked live."""
+"""Hard negatives by a language model that answers over HTTP while the program runs."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
 
 from degla.errors import ConfigError
-from degla.hard_negatives.llm.base import Prompted, Structured
+from degla.hard_negatives.llm.base import LanguageModelWriter, Structured
 from degla.hard_negatives.llm.client import ChatClient, Refused, Unavailable
 from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.store import Answer, Store
 from degla.hard_negatives.writers import Tasks
 
 
-class ModelWriter(Prompted):
-    """By a language model in context, asked live (paper, section 3.1).
+class OnlineWriter(LanguageModelWriter):
+    """Writes hard negatives by a language model in context, over HTTP (paper, section 3.1).
 
     Args:
-        kinds: which are written.
-        count: negatives of each kind.
-        seed: sent along; a second attempt sends the next one.
-        model: as the server knows it.
-        base_url: of any server that speaks OpenAI's chat completions.
-        api_key_env: environment variable that holds the key.
+        kinds: the kinds that are written.
+        count: number of negatives of each kind.
+        seed: sent with the request; each further attempt sends the next one.
+        model: the name by which the server knows the model.
+        base_url: address of any server that speaks OpenAI's chat completions.
+        api_key_env: name of the environment variable that holds the key.
         prompts: folder of your own ``<kind>.yaml`` files; None uses ours.
-        temperature: of the sampling.
-        max_tokens: of one answer.
-        structured: how the server is told to answer in JSON; ``none`` for servers that know neither way.
+        temperature: sampling temperature.
+        max_tokens: limit of one answer.
+        structured: how the server is told to answer in JSON; ``none`` for servers that support neither way.
         attempts: how often a caption is asked about while its answers are bad.
-        concurrency: requests in flight.
-        timeout_seconds: of one request.
-        max_retries: of one request, on time-outs, resets and HTTP 408, 429 and 5xx.
-        max_failures: so many requests in a row that no retry saved end the run.
-        tagger: for the checks.
+        concurrency: number of requests at the same time.
+        timeout_seconds: limit of one request.
+        max_retries: retries of one request after time-outs, resets and HTTP 408, 429 and 5xx.
+        max_failures: number of failed requests in a row that ends the run.
+        tagger: word classes for the checks.
     """
 
     def __init__(
@@ -56,46 +56,51 @@ class ModelWriter(Prompted):
         self.client = ChatClient(base_url, api_key_env, concurrency, timeout_seconds, max_retries)
         self.concurrency = concurrency
         self.max_failures = max_failures
-        self._failures = 0
+        self._num_failures = 0  # in a row
 
     def write(self, tasks: Tasks, store: Store, progress: Progress) -> None:
-        """Ask, ``concurrency`` at a time; the tasks are drawn as they are needed, so memory stays flat."""
+        """Ask the server, ``concurrency`` requests at a time.
+
+        A task is taken from the iterator only when a request can start, so memory does not grow with the input.
+        """
         try:
             asyncio.run(self._write(iter(tasks), store, progress))
-        except ExceptionGroup as group:  # of the workers; the first one stopped the others
+        except ExceptionGroup as group:  # the first worker that failed stopped the others
             raise group.exceptions[0] from group
 
     async def _write(self, tasks: Iterator[tuple[str, str]], store: Store, progress: Progress) -> None:
-        async def work():
+        async def work() -> None:
             for caption, kind in tasks:
-                await self._one(caption, kind, store, progress)
-                await asyncio.sleep(0)  # what is answered already must not keep the requests under way waiting
+                await self._answer_task(caption, kind, store, progress)
+                # A resumed run passes many finished tasks. Without this line they would block the open requests.
+                await asyncio.sleep(0)
 
         async with self.client, asyncio.TaskGroup() as group:
             for _ in range(self.concurrency):
                 group.create_task(work())
 
-    async def _one(self, caption: str, kind: str, store: Store, progress: Progress) -> None:
-        while (verdict := self.filing.verdict(store, caption, kind)).next_attempt is not None:
-            answer = await self._asked(caption, kind, verdict.next_attempt)
+    async def _answer_task(self, caption: str, kind: str, store: Store, progress: Progress) -> None:
+        while (verdict := self.answer_index.verdict(store, caption, kind)).next_attempt is not None:
+            answer = await self._ask(caption, kind, verdict.next_attempt)
             store.add(answer)
-            progress.spent(answer.input_tokens, answer.output_tokens)
+            progress.count_tokens(answer.input_tokens, answer.output_tokens)
             if not answer.is_final:
                 break
-        progress.done(bool(verdict.accepted))
+        progress.count_task(bool(verdict.accepted))
 
-    async def _asked(self, caption: str, kind: str, attempt: int) -> Answer:
+    async def _ask(self, caption: str, kind: str, attempt: int) -> Answer:
         try:
-            reply = await self.client.ask(self.body(caption, kind, attempt))
+            reply = await self.client.ask(self.request_body(caption, kind, attempt))
         except (Refused, Unavailable) as error:
-            self._failures += 1
-            if self._failures >= self.max_failures:
+            self._num_failures += 1
+            if self._num_failures >= self.max_failures:
                 raise ConfigError(
-                    f"negatives.base_url: {self._failures} requests in a row failed ({error}); "
-                    "what was answered is kept, the same command goes on"
+                    f"negatives.base_url: {self._num_failures} requests in a row failed ({error}); "
+                    "the answers so far are kept, and the same command resumes"
                 ) from error
-            # A refusal is this caption's own only where others are answered: else the settings are to blame.
-            final = isinstance(error, Refused) and self.client.has_answered
-            return Answer(self.filing.key(caption, kind, attempt), caption, kind, [], str(error), is_final=final)
-        self._failures = 0
+            # Where no request was ever answered, the settings may be wrong: then a refusal is not final.
+            is_final = isinstance(error, Refused) and self.client.has_answered
+            key = self.answer_index.key(caption, kind, attempt)
+            return Answer(key, caption, kind, [], str(error), is_final=is_final)
+        self._num_failures = 0
         return self.answer(caption, kind, attempt, reply)

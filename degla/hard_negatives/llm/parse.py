@@ -1,39 +1,49 @@
-"""What a model's answer says."""
+"""Read the negatives in the text of a model's answer."""
 
 import json
 
 
-class Unparsable(ValueError):
-    """An answer that holds no list of negatives; the message is the reason."""
+class InvalidAnswer(ValueError):
+    """An answer without a list of negatives. The message is the reason.
 
-    def __init__(self, reason: str, is_cut: bool = False):
+    Args:
+        reason: why the answer cannot be used.
+        is_truncated: whether the answer reached the limit of tokens.
+    """
+
+    def __init__(self, reason: str, is_truncated: bool = False):
         super().__init__(reason)
-        self.is_cut = is_cut  # it ran into the limit of tokens
+        self.is_truncated = is_truncated
 
 
 def parse_answer(text: str | None, finish_reason: str | None = None, refusal: str | None = None) -> list[str]:
-    """The negatives in ``{"negatives": [...]}``, fences, chatter and thoughts around it forgiven.
+    """Return the negatives of an answer ``{"negatives": [...]}``. Text around the JSON object is ignored.
+
+    Args:
+        text: content of the answer.
+        finish_reason: why the model stopped, as the server says it.
+        refusal: the model's words where it refused.
 
     Raises:
-        Unparsable: refused, cut short, or not of this form.
+        InvalidAnswer: refused, truncated, or of another form.
     """
     if refusal or finish_reason == "content_filter":
-        raise Unparsable("refused")
+        raise InvalidAnswer("refused")
     if text is not None and not isinstance(text, str):
-        raise Unparsable("an answer that is no text")
-    text = (text or "").rpartition("</think>")[2]  # what a reasoning model says to itself may hold drafts
+        raise InvalidAnswer("the answer is not a text")
+    text = (text or "").rpartition("</think>")[2]  # the thoughts of a reasoning model can hold drafts
     if not text.strip():
-        if finish_reason == "length":  # spent on thoughts
-            raise Unparsable("cut short: raise negatives.max_tokens", is_cut=True)
-        raise Unparsable("empty answer")
+        if finish_reason == "length":  # all tokens went into thoughts
+            raise InvalidAnswer("truncated: raise negatives.max_tokens", is_truncated=True)
+        raise InvalidAnswer("empty answer")
     start, end = text.find("{"), text.rfind("}")
     try:
         content = json.loads(text[start : end + 1] if -1 < start < end else text)
         negatives = content["negatives"]
     except (ValueError, KeyError, TypeError) as error:
         if finish_reason == "length":
-            raise Unparsable("cut short: raise negatives.max_tokens", is_cut=True) from error
-        raise Unparsable("no JSON of the form {negatives: [...]}") from error
+            raise InvalidAnswer("truncated: raise negatives.max_tokens", is_truncated=True) from error
+        raise InvalidAnswer("no JSON of the form {negatives: [...]}") from error
     if not isinstance(negatives, list) or not all(isinstance(item, str) for item in negatives):
-        raise Unparsable("negatives are no list of strings")
+        raise InvalidAnswer("negatives is not a list of strings")
     return [item.strip() for item in negatives]

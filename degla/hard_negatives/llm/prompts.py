@@ -1,4 +1,4 @@
-"""What a language model is told: per kind a rule and curated examples (paper, section 3.1)."""
+"""The prompts: for each kind a rule and curated examples (paper, section 3.1)."""
 
 import hashlib
 import json
@@ -26,15 +26,20 @@ ANSWER_SCHEMA = {
 
 
 class Prompt(NamedTuple):
-    """One kind's rule and examples."""
+    """The rule and the examples of one kind."""
 
     kind: str
     rule: str
-    examples: list[tuple[str, str]]  # caption, negative
-    version: str  # changes with the file's version and with every word of it
+    examples: list[tuple[str, str]]  # caption and negative
+    version: str  # changes with every word of the prompt
 
     def messages(self, caption: str, count: int) -> list[dict[str, str]]:
-        """Rule, examples as earlier turns, and the caption."""
+        """Return the messages of a request: the rule, the examples as earlier turns, and the caption.
+
+        Args:
+            caption: the caption to rewrite.
+            count: number of negatives that are asked for.
+        """
         task = _TASK.format(rule=self.rule, count=count, s="" if count == 1 else "s")
         turns = [{"role": "system", "content": task}]
         for example, negative in self.examples:
@@ -44,21 +49,27 @@ class Prompt(NamedTuple):
 
 
 def load_prompts(kinds: Iterable[str], folder: str | None = None) -> dict[str, Prompt]:
-    """Ours, or for each kind of which ``folder`` holds a ``<kind>.yaml`` that one.
+    """Return kind -> prompt.
+
+    Args:
+        kinds: keys of ``KINDS``.
+        folder: a folder with a ``<kind>.yaml`` for each kind whose prompt is not ours.
 
     Raises:
         ConfigError: the folder is missing, or a file lacks ``rule`` or ``examples``.
     """
-    if folder is not None and not Path(folder).is_dir():
-        raise ConfigError(f"negatives.prompts: there is no folder {folder}")
-    if folder is not None and (strange := sorted({f.stem for f in Path(folder).glob("*.yaml")} - set(KINDS))):
-        raise ConfigError(f"negatives.prompts: {strange[0]}.yaml is no kind; the kinds are {', '.join(KINDS)}")
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"negatives.prompts: there is no folder {folder}")
+        if unknown := sorted({file.stem for file in Path(folder).glob("*.yaml")} - set(KINDS)):
+            raise ConfigError(f"negatives.prompts: {unknown[0]}.yaml is no kind; the kinds are {', '.join(KINDS)}")
     return {kind: _load(kind, folder) for kind in kinds}
 
 
 def _load(kind: str, folder: str | None) -> Prompt:
-    ours = files("degla.hard_negatives.llm").joinpath(f"prompts/{kind}.yaml")
-    file: Any = Path(folder) / f"{kind}.yaml" if folder and (Path(folder) / f"{kind}.yaml").is_file() else ours
+    file: Any = files("degla.hard_negatives.llm").joinpath(f"prompts/{kind}.yaml")
+    if folder and (Path(folder) / f"{kind}.yaml").is_file():
+        file = Path(folder) / f"{kind}.yaml"
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         examples = [(str(item["caption"]), str(item["negative"])) for item in content["examples"]]

@@ -1,4 +1,4 @@
-"""Through files: what goes out is OpenAI's batch format, what comes back may come in any order, twice, or broken."""
+"""The batch writer: request files in OpenAI's format, answer files in any order, with repetitions and broken lines."""
 
 import json
 
@@ -15,24 +15,24 @@ CAPTIONS = [f"A black {a} chases a white {b} number {i}" for i, (a, b) in enumer
 TASKS = [(caption, kind) for caption in CAPTIONS for kind in ("swap_nouns", "replace_adjectives")]
 
 
-def writer(folder, answers=(), **arguments):
+def make_writer(folder, answers=(), **arguments):
     return BatchWriter(["swap_nouns", "replace_adjectives"], 1, 0, "m", str(folder / "requests"), answers,
                        max_requests=7, tagger="lexicon", **arguments)  # fmt: skip
 
 
 def write(folder, answers=()):
-    mine, store = writer(folder, answers), Store(folder / "answers")
-    mine.write(TASKS, store, Progress(len(TASKS), disable=True))
+    writer, store = make_writer(folder, answers), Store(folder / "answers")
+    writer.write(TASKS, store, Progress(len(TASKS), disable=True))
     store.close()
     files = sorted((folder / "requests").glob("*.jsonl"))
     return (
-        mine,
+        writer,
         Store(folder / "answers"),
         [json.loads(line) for file in files for line in file.read_text().splitlines()],
     )
 
 
-def served(request, text=None, status=200):
+def answer_line(request, text=None, status=200):
     rule = request["body"]["messages"][0]["content"]
     kind = "swap_nouns" if "Exchange two nouns" in rule else "replace_adjectives"
     negatives = Rules("lexicon").write(request["body"]["messages"][-1]["content"], kind, 1)
@@ -44,8 +44,8 @@ def served(request, text=None, status=200):
     return {"custom_id": request["custom_id"], "response": {"status_code": status, "body": body}, "error": None}
 
 
-def test_out_and_back(tmp_path):
-    mine, store, requests = write(tmp_path)
+def test_requests_and_answers_round_trip(tmp_path):
+    writer, store, requests = write(tmp_path)
     assert len(requests) == len(TASKS) == 16 and len(store) == 0
     assert [file.name for file in sorted((tmp_path / "requests").iterdir())] == [
         f"requests-0000{i}.jsonl" for i in range(3)
@@ -54,60 +54,60 @@ def test_out_and_back(tmp_path):
     assert set(first) == {"custom_id", "method", "url", "body"} and first["url"] == "/v1/chat/completions"
     assert first["body"]["messages"][-1] == {"role": "user", "content": CAPTIONS[0]}
 
-    answers = [served(request) for request in requests]
-    answers[1] = served(requests[1], text="no JSON")
+    answers = [answer_line(request) for request in requests]
+    answers[1] = answer_line(requests[1], text="no JSON")
     answers[2] = {"custom_id": requests[2]["custom_id"], "response": None, "error": {"message": "expired"}}
-    answers[3] = served(requests[3], status=500)
+    answers[3] = answer_line(requests[3], status=500)
     lost = answers.pop(5)
     lines = [json.dumps(answer) for answer in reversed(answers)]
     (tmp_path / "out.jsonl").write_text("\n".join([*lines, lines[0], "{cut", json.dumps({"custom_id": "strange"})]))
-    mine, store, again = write(tmp_path, [str(tmp_path / "out*.jsonl")])
-    # A bad answer is asked for once more under another key; what was lost, expired or met an error, under its own.
+    writer, store, again = write(tmp_path, [str(tmp_path / "out*.jsonl")])
+    # A bad answer is requested again under another key; a lost, expired or failed one under its own.
     passing = {lost["custom_id"], *(requests[i]["custom_id"] for i in (2, 3))}
     assert len(again) == 4 and {r["custom_id"] for r in again} & {r["custom_id"] for r in requests} == passing
     assert {r["body"]["seed"] for r in again} == {0, 1}
 
-    (tmp_path / "more.jsonl").write_text("\n".join(json.dumps(served(request)) for request in again))
-    mine, store, left = write(tmp_path, [str(tmp_path / "more.jsonl")])
+    (tmp_path / "more.jsonl").write_text("\n".join(json.dumps(answer_line(request)) for request in again))
+    writer, store, left = write(tmp_path, [str(tmp_path / "more.jsonl")])
     assert left == []
     for caption, kind in TASKS:
-        assert mine.filing.verdict(store, caption, kind).accepted
-    assert sum(store.get(mine.filing.key(*task)).input_tokens for task in TASKS) > 0
+        assert writer.answer_index.verdict(store, caption, kind).accepted
+    assert sum(store.get(writer.answer_index.key(*task)).input_tokens for task in TASKS) > 0
 
 
-def test_an_error_takes_no_answer_back_and_is_asked_again_however_often(tmp_path):
+def test_errors_replace_no_answer_and_are_requested_again(tmp_path):
     _, _, requests = write(tmp_path)
-    good = [served(request) for request in requests[1:]]
+    good = [answer_line(request) for request in requests[1:]]
     for round_ in range(4):
-        errors = [served(request, status=429) for request in requests]
+        errors = [answer_line(request, status=429) for request in requests]
         lines = [json.dumps(line) for line in [*good, *errors]]
         (tmp_path / f"out{round_}.jsonl").write_text("\n".join(lines))
         *_, again = write(tmp_path, [str(tmp_path / "out*.jsonl")])
         assert [request["custom_id"] for request in again] == [requests[0]["custom_id"]]
-    (tmp_path / "refused.jsonl").write_text(json.dumps(served(requests[0], status=400)))
+    (tmp_path / "refused.jsonl").write_text(json.dumps(answer_line(requests[0], status=400)))
     *_, again = write(tmp_path, [str(tmp_path / "refused.jsonl")])
     assert [request["custom_id"] for request in again] != [requests[0]["custom_id"]]
 
 
-def test_a_missing_file_is_said(tmp_path):
+def test_missing_file_is_reported(tmp_path):
     with pytest.raises(ConfigError, match=r"negatives\.answers: there is no file .*nothing"):
         write(tmp_path, [str(tmp_path / "nothing*")])
     with pytest.raises(ConfigError, match=r"negatives\.model is not set"):
         BatchWriter(["swap_nouns"], 1, 0)
 
 
-def test_ones_own_prompts(tmp_path):
+def test_own_prompts(tmp_path):
     folder = tmp_path / "prompts"
     folder.mkdir()
     (folder / "swap_nouns.yaml").write_text("rule: Do as I say.\nexamples: [{caption: a, negative: b}]\n")
-    ours, mine = writer(tmp_path), writer(tmp_path, prompts=str(folder))
-    assert mine.body("x", "swap_nouns", 0)["messages"][0]["content"].count("Do as I say.") == 1
-    assert ours.filing.key("x", "swap_nouns") != mine.filing.key("x", "swap_nouns")
-    assert ours.filing.key("x", "replace_adjectives") == mine.filing.key("x", "replace_adjectives")
+    ours, mine = make_writer(tmp_path), make_writer(tmp_path, prompts=str(folder))
+    assert mine.request_body("x", "swap_nouns", 0)["messages"][0]["content"].count("Do as I say.") == 1
+    assert ours.answer_index.key("x", "swap_nouns") != mine.answer_index.key("x", "swap_nouns")
+    assert ours.answer_index.key("x", "replace_adjectives") == mine.answer_index.key("x", "replace_adjectives")
     for content, message in (("rule: x", "is not of the form"), ("[", "is not of the form")):
         (folder / "swap_nouns.yaml").write_text(content)
         with pytest.raises(ConfigError, match=message):
-            writer(tmp_path, prompts=str(folder))
+            make_writer(tmp_path, prompts=str(folder))
     (folder / "swap_noun.yaml").write_text("")
     with pytest.raises(ConfigError, match=r"swap_noun\.yaml is no kind"):
-        writer(tmp_path, prompts=str(folder))
+        make_writer(tmp_path, prompts=str(folder))
