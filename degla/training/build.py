@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.instantiate import check_node, instantiate, instantiate_each, instantiate_partial
 from degla.data.datamodule import DataModule
-from degla.data.sources import SampleStream
+from degla.data.sources import SampleStream, SampleTable
 from degla.data.text_features import TextFeatures
 from degla.errors import ConfigError
 from degla.evaluation import Encoder
@@ -85,6 +85,7 @@ def build(cfg: DictConfig) -> Run:
         scheduler=instantiate_partial(cfg.scheduler, "scheduler", total_steps=_total_steps(cfg, datamodule)),
         teacher_texts=_build_teacher_texts(cfg, teacher, datamodule),
         non_finite=cfg.non_finite,
+        negative_types=_validation_negative_types(datamodule),
         config=_plain(cfg),
     )
     return Run(module, datamodule, _build_trainer(cfg, datamodule, objective))
@@ -123,6 +124,15 @@ def _build_teacher_texts(cfg: DictConfig, teacher: Teacher | None, datamodule: D
     features = TextFeatures(path, datamodule.tokens.num_texts, teacher.model.config["embed_dim"])
     datamodule.collate.teacher_texts = features
     return features
+
+
+def _validation_negative_types(datamodule: DataModule) -> list[str]:
+    """Return the types of all negatives of the validation samples; at most ``loader.max_val_rows`` are read."""
+    table = datamodule.val_source or datamodule.source
+    if not isinstance(table, SampleTable):
+        return []
+    samples = table.texts(datamodule.val_indices.tolist())
+    return sorted({negative.type for sample in samples for negative in sample.negatives})
 
 
 def _build_callbacks(cfg: DictConfig) -> list[L.Callback]:

@@ -3,12 +3,11 @@
 Shapes: B samples of a batch on one rank, K negatives a sample, D embedding size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim import Optimizer
@@ -22,7 +21,7 @@ from degla.models import ClipModel, PackedTexts, Teacher
 from degla.models.sharding import is_sharded, shard
 from degla.training.nonfinite import NonFiniteGuard
 from degla.training.optim import name_state, number_state
-from degla.training.validation import EmbeddedBatch, embed_batch, validation_metrics
+from degla.training.validation import CaptionChoice, RetrievalRecall
 
 
 class DeGLAModule(L.LightningModule):
@@ -38,6 +37,7 @@ class DeGLAModule(L.LightningModule):
         scheduler: makes the learning-rate schedule of the optimizer.
         non_finite: ``stop`` the run where a loss or gradient is not finite, or ``skip`` the step.
         teacher_texts: store of a frozen teacher's text features; None computes them again in each step.
+        negative_types: types of the negatives of the validation samples.
         config: plain nested dict of the run, kept in checkpoints and shown as TensorBoard's hparams.
     """
 
@@ -50,6 +50,7 @@ class DeGLAModule(L.LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler],
         non_finite: Literal["stop", "skip"] = "stop",
         teacher_texts: TextFeatures | None = None,
+        negative_types: Sequence[str] = (),
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -61,7 +62,8 @@ class DeGLAModule(L.LightningModule):
         self.make_scheduler = scheduler
         self.save_hyperparameters(config or {})
         self.guard = NonFiniteGuard(student, skip=non_finite == "skip")
-        self._validation_batches: list[EmbeddedBatch] = []
+        self.retrieval = RetrievalRecall()
+        self.caption_choice = CaptionChoice(negative_types)
         self.validated_step: int | None = None  # optimizer steps taken when the student was last validated
 
     def compute_losses(self, batch: Batch, teacher: Features | None = None) -> LossTerms:
@@ -199,15 +201,26 @@ class DeGLAModule(L.LightningModule):
             shard(model, self.device_mesh["data_parallel"], dtype)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Embed the batch with the student."""
+        """Embed the batch with the student, and add it to the metrics."""
         features = encode_batch(self.student, batch)
-        image_keys = [sample.image_path or sample.id for sample in batch.samples]
-        self._validation_batches.append(embed_batch(features=features, image_keys=image_keys, slots=batch.slots))
+        self.retrieval.update(
+            image_features=features.image,
+            text_features=features.text,
+            image_keys=[sample.image_path or sample.id for sample in batch.samples],
+        )
+        self.caption_choice.update(
+            image_features=features.image,
+            text_features=features.text,
+            negative_features=features.negatives,
+            slots=batch.slots,
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics at the number of steps taken; step 0 is the student before training."""
-        metrics = {f"val/{name}": value for name, value in validation_metrics(self._all_validation_batches()).items()}
-        self._validation_batches.clear()
+        values = self.retrieval.compute() | self.caption_choice.compute()
+        metrics = {f"val/{name}": value for name, value in values.items()}
+        self.retrieval.reset()
+        self.caption_choice.reset()
         self.validated_step = self.global_step
         for logger in self.loggers:
             if self.trainer.sanity_checking and isinstance(logger, TensorBoardLogger):
@@ -215,14 +228,6 @@ class DeGLAModule(L.LightningModule):
             logger.log_metrics(metrics, step=self.global_step)
         if not self.trainer.sanity_checking:  # for callbacks that watch a metric; every rank holds the same value
             self.log_dict(metrics, logger=False, batch_size=1)
-
-    def _all_validation_batches(self) -> list[EmbeddedBatch]:
-        """Return the batches of all ranks, on every rank."""
-        if self.trainer.world_size == 1:
-            return self._validation_batches
-        parts: list[Any] = [None] * self.trainer.world_size
-        dist.all_gather_object(parts, self._validation_batches)
-        return [batch for part in parts for batch in part]
 
 
 def encode_batch(model: ClipModel | Teacher, batch: Batch) -> Features:

@@ -1,74 +1,71 @@
 """Validation metrics: retrieval, and the choice of a caption among its own negatives.
 
-Shapes: B samples of a batch, I images, T texts, K negatives a sample, D embedding size.
+Both are ``torchmetrics.Metric`` classes: ``update`` takes a batch on each rank, ``compute`` returns the same fractions
+in [0, 1] on every rank.
+
+Shapes: B samples of a batch, I images, T texts, K negatives a sample, D embedding size, N negative types.
 """
 
-from typing import NamedTuple
+import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
 
 from degla.data.schema import Negative
-from degla.losses import Features
 
 RECALL_AT = (1, 5, 10)  # the cut-offs K of recall@K
 
 
-class EmbeddedBatch(NamedTuple):
-    """Embedded validation samples of one batch, on the CPU."""
+class RetrievalRecall(Metric):
+    """Recall@1, 5 and 10 from images to texts and from texts to images, over all validation samples.
 
-    image: Tensor  # (B, D)
-    text: Tensor  # (B, D)
-    image_keys: list[str]  # B; samples of one image have the same key
-    outcomes: list[list[tuple[str, bool]]]  # B lists of (type of the negative, whether the caption scored higher)
-
-
-def embed_batch(features: Features, image_keys: list[str], slots: list[list[Negative | None]]) -> EmbeddedBatch:
-    """Compare each caption with its own negatives, and keep the embeddings for retrieval.
-
-    A tie counts as wrong, so that an encoder with one embedding for all texts does not score.
-
-    Args:
-        features: ``(B, D)`` images and texts and ``(B, K, D)`` negatives, unit norm.
-        image_keys: B keys; samples of one image have the same key.
-        slots: B lists of the K negatives; None where a slot is empty.
+    A sample's text belongs to its image; samples with the same image key share one image. For a query image any of its
+    texts counts. The states are the embeddings of all samples, which ``compute`` gathers: a query competes with the
+    samples of all ranks.
     """
-    captions = (features.image * features.text).sum(-1, keepdim=True)
-    negatives = torch.einsum("bd,bkd->bk", features.image, features.negatives)
-    is_higher = (captions > negatives).cpu()
-    outcomes = [
-        [(negative.type, bool(is_higher[row, slot])) for slot, negative in enumerate(negatives) if negative]
-        for row, negatives in enumerate(slots)
-    ]
-    return EmbeddedBatch(features.image.cpu(), features.text.cpu(), image_keys, outcomes)
+
+    full_state_update = False
+
+    image_features: list[Tensor]
+    text_features: list[Tensor]
+    image_ids: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("image_features", "text_features", "image_ids"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, image_features: Tensor, text_features: Tensor, image_keys: Sequence[str]) -> None:
+        """Add a batch.
+
+        Args:
+            image_features: ``(B, D)``, unit norm.
+            text_features: ``(B, D)``, unit norm.
+            image_keys: B keys; samples of one image have the same key.
+        """
+        self.image_features.append(image_features)
+        self.text_features.append(text_features)
+        self.image_ids.append(torch.tensor([_key_number(key) for key in image_keys], device=image_features.device))
+
+    def compute(self) -> dict[str, float]:
+        """Return ``image_to_text_r@K`` and ``text_to_image_r@K``."""
+        images, texts, ids = (
+            dim_zero_cat(state).cpu() for state in (self.image_features, self.text_features, self.image_ids)
+        )
+        first_sample: dict[int, int] = {}
+        for sample, image_id in enumerate(ids.tolist()):
+            first_sample.setdefault(image_id, sample)
+        number = {image_id: i for i, image_id in enumerate(first_sample)}
+        image_of_text = torch.tensor([number[image_id] for image_id in ids.tolist()])
+        return recalls(images[list(first_sample.values())] @ texts.T, image_of_text)
 
 
-def validation_metrics(batches: list[EmbeddedBatch]) -> dict[str, float]:
-    """Compute the metrics of all validation samples.
-
-    Args:
-        batches: embedded samples of all ranks.
-
-    Returns:
-        Fractions in [0, 1]: ``image_to_text_r@K`` (a query is an image; any of its captions counts),
-        ``text_to_image_r@K``, ``caption_choice`` (share of captions that score higher than every one of their own
-        negatives) and ``caption_choice/<type>`` (share of pairs).
-    """
-    image_keys = [key for batch in batches for key in batch.image_keys]
-    first_row = {key: row for row, key in reversed(list(enumerate(image_keys)))}
-    number = {key: i for i, key in enumerate(first_row)}
-    images = torch.cat([batch.image for batch in batches])[list(first_row.values())]
-    texts = torch.cat([batch.text for batch in batches])
-    image_of_text = torch.tensor([number[key] for key in image_keys])
-    metrics = recalls(images @ texts.T, image_of_text)
-    outcomes = [sample for batch in batches for sample in batch.outcomes if sample]
-    if outcomes:
-        metrics["caption_choice"] = sum(all(higher for _, higher in sample) for sample in outcomes) / len(outcomes)
-        by_type: dict[str, list[bool]] = {}
-        for type_, higher in (pair for sample in outcomes for pair in sample):
-            by_type.setdefault(type_, []).append(higher)
-        metrics |= {f"caption_choice/{type_}": sum(pairs) / len(pairs) for type_, pairs in sorted(by_type.items())}
-    return metrics
+def _key_number(key: str) -> int:
+    """Return 63 bits of a key's hash; ranks can gather numbers as tensors, but not strings."""
+    return int(hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest()[:16], 16) >> 1
 
 
 def recalls(similarity: Tensor, image_of_text: Tensor) -> dict[str, float]:
@@ -86,3 +83,79 @@ def recalls(similarity: Tensor, image_of_text: Tensor) -> dict[str, float]:
         images = similarity.topk(min(k, len(similarity)), dim=0).indices
         metrics[f"text_to_image_r@{k}"] = (images == image_of_text).any(0).float().mean().item()
     return metrics
+
+
+class CaptionChoice(Metric):
+    """Share of captions that score higher than their own negatives.
+
+    A tie counts as wrong, so that an encoder with one embedding for all texts does not score. The states are counts, so
+    the ranks only add them up.
+
+    Args:
+        negative_types: all types of negatives that can occur.
+    """
+
+    full_state_update = False
+
+    num_correct: Tensor
+    num_samples: Tensor
+    num_correct_pairs: Tensor
+    num_pairs: Tensor
+
+    def __init__(self, negative_types: Sequence[str]) -> None:
+        super().__init__()
+        self.negative_types = sorted(set(negative_types))
+        self._type_number = {name: number for number, name in enumerate(self.negative_types)}
+        for name in ("num_correct", "num_samples"):
+            self.add_state(name, default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        for name in ("num_correct_pairs", "num_pairs"):
+            counts = torch.zeros(len(self.negative_types), dtype=torch.int64)
+            self.add_state(name, default=counts, dist_reduce_fx="sum")
+
+    def update(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        negative_features: Tensor,
+        slots: Sequence[Sequence[Negative | None]],
+    ) -> None:
+        """Add a batch; samples without negatives do not count.
+
+        Args:
+            image_features: ``(B, D)``, unit norm.
+            text_features: ``(B, D)``, unit norm.
+            negative_features: ``(B, K, D)``, unit norm.
+            slots: B lists of the K negatives; None where a slot is empty.
+
+        Raises:
+            ValueError: a negative has a type that was not given to the constructor.
+        """
+        captions = (image_features * text_features).sum(-1, keepdim=True)
+        negatives = torch.einsum("bd,bkd->bk", image_features, negative_features)
+        is_higher = (captions > negatives).tolist()
+        for sample, sample_slots in enumerate(slots):
+            outcomes = [
+                (negative.type, is_higher[sample][k]) for k, negative in enumerate(sample_slots) if negative is not None
+            ]
+            if not outcomes:
+                continue
+            self.num_samples += 1
+            self.num_correct += all(higher for _, higher in outcomes)
+            for type_, higher in outcomes:
+                if type_ not in self._type_number:
+                    raise ValueError(f"negative type {type_!r} is none of {', '.join(self.negative_types)}")
+                self.num_pairs[self._type_number[type_]] += 1
+                self.num_correct_pairs[self._type_number[type_]] += higher
+
+    def compute(self) -> dict[str, float]:
+        """Return the shares of what has occurred; empty where no sample has a negative.
+
+        Returns:
+            ``caption_choice``, the share of captions that score higher than every one of their own negatives, and
+            ``caption_choice/<type>``, the share of pairs of a caption and a negative of that type.
+        """
+        if not self.num_samples:
+            return {}
+        metrics = {"caption_choice": self.num_correct.item() / self.num_samples.item()}
+        counts = zip(self.negative_types, self.num_correct_pairs.tolist(), self.num_pairs.tolist(), strict=True)
+        return metrics | {f"caption_choice/{name}": correct / pairs for name, correct, pairs in counts if pairs}

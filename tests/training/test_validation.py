@@ -1,11 +1,12 @@
-"""Validation metrics on matrices small enough to read."""
+"""Validation metrics on matrices small enough to read, on one rank and on two."""
 
+import numpy as np
 import pytest
 import torch
 
 from degla.data.schema import Negative
-from degla.losses import Features
-from degla.training.validation import EmbeddedBatch, embed_batch, recalls, validation_metrics
+from degla.training.validation import CaptionChoice, RetrievalRecall, recalls
+from tests.helpers.ranks import run_on_ranks
 
 
 def test_recall_by_hand():
@@ -20,39 +21,72 @@ def test_recall_by_hand():
     assert metrics["image_to_text_r@5"] == metrics["text_to_image_r@5"] == 1.0
 
 
-def features(image, text, negatives):
+def choice(image, text, negatives, slots, types=("swap_nouns", "replace_nouns", "k")):
     image, text, negatives = (torch.tensor(part, dtype=torch.float32) for part in (image, text, negatives))
-    mask = torch.ones(negatives.shape[:2], dtype=torch.bool)
-    return Features(image, text, negatives, mask, torch.tensor(10.0))
+    metric = CaptionChoice(types)
+    metric.update(image_features=image, text_features=text, negative_features=negatives, slots=slots)
+    return metric.compute()
 
 
 def test_caption_choice_by_hand():
-    f = features([[1, 0], [1, 0]], [[0.9, 0], [0.5, 0]], [[[0.8, 0], [0.1, 0]], [[0.6, 0], [0.2, 0]]])
     slots = [[Negative("x", "swap_nouns"), Negative("y", "replace_nouns")]] * 2
-    metrics = validation_metrics([embed_batch(f, ["a", "b"], slots)])
+    negatives = [[[0.8, 0], [0.1, 0]], [[0.6, 0], [0.2, 0]]]
+    metrics = choice([[1, 0], [1, 0]], [[0.9, 0], [0.5, 0]], negatives, slots)
     assert metrics["caption_choice"] == 0.5
     assert metrics["caption_choice/swap_nouns"] == 0.5 and metrics["caption_choice/replace_nouns"] == 1.0
 
 
 def test_a_collapsed_encoder_scores_zero():
     same = [[1.0, 0.0]] * 4
-    f = features(same, same, [same[:3]] * 4)
     slots = [[Negative(str(i), "swap_nouns") for i in range(3)]] * 4
-    metrics = validation_metrics([embed_batch(f, list("abcd"), slots)])
-    assert metrics["caption_choice"] == 0 and metrics["caption_choice/swap_nouns"] == 0
+    assert choice(same, same, [same[:3]] * 4, slots) == {"caption_choice": 0, "caption_choice/swap_nouns": 0}
 
 
 def test_samples_without_negatives_do_not_count_in_the_choice():
-    f = features([[1, 0]] * 2, [[0.9, 0]] * 2, [[[0.8, 0]]] * 2)
-    batch = embed_batch(f, ["a", "b"], [[Negative("x", "k")], [None]])
-    assert validation_metrics([batch])["caption_choice"] == 1.0
-    empty = EmbeddedBatch(batch.image, batch.text, ["a", "b"], [[], []])
-    assert "caption_choice" not in validation_metrics([empty])
+    arguments = [[1, 0]] * 2, [[0.9, 0]] * 2, [[[0.8, 0]]] * 2
+    assert choice(*arguments, [[Negative("x", "k")], [None]])["caption_choice"] == 1.0
+    assert choice(*arguments, [[None], [None]]) == {}
+
+
+def test_an_unknown_type_is_refused():
+    with pytest.raises(ValueError, match="'other' is none of"):
+        choice([[1, 0]], [[1, 0]], [[[0, 1]]], [[Negative("x", "other")]])
 
 
 def test_an_image_with_several_captions_is_one_image():
     torch.manual_seed(0)
     image = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1).repeat_interleave(5, 0)
-    batch = EmbeddedBatch(image, image, [str(i // 5) for i in range(15)], [[]] * 15)
-    metrics = validation_metrics([batch])
+    metric = RetrievalRecall()
+    metric.update(image_features=image, text_features=image, image_keys=[str(i // 5) for i in range(15)])
+    metrics = metric.compute()
     assert metrics["image_to_text_r@1"] == pytest.approx(1.0) and metrics["text_to_image_r@1"] == pytest.approx(1.0)
+
+
+def validate(rank, world_size):
+    """Return the metrics of 41 samples in batches of 5, whose shares differ between the ranks."""
+    generator = torch.Generator().manual_seed(0)
+    image, text, negatives = (torch.randn(*shape, 16, generator=generator) for shape in ((41,), (41,), (41, 3)))
+    text = text + 0.4 * image
+    types = ("swap_nouns", "replace_nouns", "reshuffle_order")
+    slots = [[Negative("x", types[(i * k) % 3]) if (i + k) % 4 else None for k in range(3)] for i in range(41)]
+    slots[30:] = [[Negative("x", "only the last rank has it")] + [None] * 2] * 11
+    retrieval, caption_choice = RetrievalRecall(), CaptionChoice([*types, "only the last rank has it", "unused"])
+    mine = np.array_split(np.arange(41), world_size)[rank]
+    for part in np.array_split(mine, -(-len(mine) // 5)):
+        i = torch.from_numpy(part)
+        retrieval.update(
+            image_features=image[i // 2 * 2], text_features=text[i], image_keys=[str(n // 2) for n in part]
+        )
+        caption_choice.update(
+            image_features=image[i],
+            text_features=text[i],
+            negative_features=negatives[i],
+            slots=[slots[n] for n in part],
+        )
+    return retrieval.compute() | caption_choice.compute()
+
+
+def test_two_ranks_have_the_metrics_of_one():
+    one = validate(0, 1)
+    assert len(one) == 11 and "caption_choice/unused" not in one and 0 < one["image_to_text_r@5"] < 1
+    assert run_on_ranks(validate, 2) == [one, one]
