@@ -1,0 +1,218 @@
+"""Fill the tables of numbers in README.md, ``docs/`` and ``benchmarks/README.md`` from committed records.
+
+    python docs/tables.py                              # fill every block
+    python docs/tables.py --check                      # change nothing; exit code 1 if a block is out of date
+    python docs/tables.py --demo runs/demo/<time>      # first take the record of a finished demo run
+    python docs/tables.py --text-only                  # first measure the text-only baseline of the scenes again
+
+A block stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``. Each table says by which commit and versions its
+numbers were measured.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "docs" / "records"
+PAGES = ("README.md", "benchmarks/README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))))
+
+_BLOCK = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n)(?P<content>.*?)(<!-- /table -->)", re.DOTALL)
+
+# Mean of the report -> its name in tables. The means of benchmarks come before the mean of everything.
+_MEANS = {
+    "sugarcrepe": "SugarCrepe's sub-tasks, mean",
+    "aro": "ARO's sub-tasks, mean",
+    "valse": "VALSE's sub-tasks, mean",
+    "compositional": "compositional: mean of the three",
+    "general": "general: digits, letters, textures, colours, shapes",
+}
+
+
+def main() -> None:
+    """Update the records that were asked for, then fill or check every block."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if a block is out of date")
+    parser.add_argument("--demo", type=Path, metavar="RUN", help="folder of a finished run of experiment=demo")
+    parser.add_argument("--text-only", action="store_true", help="measure the text-only baseline of the scenes")
+    arguments = parser.parse_args()
+    if arguments.demo:
+        write_record("demo", demo_record(arguments.demo))
+    if arguments.text_only:
+        write_record("scenes_text_only", text_only_record())
+    stale = []
+    for name in PAGES:
+        page = ROOT / name
+        text = page.read_text(encoding="utf-8")
+        if (filled := fill(text)) != text:
+            stale.append(name)
+            if not arguments.check:
+                page.write_text(filled, encoding="utf-8")
+    print(f"{'out of date' if arguments.check else 'filled'}: {', '.join(stale) or 'nothing'}")
+    sys.exit(1 if arguments.check and stale else 0)
+
+
+def fill(text: str) -> str:
+    """Return a page with every block filled from its record.
+
+    Raises:
+        KeyError: a block has a name that no table has.
+    """
+    return _BLOCK.sub(lambda block: f"{block[1]}{TABLES[block['name']]()}\n{block[4]}", text)
+
+
+def read_record(name: str) -> dict[str, Any]:
+    """Read ``docs/records/<name>.json``."""
+    return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def write_record(name: str, record: dict[str, Any]) -> None:
+    """Write ``docs/records/<name>.json``."""
+    RECORDS.mkdir(exist_ok=True)
+    (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def demo_record(run: Path) -> dict[str, Any]:
+    """Take the first and the last evaluation of a demo run, with what they were measured by."""
+    import yaml
+
+    from degla.artifacts import provenance, read_metrics
+
+    metrics = read_metrics(run / "metrics.csv")
+    scores = {}
+    for name, values in metrics.items():
+        if name.startswith(("eval/scenes/", "eval_mean/scenes/")):
+            steps = sorted(values)
+            scores[name] = {"before": round(values[steps[0]], 4), "after": round(values[steps[-1]], 4)}
+    steps = max(step for values in metrics.values() for step in values)
+    items = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["benchmark"]["scenes"]["num_items"]
+    return {"command": "degla-train experiment=demo", **provenance(), "steps": steps, "items": items, "scores": scores}
+
+
+def text_only_record() -> dict[str, Any]:
+    """Measure how much of each sub-task of the scenes a classifier of texts can answer."""
+    sys.path.insert(0, str(ROOT))
+    from degla.artifacts import provenance
+    from degla.data.scenes.suite import SUBSETS, suite_items
+    from tests.helpers.text_only import text_only_accuracy
+
+    accuracy = {}
+    for benchmark, subsets in SUBSETS.items():
+        for subset in subsets:
+            train, test = (
+                [(item.caption, item.foils) for item in suite_items(benchmark, subset, split, count)]
+                for split, count in (("train", 1000), ("test", 500))
+            )
+            accuracy[subset] = round(text_only_accuracy(train, test), 4)
+    return {"command": "python docs/tables.py --text-only", **provenance(), "train": 1000, "test": 500,
+            "accuracy": accuracy}  # fmt: skip
+
+
+def demo_table() -> str:
+    """Return the means of the demo before and after, and its largest gain and loss."""
+    record = read_record("demo")
+    means = {name: record["scores"][f"eval_mean/scenes/{name}"] for name in _MEANS}
+    subtasks = _subtasks(record)
+    changes = {name: score["after"] - score["before"] for name, score in subtasks.items()}
+    lines = [_change_row(_MEANS[name], score) for name, score in means.items()]
+    for label, name in (("largest gain", max(changes, key=changes.__getitem__)),
+                        ("largest loss", min(changes, key=changes.__getitem__))):  # fmt: skip
+        lines.append(_change_row(f"{label} of a sub-task: `{name}`", subtasks[name]))
+    heads = ["test split, percent", "before", "after", "change"]
+    return f"{_table(heads, lines)}\n\n{_measured(record)} {record['items']} items a sub-task."
+
+
+def demo_subtasks_table() -> str:
+    """Return every sub-task of the demo."""
+    record = read_record("demo")
+    lines = [_change_row(f"`{name}`", score) for name, score in _subtasks(record).items()]
+    return f"{_table(['sub-task, percent', 'before', 'after', 'change'], lines)}\n\n{_measured(record)}"
+
+
+def scenes_model_table() -> str:
+    """Return what the model that comes with the package can do."""
+    path = ROOT / "degla" / "models" / "pretrained" / "degla-scenes" / "plain_clip.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    splits = list(record["accuracy"])
+    names = [name for name in record["accuracy"][splits[0]] if "/" in name]
+    lines = [[f"`{name}`", *(f"{100 * record['accuracy'][split][name]:.1f}" for split in splits)] for name in names]
+    note = f"`{record['command']}` at commit {record['commit']}, {record['steps']} steps, seed {record['seed']}."
+    return f"{_table(['sub-task, percent', *splits], lines)}\n\n{note}"
+
+
+def scenes_text_only_table() -> str:
+    """Return the text-only baseline of each sub-task of the scenes."""
+    record = read_record("scenes_text_only")
+    lines = [[f"`{name}`", "20" if name == "order" else "50", f"{100 * accuracy:.1f}"]
+             for name, accuracy in record["accuracy"].items()]  # fmt: skip
+    heads = ["sub-task, percent", "chance", "text-only baseline"]
+    return f"{_table(heads, lines)}\n\n{_measured(record)}"
+
+
+def benchmarks_table() -> str:
+    """Return the ratios of ``benchmarks/records`` with their spread, commit, versions and device."""
+    lines = []
+    for path in sorted((ROOT / "benchmarks" / "records").glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        ratio = record["figures"].get("ratio")
+        if isinstance(ratio, dict):
+            spread = f"{ratio['median']:.1f} ({ratio['min']:.1f} to {ratio['max']:.1f})"
+            lines.append([f"`{path.stem}`", spread, str(ratio["repeats"]), *_origin(record)])
+    return _table(["record", "times faster", "repeats", "commit", "torch", "device"], lines)
+
+
+def study_table(number: int) -> Callable[[], str]:
+    """Return a function that gives one of the tables that ``degla.study`` wrote from its record."""
+
+    def table() -> str:
+        text = (ROOT / "docs" / "study" / "study.md").read_text(encoding="utf-8")
+        return re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)[number].rstrip("\n")
+
+    return table
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": demo_table,
+    "demo_subtasks": demo_subtasks_table,
+    "scenes_model": scenes_model_table,
+    "scenes_text_only": scenes_text_only_table,
+    "benchmarks": benchmarks_table,
+    "study_means": study_table(0),
+    "study_rates": study_table(2),
+    "study_differences": study_table(3),
+}
+
+
+def _subtasks(record: dict[str, Any]) -> dict[str, dict[str, float]]:
+    prefix = "eval/scenes/"
+    return {name.removeprefix(prefix): score for name, score in record["scores"].items() if name.startswith(prefix)}
+
+
+def _change_row(name: str, score: dict[str, float]) -> list[str]:
+    before, after = 100 * score["before"], 100 * score["after"]
+    return [name, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"]
+
+
+def _measured(record: dict[str, Any]) -> str:
+    versions = ", ".join(
+        f"{name} {record[name]}" for name in ("torch", "lightning", "open_clip_torch") if name in record
+    )
+    origin = f"`{record['command']}` at commit {record['commit']}"
+    return f"{origin}: Python {record['python']}, {versions}; {record['machine']}."
+
+
+def _origin(record: dict[str, Any]) -> list[str]:
+    cores = record.get("machine", "").partition(", ")[2] or f"{record.get('cores', '?')} CPU cores"
+    return [record["commit"], record["torch"], f"{record['device']}, {cores}"]
+
+
+def _table(heads: list[str], lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *lines])
+
+
+if __name__ == "__main__":
+    main()
