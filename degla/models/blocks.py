@@ -48,6 +48,19 @@ def swap_block_classes_(clip: CLIP | CustomTextCLIP) -> None:
             visual.transformer.resblocks[-1].__class__ = ClassTokenBlock
 
 
+def restore_block_classes_(clip: CLIP | CustomTextCLIP) -> None:
+    """Undo ``swap_block_classes_``, in place, for exporters that trace open_clip's own blocks.
+
+    Args:
+        clip: a model that ``load_clip`` has built.
+    """
+    for module in clip.modules():
+        if isinstance(module, MemoryEfficientQuickGELU):
+            module.__class__ = QuickGELU
+        elif isinstance(module, PackedBlock | LastPackedBlock | ImageBlock | ClassTokenBlock):
+            module.__class__ = ResidualAttentionBlock
+
+
 def takes_packed_texts(tower: CLIP | TextTransformer) -> bool:
     """Return whether every block of a text tower is one of those that ``swap_block_classes_`` assigns.
 
