@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from record import save, spread
 
-from degla.evaluation import Encoder, FeatureStore, evaluate
+from degla.evaluation import Encoder, FeatureStore, run_benchmarks
 from degla.evaluation.tasks.sugarcrepe import SugarCrepe
 from degla.models import load_clip
 
@@ -85,7 +85,7 @@ def _ours(encoder: Encoder, task: SugarCrepe) -> list[bool]:
     """Without a cache from run to run: every repeat encodes everything."""
     return [
         outcome.correct
-        for outcome in evaluate({"sugarcrepe": task}, FeatureStore(encoder, progress=False))["sugarcrepe"].outcomes
+        for outcome in run_benchmarks({"sugarcrepe": task}, FeatureStore(encoder, progress=False))["sugarcrepe"].outcomes
     ]
 
 

@@ -1,129 +1,162 @@
-"""``degla-evaluate`` and ``python -m degla.evaluate``: compose, measure, compare, report."""
+"""``degla-evaluate`` and ``python -m degla.evaluate``: compose, build, run, report."""
 
 import logging
-import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.main import run_program
 from degla.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    from degla.data.schema import Problem
+    from degla.evaluation import FeatureStore, Result, Task
+    from degla.evaluation.items import ImageRef
+    from degla.evaluation.ranks import Ranks
+    from degla.report.benchmark_results import Evaluation
+
 log = logging.getLogger(__name__)
+
+_MAX_WARNINGS = 5  # bad images that the console names
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the program with the command line's arguments."""
     run_program("evaluate", evaluate)
 
 
 def evaluate(cfg: DictConfig) -> float | None:
-    """Measure, compare or look what is there, as ``cfg`` says.
+    """Measure a model, compare earlier results, or list the data that are here, as the config says.
+
+    Args:
+        cfg: the composed ``evaluate.yaml``.
 
     Returns:
-        The mean of the benchmarks' averages, for sweeps.
+        The mean of the benchmarks' averages, which a sweep maximises; None where nothing was measured.
+
+    Raises:
+        DeglaError: the settings or the data do not allow the evaluation.
     """
+    # torch and datasets take seconds to import; --help and shell completion must not wait for them.
     from degla.cli.instantiate import instantiate_each
-    from degla.report.benchmark_report import benchmark_tables, print_tables, write_report
+    from degla.evaluation.ranks import join_ranks, leave_ranks
     from degla.report.benchmark_results import read_results
+    from degla.report.doctor import print_survey
 
-    if not cfg.benchmark:
-        raise ConfigError("benchmark=none measures nothing: choose among --help's")
-    others = [read_results(Path(folder)) for folder in cfg.compare]
-    tasks = instantiate_each(cfg.benchmark, "benchmark")
-    run_dir = Path(cfg.run_dir)
-    if (run_dir / "results.json").exists() and not cfg.report_only and not cfg.doctor:
-        raise ConfigError(f"run_dir={run_dir} holds results already: choose another")
+    _check(cfg)
+    compared = [read_results(Path(folder)) for folder in cfg.compare]
+    tasks: dict[str, Task] = instantiate_each(cfg.benchmark, "benchmark")
     if cfg.doctor:
-        from degla.report.doctor import print_survey
-
         print_survey(tasks)
         return None
     if cfg.report_only:
-        if not others:
-            raise ConfigError("report_only=true has nothing to report: set compare=[runs/evaluate/<time>,...]")
-        shown = others
-    elif (shown := _measured(cfg, tasks, run_dir, others)) is None:
-        return None  # another rank writes
-    tables = benchmark_tables(shown)
-    write_report(shown, tables, run_dir, _images(tasks, shown), cfg.explorer_items)
-    print_tables(tables, run_dir)
-    averages = [benchmark["means"].get("average", {}).get("accuracy") for benchmark in shown[-1].benchmarks.values()]
-    known = [value for value in averages if value is not None]
-    return sum(known) / len(known) if known else None
+        return _report(cfg, tasks, compared)
+    ranks = join_ranks(cfg.device)
+    try:
+        _measure(cfg, tasks, ranks)
+    finally:
+        leave_ranks(ranks)
+    return _report(cfg, tasks, [*compared, read_results(Path(cfg.run_dir))]) if ranks.rank == 0 else None
 
 
-def _measured(cfg: DictConfig, tasks: dict, run_dir: Path, others: list) -> list | None:
-    """The results of this model behind the others'; None on every rank but the first."""
+def _check(cfg: DictConfig) -> None:
+    if not cfg.benchmark:
+        raise ConfigError("benchmark=none measures nothing: no benchmark is selected; see --help for the choices")
+    if cfg.report_only and not cfg.compare:
+        raise ConfigError("report_only=true has nothing to report: set compare=[runs/evaluate/<time>,...]")
+    if (Path(cfg.run_dir) / "results.json").exists() and not cfg.report_only and not cfg.doctor:
+        raise ConfigError(f"run_dir={cfg.run_dir} holds results already: choose another")
+
+
+def _measure(cfg: DictConfig, tasks: Mapping[str, "Task"], ranks: "Ranks") -> None:
+    """Answer every item; the first rank writes the results."""
     import torch
 
     from degla.cli.instantiate import instantiate
-    from degla.evaluation import Encoder, FeatureStore, record
-    from degla.evaluation import evaluate as answer
-    from degla.report.benchmark_results import read_results, write_results
+    from degla.evaluation import Encoder, FeatureStore, run_benchmarks
 
     start = time.monotonic()
-    rank, world_size, device = _processes(cfg.device)
-    for task in tasks.values():  # what is missing should be named before weights are loaded
+    for task in tasks.values():  # names a missing file before the weights are loaded
         task.list_images()
-    torch.manual_seed(0)  # random weights, where that is what is measured, are the same on every rank
-    model = instantiate(cfg.model, "model").to(device)
+    torch.manual_seed(0)  # random weights, where those are measured, are the same on every rank
+    model = instantiate(cfg.model, "model").to(ranks.device)
     encoder = Encoder(model, cfg.batch_size, str(cfg.precision))
-    features = FeatureStore(encoder, Path(cfg.cache_dir), cfg.num_workers, rank, world_size)
-    results = answer(tasks, features, cfg.blind)
-    if world_size > 1:
-        torch.distributed.destroy_process_group()
-    bad = list(features.problems.values())
-    if bad and cfg.on_bad_image == "stop":
+    features = FeatureStore(encoder, Path(cfg.cache_dir), cfg.num_workers, ranks.rank, ranks.world_size)
+    results = run_benchmarks(tasks, features, cfg.no_image_baseline)
+    _refuse_bad_images(list(features.problems.values()), cfg.on_bad_image)
+    if ranks.rank == 0:
+        _warn_of_items_left_out(results)
+        _write(cfg, tasks, results, features, seconds=time.monotonic() - start)
+
+
+def _refuse_bad_images(bad: Sequence["Problem"], on_bad_image: str) -> None:
+    if bad and on_bad_image == "stop":
         raise DataError(
             f"{bad[0].row} cannot be used ({bad[0].reason}), and {len(bad) - 1} more; on_bad_image=skip goes on"
         )
-    if rank:
-        return None
-    bad = [problem for result in results.values() for problem in result.problems if problem.skipped]
-    for problem in bad[:5]:
+
+
+def _warn_of_items_left_out(results: Mapping[str, "Result"]) -> None:
+    skipped = [problem for result in results.values() for problem in result.problems if problem.skipped]
+    for problem in skipped[:_MAX_WARNINGS]:
         log.warning(f"left out: {problem.row} ({problem.reason})")
-    if len(bad) > 5:
-        log.warning(f"left out: {len(bad) - 5} more, all in results.json")
+    if len(skipped) > _MAX_WARNINGS:
+        log.warning(f"left out: {len(skipped) - _MAX_WARNINGS} more, all in results.json")
+
+
+def _write(
+    cfg: DictConfig,
+    tasks: Mapping[str, "Task"],
+    results: Mapping[str, "Result"],
+    features: "FeatureStore",
+    seconds: float,
+) -> None:
+    from degla.evaluation import benchmark_records
+    from degla.report.benchmark_results import write_results
+
+    run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
+    fingerprint = features.encoder.fingerprint()
     write_results(
         run_dir,
         label=cfg.label or f"{cfg.model.name} {cfg.model.pretrained or 'random weights'}",
-        model={"name": cfg.model.name, "pretrained": cfg.model.pretrained, "fingerprint": encoder.fingerprint()},
-        benchmarks=record(tasks, results, features),
+        model={"name": cfg.model.name, "pretrained": cfg.model.pretrained, "fingerprint": fingerprint},
+        benchmarks=benchmark_records(tasks, results, features),
         results=results,
-        seconds=time.monotonic() - start,
+        seconds=seconds,
         num_encoded=features.num_encoded,
     )
-    return [*others, read_results(run_dir)]
 
 
-def _processes(device: str) -> tuple[int, int, str]:
-    """Rank, number of processes and device; torchrun says how many there are."""
-    import torch
+def _report(cfg: DictConfig, tasks: Mapping[str, "Task"], shown: Sequence["Evaluation"]) -> float | None:
+    """Write the report and print the tables; return the mean of the last model's averages."""
+    from degla.report.benchmark_report import print_tables, write_report
+    from degla.report.benchmark_tables import benchmark_tables
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if world_size > 1:
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-    return int(os.environ.get("RANK", "0")), world_size, device
+    run_dir = Path(cfg.run_dir)
+    tables = benchmark_tables(shown)
+    write_report(shown, tables, run_dir, _images_by_name(tasks, shown), cfg.explorer_items)
+    print_tables(tables, run_dir)
+    averages = [scores["means"].get("average", {}).get("accuracy") for scores in shown[-1].benchmarks.values()]
+    measured = [average for average in averages if average is not None]
+    return fmean(measured) if measured else None
 
 
-def _images(tasks: dict, shown: list) -> dict:
-    """Name -> image, for those benchmarks whose files are here."""
-    found = {}
+def _images_by_name(tasks: Mapping[str, "Task"], shown: Sequence["Evaluation"]) -> dict[str, "ImageRef"]:
+    """Return the images of the benchmarks that are shown, where their annotations are on this machine."""
+    images: dict[str, ImageRef] = {}
     for name, task in tasks.items():
-        if any(name in result.benchmarks for result in shown):
+        if any(name in evaluation.benchmarks for evaluation in shown):
             try:
-                found |= {image.name: image for image in task.list_images()}
+                images |= {image.name: image for image in task.list_images()}
             except ConfigError:
                 continue
-    return found
+    return images
 
 
 if __name__ == "__main__":

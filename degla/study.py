@@ -1,4 +1,4 @@
-"""``python -m degla.study``: compose, measure the runs of ``degla.train +sweep=study``, report."""
+"""``python -m degla.study``: compose, measure the runs of ``degla-train +sweep=study``, report."""
 
 import json
 from pathlib import Path
@@ -16,23 +16,39 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command line program."""
+    """Run the program with the command line's arguments."""
     run_program("study", study)
 
 
 def study(cfg: DictConfig) -> None:
-    """Choose each method's learning rate on the validation split, measure the test split, write table and plots."""
+    """Choose each method's learning rate on the validation split, measure the test split, write tables and plots.
+
+    Args:
+        cfg: the composed ``study.yaml``.
+
+    Raises:
+        DeglaError: there is no finished run, or no such record.
+    """
     from degla.report.study_report import print_study, write_study
 
     out = Path(cfg.out)
     if cfg.replot:
-        record = json.loads(Path(cfg.replot).read_text(encoding="utf-8"))
+        record = _read_record(Path(cfg.replot))
     else:
         record = _measure_runs(cfg)
         with atomic_write(out / "study.json") as partial:
             partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     write_study(record, out)
     print_study(record, out)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record["start"], record["methods"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"replot={path} is not the study.json of an earlier study: {error}") from error
+    return record
 
 
 def _measure_runs(cfg: DictConfig) -> dict[str, Any]:
@@ -42,7 +58,9 @@ def _measure_runs(cfg: DictConfig) -> dict[str, Any]:
 
     runs = find_runs(Path(cfg.runs_dir))
     if not runs:
-        raise ConfigError(f"runs_dir={cfg.runs_dir} holds no finished run: first python -m degla.train +sweep=study")
+        raise ConfigError(
+            f"runs_dir={cfg.runs_dir} holds no finished run: first run python -m degla.train +sweep=study"
+        )
     settings = OmegaConf.to_container(cfg, resolve=True)
     chosen = chosen_runs(runs)
     shares_of_runs = [(run, list(cfg.shares) if run in chosen else [1.0]) for run in runs]
@@ -57,12 +75,12 @@ def _measure_runs(cfg: DictConfig) -> dict[str, Any]:
 def _measure_in_process(
     settings: dict[str, Any], tuned_model: Path | None, shares: list[float]
 ) -> list[dict[str, float]]:
-    """Measure a run's weights, mixed with the weights that the run began with, in a process of its own."""
+    """Measure a run's weights, mixed with the weights that the run started from, in a process of its own."""
     import torch
 
     from degla.cli.instantiate import instantiate
 
-    torch.set_num_threads(1)  # the model is too small for more
+    torch.set_num_threads(1)  # the model is too small to gain from more
     cfg = OmegaConf.create(settings)
     benchmark = instantiate(cfg.benchmark.scenes, "benchmark.scenes")
     return [_scores(instantiate(cfg.model, "model"), benchmark, tuned_model, share) for share in shares]
@@ -72,10 +90,10 @@ def _scores(model: "ClipModel", benchmark: "Scenes", tuned_model: Path | None, s
     """Measure ``share`` of the fine-tuned weights and the rest of the model's own.
 
     Args:
-        model: as it was before fine-tuning; its weights are replaced.
-        benchmark: what to measure.
+        model: the model before fine-tuning; its weights are replaced.
+        benchmark: the benchmark to measure.
         tuned_model: folder of the fine-tuned model; None measures ``model``.
-        share: see ``degla.models.interpolate_weights``.
+        share: part of the fine-tuned weights, see ``degla.models.interpolate_weights``.
 
     Returns:
         Sub-task or mean -> accuracy in [0, 1].

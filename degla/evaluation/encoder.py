@@ -1,45 +1,60 @@
-"""A model as benchmarks use it: evaluation mode, no gradient, float32 out."""
+"""A model as benchmarks use it: in evaluation mode, without gradients, with features in float32."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from degla.data.transforms import EvalTransform
+
+Precision = Literal["32", "bf16-mixed", "16-mixed"]
+_AUTOCAST_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class DualEncoder(Protocol):
     """What a benchmark needs of a model; ``degla.models.ClipModel`` is one."""
 
-    clip: torch.nn.Module
-    config: dict
-    tokenizer: object
-    preprocess: dict
-    image_size: tuple[int, int]
+    clip: nn.Module
+    config: dict[str, Any]
+    preprocess: dict[str, Any]
+    training: bool
+
+    @property
+    def tokenizer(self) -> Callable[[Sequence[str]], Tensor]:
+        """Texts -> ``(M, L)`` int64."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` uint8 -> ``(B, D)`` unit norm."""
+        """Encode ``(B, 3, H, W)`` uint8 images as ``(B, D)`` features of unit norm."""
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """``(M, L)`` int64 -> ``(M, D)`` unit norm."""
+    def encode_text(self, texts: Tensor) -> Tensor:
+        """Encode ``(M, L)`` int64 token ids as ``(M, D)`` features of unit norm."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Iterate over the weights."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch to training mode, or with ``mode=False`` to evaluation mode."""
 
 
 class Encoder:
-    """Encodes batches and says what it is.
+    """Encodes batches with a model, and describes the model for the protocol of a result.
 
     Args:
-        model: is put back into the mode it was in.
-        batch_size: images or texts encoded at once.
-        precision: in which the towers compute; under FSDP2 always the one of the run. Features are float32.
+        model: the model; after each call it is back in the mode that it was in.
+        batch_size: number of images or texts that are encoded at once.
+        precision: what the towers compute in. Under FSDP2 it is always the precision of the run. Features are
+            float32 in any case.
     """
 
-    def __init__(
-        self, model: DualEncoder, batch_size: int = 256, precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
-    ):
+    def __init__(self, model: DualEncoder, batch_size: int = 256, precision: Precision = "32"):
         self.model = model
         self.batch_size = batch_size
         self.precision = precision
@@ -48,17 +63,17 @@ class Encoder:
         )
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` uint8, already transformed, -> ``(B, D)`` float32 on the CPU."""
+        """Encode ``(B, 3, H, W)`` uint8 images, already transformed, as ``(B, D)`` float32 on the CPU."""
         with self._evaluating() as device:
             return self.model.encode_image(pixels.to(device)).float().cpu()
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> ``(B, D)`` float32 on the CPU."""
+        """Encode ``B`` texts as ``(B, D)`` float32 on the CPU."""
         with self._evaluating() as device:
             return self.model.encode_text(self.model.tokenizer(texts).to(device)).float().cpu()
 
     def protocol(self) -> dict[str, str]:
-        """What in the model's use can change a score."""
+        """Return what can change a score in how the model is used."""
         size = "x".join(map(str, self.model.image_size))
         return {
             "activation": "quick_gelu" if self.model.config.get("quick_gelu") else "gelu",
@@ -67,21 +82,22 @@ class Encoder:
         }
 
     def fingerprint(self) -> str:
-        """Hash of the weights and of everything else that the features depend on."""
+        """Return a hash of the weights and of everything else that the features depend on."""
         digest = hashlib.sha256()
-        known = [self.protocol(), self.model.config, self.model.preprocess]
-        digest.update(json.dumps(known, sort_keys=True, default=str).encode())
+        settings = [self.protocol(), self.model.config, self.model.preprocess]
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, value in sorted(self.model.clip.state_dict().items()):
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @contextmanager
-    def _evaluating(self):
+    def _evaluating(self) -> Iterator[torch.device]:
+        """Yield the model's device, with the model in evaluation mode."""
         training = self.model.training
-        self.model.eval()
+        self.model.train(False)
         device = next(self.model.parameters()).device
-        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+        dtype = _AUTOCAST_DTYPES.get(self.precision)
         try:
             # Not inference_mode: weights that FSDP2 gathers under it could not be trained on afterwards.
             with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):

@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
 from huggingface_hub import constants
 
+from degla.compat.datasets import fingerprint
 from degla.errors import ConfigError
 from degla.evaluation.items import ImageRef
 from degla.hub import reachable_hub
@@ -16,35 +17,26 @@ if TYPE_CHECKING:
     from degla.evaluation.task import Task
 
 
-def hub_rows(task: "Task", path: str, columns: Sequence[str], config: str | None = None) -> list[dict]:
-    """Rows of the ``test`` split (or of the only one), images as ``ImageRef``.
+def hub_rows(task: "Task", path: str, columns: Sequence[str], config: str | None = None) -> list[dict[str, Any]]:
+    """Read the rows of the ``test`` split, or of the only split, with images as ``ImageRef``.
 
     Args:
-        task: whose protocol gets the data's fingerprint.
+        task: its protocol gets the fingerprint of the data.
         path: hub id, or a folder.
-        columns: which must be there.
-        config: of the data set; in a folder, the file of this name.
+        columns: columns that must exist.
+        config: name of the data set's configuration; in a folder, the start of the file name.
 
     Raises:
-        ConfigError: it cannot be had, or lacks a column.
+        ConfigError: the data set cannot be read, or a column is missing.
     """
     try:
-        if Path(path).is_dir():
-            pattern = f"**/{config or ''}*.parquet"
-            files = sorted(str(file) for file in Path(path).glob(pattern))
-            if not files:
-                raise FileNotFoundError(f"no {pattern} in {path}")
-            table = datasets.load_dataset("parquet", data_files=files, split="train")
-            revision = _hash(files)
-        else:
-            with reachable_hub():
-                splits = datasets.load_dataset(path, config)
-            table = splits["test"] if "test" in splits else next(iter(splits.values()))
-            revision = table._fingerprint
-    except Exception as error:
-        where = "" if constants.HF_HUB_OFFLINE is False else " (HF_HUB_OFFLINE is set)"
+        table, revision = _open(path, config)
+    except Exception as error:  # datasets and huggingface_hub raise dozens of types
+        where = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"benchmark.{task.name}: {path} cannot be read{where}: {reason}; {task.get_it}") from error
+        raise ConfigError(
+            f"benchmark.{task.name}: {path} cannot be read{where}: {reason}; {task.download_hint}"
+        ) from error
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise ConfigError(f"benchmark.{task.name}: {path} has no column {missing[0]}, only {table.column_names}")
@@ -52,10 +44,24 @@ def hub_rows(task: "Task", path: str, columns: Sequence[str], config: str | None
     for name in images:
         table = table.cast_column(name, datasets.Image(decode=False))
     task.sources[f"{path}{f'/{config}' if config else ''}"] = revision
-    return [{name: _picture(value) if name in images else value for name, value in row.items()} for row in table]
+    return [{name: _image_ref(value) if name in images else value for name, value in row.items()} for row in table]
 
 
-def _hash(files: list[str]) -> str:
+def _open(path: str, config: str | None) -> tuple[datasets.Dataset, str]:
+    """Return the table, and a hash of its content."""
+    if not Path(path).is_dir():
+        with reachable_hub():
+            splits = datasets.load_dataset(path, config)
+        table = splits["test"] if "test" in splits else next(iter(splits.values()))
+        return table, fingerprint(table)
+    pattern = f"**/{config or ''}*.parquet"
+    files = sorted(str(file) for file in Path(path).glob(pattern))
+    if not files:
+        raise FileNotFoundError(f"no {pattern} in {path}")
+    return datasets.load_dataset("parquet", data_files=files, split="train"), _hash(files)
+
+
+def _hash(files: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with Path(file).open("rb") as content:
@@ -63,11 +69,11 @@ def _hash(files: list[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _is_image(feature) -> bool:
+def _is_image(feature: object) -> bool:
     if isinstance(feature, datasets.Image):
         return True
     return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
 
 
-def _picture(value: dict) -> ImageRef:
+def _image_ref(value: dict[str, Any]) -> ImageRef:
     return ImageRef.embedded(value["bytes"]) if value["bytes"] is not None else ImageRef(value["path"])

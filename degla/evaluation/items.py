@@ -1,4 +1,4 @@
-"""What benchmarks are made of: images, questions about them, and how each was answered."""
+"""Images, questions about them, and how each question was answered."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from degla.data.transforms import BadImage, decode
 
 @dataclass(frozen=True)
 class ImageRef:
-    """One image, wherever its bytes are.
+    """A reference to one image: a file, a part of an archive, or bytes in memory.
 
     Args:
-        path: its file, or the archive that holds it; ``sha256:...`` where ``data`` holds it.
+        path: the file, or the archive that holds it; ``sha256:...`` where ``data`` holds it.
         span: first byte and number of bytes inside an archive.
-        box: x, y, width and height in pixels of the part that is shown; None shows all of it.
+        box: x, y, width and height in pixels of the part that is used; None uses the whole image.
         data: the encoded file.
     """
 
@@ -29,28 +29,32 @@ class ImageRef:
 
     @classmethod
     def embedded(cls, data: bytes) -> "ImageRef":
-        """An image whose encoded bytes are at hand."""
+        """Return a reference to an image whose encoded bytes are in memory."""
         return cls(f"sha256:{hashlib.sha256(data).hexdigest()}", data=data)
 
     @property
     def name(self) -> str:
-        """For people: the path, and the part of it."""
+        """The path, with the part of the file that is used."""
         part = f"@{self.span[0]}" if self.span else f"[{','.join(map(str, self.box))}]" if self.box else ""
         return self.path + part
 
     def key(self) -> str:
-        """Changes when the file does, so that stored features are never those of another image."""
+        """Return a key that changes when the file does, so that cached features never belong to another image."""
         if self.data is not None:
             return f"{self.path}{self.box or ''}"
         try:
             stat = Path(self.path).stat()
         except OSError:
             return f"missing {self.path}"
-        known = f"{Path(self.path).resolve()} {stat.st_size} {stat.st_mtime_ns} {self.span} {self.box}"
-        return hashlib.sha256(known.encode()).hexdigest()
+        identity = f"{Path(self.path).resolve()} {stat.st_size} {stat.st_mtime_ns} {self.span} {self.box}"
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+    def exists(self) -> bool:
+        """Return whether the bytes are in memory or the file exists; the file is not opened."""
+        return self.data is not None or Path(self.path).is_file()
 
     def read(self) -> bytes:
-        """The encoded file.
+        """Return the bytes of the encoded image.
 
         Raises:
             BadImage: it cannot be read.
@@ -69,10 +73,10 @@ class ImageRef:
             raise BadImage(f"{error.strerror}: {self.path}") from error
 
     def load(self) -> Tensor:
-        """``(3, H, W)`` uint8, RGB, cut to the box.
+        """Decode the image, cropped to its box, as ``(3, H, W)`` uint8, RGB.
 
         Raises:
-            BadImage: missing, corrupt, or a box without area.
+            BadImage: the image is missing or corrupt, or its box has no area.
         """
         pixels = decode(self.read(), self.name)
         if self.box is None:
@@ -80,17 +84,18 @@ class ImageRef:
         x, y, width, height = self.box
         if width < 1 or height < 1:
             raise BadImage(f"its box is empty: {self.name}")
-        return F.crop(pixels, y, x, height, width)
+        part: Tensor = F.crop(pixels, y, x, height, width)
+        return part
 
 
 class Choice(NamedTuple):
-    """One image and captions of which the first is right."""
+    """One image and two or more captions, of which the first is correct."""
 
     subset: str
     item: str  # unique within the subset
     image: ImageRef
     captions: tuple[str, ...]
-    group: str = ""  # what a macro average is taken over; "" is left out of it
+    group: str = ""  # the group that a macro average weights; "" is left out of it
 
 
 class Outcome(NamedTuple):
@@ -100,8 +105,8 @@ class Outcome(NamedTuple):
     item: str
     correct: bool
     tie: bool
-    margin: float  # score of the right answer less that of the best wrong one
-    chance: float  # of being right without knowing anything
+    margin: float  # score of the correct answer less the score of the best wrong one
+    chance: float  # probability of a correct answer by guessing
     image: str
     caption: str = ""
     rival: str = ""  # the best wrong answer

@@ -1,49 +1,57 @@
-"""DecodedImages with class labels: torchvision's data sets, and the WebDataset copies of CLIP_benchmark."""
+"""Images with class labels: torchvision's data sets, and the WebDataset copies of CLIP_benchmark."""
 
 import io
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torchvision.datasets as tv
+from numpy.typing import NDArray
 from PIL import Image
 
+from degla.compat.torchvision import image_files, labels
 from degla.evaluation.items import ImageRef
 from degla.models.imagenet import IMAGENET_CLASSES, IMAGENET_TEMPLATES
 
 
 class Labelled(NamedTuple):
-    """A test set and how its classes are put into words."""
+    """A test set, with the names of its classes and the templates of its prompts."""
 
     images: list[ImageRef]
     labels: list[int]
     classes: list[str]
-    templates: list[str]  # with {} where the class goes
+    templates: list[str]  # with {} for the name of the class
 
     def prompts(self) -> list[str]:
-        """``C * P`` texts, the prompts of a class together."""
+        """Return ``C * P`` texts, the prompts of one class after those of another."""
         return [template.replace("{}", name) for name in self.classes for template in self.templates]
 
 
 class Dataset(NamedTuple):
-    """Where a test set is found and how it is prompted."""
+    """How to read a test set, and how to prompt for its classes."""
 
-    open: Callable[[Path], object]  # torchvision's data set; raises where it is missing
-    files: Callable[[object], list]  # its image files, or arrays
-    labels: Callable[[object], list[int]]
-    classes: str  # attribute
-    webdataset: str  # name of the copy
+    open: Callable[[Path], Any]  # returns torchvision's data set; raises where it is missing
+    files: Callable[[Any], Iterable[Any]]  # its image files, or arrays of pixels
+    labels: Callable[[Any], Sequence[int]]
+    classes: str  # the attribute that holds the class names
+    webdataset: str  # name of the WebDataset copy
     templates: list[str]
     num_test: int | None
 
 
 def read_torchvision(name: str, root: Path) -> Labelled:
-    """The test split as torchvision lays it out.
+    """Read a test split in torchvision's layout; nothing is downloaded.
+
+    Args:
+        name: a key of ``DATASETS``.
+        root: folder of the data sets.
 
     Raises:
-        RuntimeError or FileNotFoundError: it is not there; nothing is downloaded.
+        RuntimeError: a data set is missing.
+        FileNotFoundError: a file is missing.
     """
     recipe = DATASETS[name]
     data = recipe.open(root)
@@ -56,7 +64,13 @@ def read_torchvision(name: str, root: Path) -> Labelled:
 
 
 def read_webdataset(name: str, root: Path) -> Labelled:
-    """``<root>/wds_<name>``: ``classnames.txt``, ``zeroshot_classification_templates.txt``, ``test/*.tar``.
+    """Read a copy in ``<root>/wds_<name>``.
+
+    The folder holds ``classnames.txt``, ``zeroshot_classification_templates.txt`` and ``test/*.tar``.
+
+    Args:
+        name: a key of ``DATASETS``.
+        root: folder of the copies.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -68,7 +82,8 @@ def read_webdataset(name: str, root: Path) -> Labelled:
     shards = sorted((folder / "test").glob("*.tar"), key=lambda path: (len(path.name), path.name))
     if not shards:
         raise FileNotFoundError(f"no shards in {folder / 'test'}")
-    images, labels = [], []
+    images: list[ImageRef] = []
+    numbers: list[int] = []
     for shard in shards:
         members: dict[str, ImageRef] = {}
         own: dict[str, int] = {}
@@ -76,28 +91,35 @@ def read_webdataset(name: str, root: Path) -> Labelled:
             for entry in archive:
                 stem, _, suffix = entry.name.partition(".")
                 if suffix == "cls":
-                    own[stem] = int(archive.extractfile(entry).read())
+                    own[stem] = int(_content(archive, entry))
                 elif suffix in ("jpg", "jpeg", "png", "webp"):
                     members[stem] = ImageRef(str(shard), span=(entry.offset_data, entry.size))
         if set(members) != set(own):
             raise ValueError(f"{shard}: {min(set(members) ^ set(own))} has not both an image and a label")
         images += members.values()
-        labels += [own[stem] for stem in members]
-    return Labelled(images, labels, classes, [template.replace("{c}", "{}") for template in templates if template])
+        numbers += [own[stem] for stem in members]
+    return Labelled(images, numbers, classes, [template.replace("{c}", "{}") for template in templates if template])
+
+
+def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(entry)
+    if file is None:
+        raise ValueError(f"{entry.name} is not a file")
+    return file.read()
 
 
 def _worded(name: str) -> str:
-    """A class as it is said, not as its folder is called."""
+    """Turn the name of a folder into words."""
     return " ".join(name.replace("_", " ").replace("/", " ").split())
 
 
-def _png(pixels) -> bytes:
+def _png(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-_LOOKS = ("photo of a", "blurry photo of a", "black and white photo of a", "low contrast photo of a")
+_LOOKS: tuple[str, ...] = ("photo of a", "blurry photo of a", "black and white photo of a", "low contrast photo of a")
 _LOOKS += ("high contrast photo of a", "bad photo of a", "good photo of a", "photo of a small", "photo of a big")
 _CIFAR = [f"a {look} {{}}." for look in _LOOKS]
 _CARS = ["a photo of a {}.", "a photo of the {}.", "a photo of my {}.", "i love my {}!"]
@@ -109,7 +131,7 @@ _CALTECH += ["a drawing of a {}.", "a doodle of a {}."]
 
 
 def _the(templates: list[str]) -> list[str]:
-    """The same once more with the definite article before the class, or where the first article stands."""
+    """Add each template once more with the definite article in place of the indefinite one."""
     again = []
     for template in templates:
         if " of a " in template:
@@ -140,8 +162,8 @@ DATASETS: dict[str, Dataset] = {
     ),
     "food101": Dataset(
         lambda root: tv.Food101(root, split="test"),
-        lambda data: data._image_files,
-        attrgetter("_labels"),
+        image_files,
+        labels,
         "classes",
         "food101",
         ["a photo of {}, a type of food."],
@@ -149,8 +171,8 @@ DATASETS: dict[str, Dataset] = {
     ),
     "pets": Dataset(
         lambda root: tv.OxfordIIITPet(root, split="test"),
-        lambda data: data._images,
-        attrgetter("_labels"),
+        image_files,
+        labels,
         "classes",
         "vtab-pets",
         ["a photo of a {}, a type of pet."],
@@ -158,8 +180,8 @@ DATASETS: dict[str, Dataset] = {
     ),
     "flowers102": Dataset(
         lambda root: tv.Flowers102(root, split="test"),
-        lambda data: data._image_files,
-        attrgetter("_labels"),
+        image_files,
+        labels,
         "classes",
         "vtab-flowers",
         ["a photo of a {}, a type of flower."],
@@ -167,17 +189,17 @@ DATASETS: dict[str, Dataset] = {
     ),
     "sun397": Dataset(
         tv.SUN397,
-        lambda data: data._image_files,
-        attrgetter("_labels"),
+        image_files,
+        labels,
         "classes",
         "sun397",
         _the(["a photo of a {}."]),
-        19_850,  # of CLIP's split; torchvision has all 108,754 images, and the table says so
+        19_850,  # of CLIP's split; torchvision has all 108,754 images, which a note under the table says
     ),
     "cars": Dataset(
         lambda root: tv.StanfordCars(root, split="test"),
-        lambda data: [path for path, _ in data._samples],
-        lambda data: [label for _, label in data._samples],
+        image_files,
+        labels,
         "classes",
         "cars",
         _CARS,
@@ -185,8 +207,8 @@ DATASETS: dict[str, Dataset] = {
     ),
     "dtd": Dataset(
         lambda root: tv.DTD(root, split="test"),
-        lambda data: data._image_files,
-        attrgetter("_labels"),
+        image_files,
+        labels,
         "classes",
         "vtab-dtd",
         _the([f"a photo of a {{}} {what}." for what in ("texture", "pattern", "thing", "object")]),
@@ -202,12 +224,12 @@ DATASETS: dict[str, Dataset] = {
         "categories",
         "vtab-caltech101",
         _the(_CALTECH),
-        6085,  # of VTAB's split; torchvision has none, and the table says so
+        6085,  # of VTAB's split; torchvision has no split, which a note under the table says
     ),
     "aircraft": Dataset(
         lambda root: tv.FGVCAircraft(root, split="test"),
-        lambda data: data._image_files,
-        attrgetter("_labels"),
+        image_files,
+        labels,
         "classes",
         "fgvc_aircraft",
         _the(["a photo of a {}, a type of aircraft."]),

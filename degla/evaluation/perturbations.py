@@ -1,4 +1,4 @@
-"""ARO's four ways of spoiling the order of words (Yuksekgonul et al. 2023, section 2), made once and kept."""
+"""ARO's four perturbations of word order (Yuksekgonul et al. 2023, section 2), made once and kept in a file."""
 
 import hashlib
 import json
@@ -6,111 +6,121 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from degla.artifacts import atomic_write
-from degla.errors import ConfigError
-from degla.evaluation.caption_files import Captioned
+from degla.errors import ConfigError, MissingDependencyError
+from degla.evaluation.caption_files import CaptionedImage
 
-_SPACY = "en_core_web_sm"  # what ARO's code uses
-_MAX_WORDS = 30
+_SPACY_MODEL = "en_core_web_sm"  # the model that ARO's code uses
+_MAX_WORDS = 30  # ARO truncates every caption to this length
 
+Words = Callable[[str], list[str]]
 Tag = Callable[[str], tuple[list[str], list[str]]]  # text -> tokens, and "noun", "adjective" or "other" for each
 
 
-def frozen_order(path: Path, captioned: Captioned, seed: int = 1) -> dict:
-    """The spoilt captions in ``path``; made from ``captioned`` and written there where the file is missing.
+def frozen_order(path: Path, captioned: Sequence[CaptionedImage], seed: int = 1) -> dict[str, Any]:
+    """Read the perturbed captions in a file; make them and write the file where it is missing.
 
-    The perturbations are random and depend on a tagger, so two machines that make their own measure two
-    benchmarks: the file is what makes numbers comparable.
+    The perturbations are random and depend on a tagger. Two machines that make their own measure two different
+    benchmarks, so numbers are comparable only with the same file.
+
+    Args:
+        path: the file.
+        captioned: images with their captions.
+        seed: seed of the random number generator that makes the perturbations.
 
     Returns:
-        ``tagger``, ``seed`` and ``items``: ``image`` and five ``captions``, the true one first.
+        ``tagger``, ``seed`` and ``items``: ``image`` and five ``captions``, the correct one first.
 
     Raises:
-        ConfigError: the file was made from other captions, or is missing and there is no tagger to make it.
+        ConfigError: the file was made from other captions.
+        MissingDependencyError: the file is missing, and no tagger is installed to make it.
     """
-    made_from = hashlib.sha256(json.dumps([(name, captions) for name, _, captions in captioned]).encode()).hexdigest()
+    captions = [(entry.name, entry.captions) for entry in captioned]
+    made_from = hashlib.sha256(json.dumps(captions).encode()).hexdigest()
     if not path.is_file():
         tagger, tag, words = _tagger()
         rng = random.Random(seed)
         items = [
             {"image": name, "captions": [cleaned(text) for text in (caption, *perturbed(caption, rng, tag, words))]}
-            for name, _, captions in tqdm(captioned, desc=f"Spoiling the order of words ({path.name})", disable=None)
-            for caption in captions
+            for name, texts in tqdm(captions, desc=f"Perturbing word order ({path.name})", disable=None)
+            for caption in texts
         ]
-        content = {"tagger": tagger, "seed": seed, "made_from": made_from, "items": items}
+        made = {"tagger": tagger, "seed": seed, "made_from": made_from, "items": items}
         with atomic_write(path) as partial:
-            partial.write_text(json.dumps(content, indent=0), encoding="utf-8")
-    content = json.loads(path.read_text(encoding="utf-8"))
+            partial.write_text(json.dumps(made, indent=0), encoding="utf-8")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if content.get("made_from") != made_from:
         raise ConfigError(f"{path} was made from other captions than those that are read now: delete it or move it")
     return content
 
 
-def perturbed(caption: str, rng: random.Random, tag: Tag, words: Callable[[str], list[str]]) -> list[str]:
-    """Nouns and adjectives shuffled among their own places; everything else shuffled; the words within each three
-    shuffled; the threes shuffled.
+def perturbed(caption: str, rng: random.Random, tag: Tag, words: Words) -> list[str]:
+    """Perturb the word order of a caption in four ways.
 
     Args:
-        caption: as it was written.
-        rng: the source of chance.
-        tag: splits into tokens and classes, for the first two.
-        words: splits into words, for the last two.
+        caption: the original text.
+        rng: the random number generator.
+        tag: splits a text into tokens and their classes, for the first two.
+        words: splits a text into words, for the last two.
+
+    Returns:
+        Nouns and adjectives shuffled among their own positions; everything else shuffled; the words within each
+        group of three shuffled; the groups of three shuffled.
     """
     tokens, classes = tag(caption)
-    both = _permuted(_permuted(tokens, classes, "noun", rng), classes, "adjective", rng)
-    others = _permuted(tokens, ["other" if kind == "other" else "kept" for kind in classes], "other", rng)
-    threes = [split[i : i + 3] for split in [words(caption)] for i in range(0, len(split), 3)]
+    nouns_and_adjectives = _shuffled(_shuffled(tokens, classes, "noun", rng), classes, "adjective", rng)
+    others = _shuffled(tokens, classes, "other", rng)
+    split = words(caption)
+    threes = [split[i : i + 3] for i in range(0, len(split), 3)]
     within = [word for three in threes for word in rng.sample(three, len(three))]
     between = [word for three in rng.sample(threes, len(threes)) for word in three]
-    return [" ".join(part) for part in (both, others, within, between)]
+    return [" ".join(part) for part in (nouns_and_adjectives, others, within, between)]
 
 
 def cleaned(caption: str) -> str:
-    """What ARO does to every caption, true or spoilt: lower case, no marks, at most 30 words."""
+    """Clean a caption as ARO does: lower case, without punctuation marks, at most 30 words."""
     caption = re.sub(r"[.!\"()*#:;~]", " ", caption.lower())
     return " ".join(re.sub(r"\s{2,}", " ", caption).rstrip("\n").strip(" ").split(" ")[:_MAX_WORDS])
 
 
-def _permuted(tokens: Sequence[str], classes: Sequence[str], which: str, rng: random.Random) -> list[str]:
+def _shuffled(tokens: Sequence[str], classes: Sequence[str], which: str, rng: random.Random) -> list[str]:
+    """Shuffle the tokens of one class among their own positions."""
     members = [token for token, kind in zip(tokens, classes, strict=True) if kind == which]
     replacement = iter(rng.sample(members, len(members)))
     return [next(replacement) if kind == which else token for token, kind in zip(tokens, classes, strict=True)]
 
 
-def _tagger() -> tuple[str, Tag, Callable[[str], list[str]]]:
-    """ARO's own tagger where it is installed, else one that can be had from a package registry; by name."""
+def _tagger() -> tuple[str, Tag, Words]:
+    """Return the name of a tagger, and its functions: ARO's own where it is installed, else HanTa."""
     try:
         from nltk.tokenize import NLTKWordTokenizer
     except ImportError as error:
-        raise ConfigError(
-            "benchmark.aro: the word orders are spoilt by a tagger: pip install 'degla[order]'"
-        ) from error
-    words = NLTKWordTokenizer().tokenize
+        raise _missing_tagger() from error
+    words: Words = NLTKWordTokenizer().tokenize
     try:
         import spacy
 
-        nlp = spacy.load(_SPACY, disable=["parser", "ner", "lemmatizer"])
+        nlp = spacy.load(_SPACY_MODEL, disable=["parser", "ner", "lemmatizer"])
     except (ImportError, OSError):
         return (*_hanta(words), words)
-    kinds = dict.fromkeys(("NN", "NNS", "NNP", "NNPS"), "noun") | dict.fromkeys(("JJ", "JJR", "JJS"), "adjective")
+    classes = dict.fromkeys(("NN", "NNS", "NNP", "NNPS"), "noun") | dict.fromkeys(("JJ", "JJR", "JJS"), "adjective")
 
     def tag(text: str) -> tuple[list[str], list[str]]:
         doc = nlp(text)
-        return [token.text for token in doc], [kinds.get(token.tag_, "other") for token in doc]
+        return [token.text for token in doc], [classes.get(token.tag_, "other") for token in doc]
 
-    return f"spaCy {_SPACY} {nlp.meta['version']}", tag, words
+    return f"spaCy {_SPACY_MODEL} {nlp.meta['version']}", tag, words
 
 
-def _hanta(words: Callable[[str], list[str]]) -> tuple[str, Tag]:
+def _hanta(words: Words) -> tuple[str, Tag]:
     try:
         from HanTa import HanoverTagger
     except ImportError as error:
-        raise ConfigError(
-            "benchmark.aro: the word orders are spoilt by a tagger: pip install 'degla[order]'"
-        ) from error
+        raise _missing_tagger() from error
     tagger = HanoverTagger.HanoverTagger("morphmodel_en.pgz")
 
     def tag(text: str) -> tuple[list[str], list[str]]:
@@ -119,3 +129,7 @@ def _hanta(words: Callable[[str], list[str]]) -> tuple[str, Tag]:
         return tokens, ["noun" if t[:1] == "N" else "adjective" if t[:2] == "AJ" else "other" for t in tags]
 
     return "HanTa morphmodel_en (not ARO's spaCy: another benchmark)", tag
+
+
+def _missing_tagger() -> MissingDependencyError:
+    return MissingDependencyError.for_extra("the word-order items of ARO are made with a tagger", "order")

@@ -1,4 +1,7 @@
-"""Features to margins: how much closer the right answer is than the best wrong one. A tie is lost."""
+"""From features to margins: the score of the correct answer less that of the best wrong one; a tie is lost.
+
+N items, C captions or classes, P prompts, D embedding.
+"""
 
 from typing import Literal
 
@@ -13,14 +16,14 @@ Ties = Literal["lost", "original"]
 
 
 def choice_margins(image_features: Tensor, caption_features: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine of an image with its caption, less that with the best of its false captions.
+    """Return the cosine of each image with its caption, less that with the best of its wrong captions.
 
     Args:
         image_features: ``(N, D)``, float32, unit norm.
-        caption_features: ``(N, C, D)``, unit norm, the right one first.
+        caption_features: ``(N, C, D)``, unit norm, the correct one first.
 
     Returns:
-        ``(N,)`` margins, and ``(N,)`` which false caption was best, from 1 on.
+        ``(N,)`` margins, and ``(N,)`` int64 indices of the best wrong captions, from 1 on.
     """
     scores = torch.einsum("nd,ncd->nc", image_features.float(), caption_features.float())
     best = scores[:, 1:].max(1)
@@ -30,19 +33,19 @@ def choice_margins(image_features: Tensor, caption_features: Tensor) -> tuple[Te
 def class_margins(
     image_features: Tensor, labels: Tensor, classifier: Tensor, names: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosine of an image with its class, less that with the best other class.
+    """Return the cosine of each image with its class, less that with the best other class.
 
-    ImageNet has two classes called "missile" and two called "sunglasses", whose scores are the same whatever the
-    model: between such twins the first wins, as with an argmax.
+    ImageNet has two classes called "missile" and two called "sunglasses". Their scores are the same for any model.
+    Between such twins the first wins, as with an argmax.
 
     Args:
         image_features: ``(N, D)``, unit norm.
-        labels: ``(N,)`` class numbers.
+        labels: ``(N,)`` class indices.
         classifier: ``(C, D)``, unit norm, from ``prompt_classifier``.
-        names: ``(C,)`` equal numbers for classes that are called the same; None where all differ.
+        names: ``(C,)`` equal numbers for classes with the same name; None where all names differ.
 
     Returns:
-        ``(N,)`` margins, and ``(N,)`` which other class was best.
+        ``(N,)`` margins, and ``(N,)`` int64 indices of the best other classes.
     """
     scores = image_features.float() @ classifier.T.float()
     own = scores.gather(1, labels[:, None]).squeeze(1)
@@ -55,7 +58,7 @@ def class_margins(
 
 
 def prompt_classifier(prompt_features: Tensor) -> Tensor:
-    """One vector a class: the mean of its prompts, normalised again (Radford et al. 2021, section 3.1.4).
+    """Return one vector per class: the normalized mean of its prompts (Radford et al. 2021, section 3.1.4).
 
     Args:
         prompt_features: ``(C, P, D)``, unit norm.
@@ -66,27 +69,30 @@ def prompt_classifier(prompt_features: Tensor) -> Tensor:
     return F.normalize(prompt_features.mean(1), dim=-1)
 
 
-def judged(margins: Tensor, ties_win: bool = False) -> tuple[Tensor, Tensor]:
-    """``(N,)`` which are right, and ``(N,)`` which are ties.
+def correct_and_tied(margins: Tensor, ties_are_correct: bool = False) -> tuple[Tensor, Tensor]:
+    """Decide which margins count as correct answers, and which are ties.
 
     Args:
         margins: ``(N,)``.
-        ties_win: count a tie as right, as a plain argmax with the right answer first does.
+        ties_are_correct: count a tie as correct, as an argmax with the correct answer first does.
+
+    Returns:
+        ``(N,)`` bool correct, and ``(N,)`` bool tied.
     """
-    ties = margins.abs() <= TIE
-    return ((margins > 0) & ~ties) | (ties & ties_win), ties
+    tied = margins.abs() <= TIE
+    return ((margins > 0) & ~tied) | (tied & ties_are_correct), tied
 
 
 def retrieval_ranks(queries: Tensor, gallery: Tensor, owners: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """How many wrong entries score as high as the best right one or higher.
+    """Count the wrong gallery entries that score as high as the best correct one, or higher.
 
-    A wrong entry that ties with the right one counts as ranked before it, so a constant encoder finds nothing.
+    A wrong entry that ties with the correct one is ranked before it, so a constant encoder finds nothing.
 
     Args:
         queries: ``(Q, D)``, unit norm.
         gallery: ``(G, D)``, unit norm.
         owners: ``(Q,)`` id of what each query looks for.
-        targets: ``(G,)`` id of each entry; an entry is right where the ids are equal.
+        targets: ``(G,)`` id of each entry; an entry is correct where the ids are equal.
 
     Returns:
         ``(Q,)`` int64 ranks from 0, and ``(Q,)`` margins against the best wrong entry.
@@ -94,10 +100,10 @@ def retrieval_ranks(queries: Tensor, gallery: Tensor, owners: Tensor, targets: T
     ranks, margins = [], []
     for start in range(0, len(queries), 1024):
         scores = queries[start : start + 1024].float() @ gallery.T.float()
-        right = owners[start : start + 1024, None] == targets[None]
-        best_right = scores.masked_fill(~right, float("-inf")).amax(1)
-        wrong = scores.masked_fill(right, float("-inf"))
-        # Not "higher or equal": of a comparison with NaN neither holds, and a broken model must not be first.
-        ranks.append((~right & ~(scores < best_right[:, None] - TIE)).sum(1))
-        margins.append(best_right - wrong.amax(1))
+        correct = owners[start : start + 1024, None] == targets[None]
+        best_correct = scores.masked_fill(~correct, float("-inf")).amax(1)
+        wrong = scores.masked_fill(correct, float("-inf"))
+        # Not "score >= best": with NaN that is False, and a model that gives NaN must not be ranked first.
+        ranks.append((~correct & ~(scores < best_correct[:, None] - TIE)).sum(1))
+        margins.append(best_correct - wrong.amax(1))
     return torch.cat(ranks), torch.cat(margins)

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from degla.evaluation.items import ImageRef
 from degla.report.benchmark_results import Evaluation
-from degla.report.benchmark_tables import BenchmarkTable, benchmark_table
+from degla.report.benchmark_tables import BenchmarkTable
 from degla.report.explorer import write_explorer
 from degla.report.figures import png_bytes
 from degla.report.run_report import PAGE_STYLE
@@ -63,7 +63,7 @@ def print_tables(tables: Sequence[BenchmarkTable], folder: Path) -> None:
             lines = [list(column) for column in zip(*lines, strict=True)]
         shown = Table(Column(lines[0][0], no_wrap=True), *lines[0][1:], title=f"{table.benchmark}, percent")
         for place, row in enumerate(lines[1:]):
-            aside = width <= console.width and (place < table.published or row[0].startswith("  "))
+            aside = width <= console.width and (place < table.num_published or row[0].startswith("  "))
             shown.add_row(*row, style="dim" if aside else None)
         console.print(shown)
         for note in table.notes:
@@ -71,12 +71,6 @@ def print_tables(tables: Sequence[BenchmarkTable], folder: Path) -> None:
     for name in ("report.html", "explorer.html", "results.json", "items.parquet"):
         if (folder / name).exists():
             console.print(f"{name:<14} {folder / name}", soft_wrap=True, markup=False, highlight=False)
-
-
-def benchmark_tables(evaluations: Sequence[Evaluation]) -> list[BenchmarkTable]:
-    """One a benchmark, of all that were measured."""
-    names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.benchmarks)
-    return [benchmark_table(evaluations, name) for name in names]
 
 
 def _markdown(table: BenchmarkTable) -> str:
@@ -89,7 +83,7 @@ def _markdown(table: BenchmarkTable) -> str:
 def _html(table: BenchmarkTable) -> str:
     heads = "".join(f"<th>{html.escape(head)}" for head in ("model", *table.heads))
     rows = "".join(
-        ("<tr class=aside>" if place < table.published or row[0].startswith("  ") else "<tr>")
+        ("<tr class=aside>" if place < table.num_published or row[0].startswith("  ") else "<tr>")
         + "".join(f"<td>{html.escape(cell)}" for cell in row)
         for place, row in enumerate(table.rows)
     )

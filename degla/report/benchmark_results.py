@@ -19,15 +19,15 @@ _COLUMNS_OF_FORMAT_1 = {"right": "correct", "picture": "image"}  # format 2 rena
 
 
 class Evaluation(NamedTuple):
-    """One model, measured."""
+    """The results of one model."""
 
     folder: Path
     label: str
-    benchmarks: dict[str, dict]
-    record: dict
+    benchmarks: dict[str, dict[str, Any]]  # name -> scores and protocol
+    record: dict[str, Any]  # the whole of results.json
 
     def outcomes(self, benchmark: str) -> list[Outcome]:
-        """The answers to every item."""
+        """Read the answers to every item of a benchmark."""
         table = pq.read_table(self.folder / "items.parquet", filters=[("benchmark", "==", benchmark)])
         table = table.rename_columns([_COLUMNS_OF_FORMAT_1.get(name, name) for name in table.column_names])
         return [Outcome(**{name: row[name] for name in Outcome._fields}) for row in table.to_pylist()]
@@ -37,26 +37,24 @@ def write_results(
     folder: Path,
     label: str,
     model: Mapping[str, Any],
-    benchmarks: Mapping[str, dict],
+    benchmarks: Mapping[str, dict[str, Any]],
     results: Mapping[str, Result],
     seconds: float,
     num_encoded: Mapping[str, int],
 ) -> None:
-    """Write both files, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    columns: dict[str, list] = {"benchmark": [], **{name: [] for name in Outcome._fields}, "blind_right": []}
-    for name, result in results.items():
-        blind = {(outcome.subset, outcome.item): outcome.correct for outcome in result.blind}
-        for outcome in result.outcomes:
-            columns["benchmark"].append(name)
-            columns["blind_right"].append(blind.get((outcome.subset, outcome.item)))
-            for field, value in zip(Outcome._fields, outcome, strict=True):
-                columns[field].append(value)
-    schema = {"correct": pa.bool_(), "tie": pa.bool_(), "blind_right": pa.bool_()}
-    schema |= {"margin": pa.float32(), "chance": pa.float32()}
-    table = pa.table({name: pa.array(values, schema.get(name, pa.string())) for name, values in columns.items()})
+    """Write ``items.parquet``, then ``results.json``; a kill leaves each file whole or absent.
+
+    Args:
+        folder: where to write; created where it is missing.
+        label: name of the model in tables.
+        model: what the model is: name, weights, fingerprint.
+        benchmarks: name -> record, from ``benchmark_records``.
+        results: name -> answers, from ``run_benchmarks``.
+        seconds: duration of the evaluation.
+        num_encoded: number of images and texts that were encoded.
+    """
     with atomic_write(folder / "items.parquet") as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(_items_table(results), partial, compression="zstd")
     content = {
         "format": FORMAT,
         "label": label,
@@ -74,10 +72,10 @@ def write_results(
 
 
 def read_results(folder: Path) -> Evaluation:
-    """Read what ``write_results`` wrote.
+    """Read the results that ``write_results`` wrote.
 
     Raises:
-        ConfigError: there is nothing, or it is of another format.
+        ConfigError: the folder holds no results, or results of another format.
     """
     path = folder / "results.json"
     if not path.is_file() or not (folder / "items.parquet").is_file():
@@ -89,16 +87,35 @@ def read_results(folder: Path) -> Evaluation:
 
 
 def protocol_differences(evaluations: Sequence[Evaluation], benchmark: str) -> list[str]:
-    """Where the rules or the data of one benchmark were not the same, a sentence each."""
+    """Return one sentence for each evaluation whose rules or data differ from those of the first.
+
+    Args:
+        evaluations: those that did not measure the benchmark are left out.
+        benchmark: its name.
+    """
     measured = [evaluation for evaluation in evaluations if benchmark in evaluation.benchmarks]
     sentences = []
     for other in measured[1:]:
-        ours, theirs = (evaluation.benchmarks[benchmark]["protocol"] for evaluation in (measured[0], other))
-        keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        first, second = (evaluation.benchmarks[benchmark]["protocol"] for evaluation in (measured[0], other))
+        keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
         if keys:
-            parts = "; ".join(f"{key}: {_short(ours.get(key))} against {_short(theirs.get(key))}" for key in keys)
+            parts = "; ".join(f"{key}: {_short(first.get(key))} against {_short(second.get(key))}" for key in keys)
             sentences.append(f"{measured[0].label} and {other.label} were not measured alike: {parts}.")
     return sentences
+
+
+def _items_table(results: Mapping[str, Result]) -> pa.Table:
+    columns: dict[str, list[Any]] = {"benchmark": [], **{name: [] for name in Outcome._fields}, "blind_right": []}
+    for name, result in results.items():
+        without_image = {(outcome.subset, outcome.item): outcome.correct for outcome in result.no_image}
+        for outcome in result.outcomes:
+            columns["benchmark"].append(name)
+            columns["blind_right"].append(without_image.get((outcome.subset, outcome.item)))
+            for field, value in zip(Outcome._fields, outcome, strict=True):
+                columns[field].append(value)
+    types = {"correct": pa.bool_(), "tie": pa.bool_(), "blind_right": pa.bool_()}
+    types |= {"margin": pa.float32(), "chance": pa.float32()}
+    return pa.table({name: pa.array(values, types.get(name, pa.string())) for name, values in columns.items()})
 
 
 def _short(value: Any) -> str:

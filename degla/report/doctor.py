@@ -16,18 +16,18 @@ def print_survey(tasks: Mapping[str, Task]) -> None:
     advice: dict[str, None] = {}
     for name, task in track(tasks.items(), "Looking", console=console, transient=True):
         for row in task.survey():
-            whole = row.num_items and row.official in (None, row.num_items)
+            whole = row.num_items and row.official_count in (None, row.num_items)
             images = f"{row.num_found} of {row.num_images}" if row.num_items else "-"
             table.add_row(
                 name,
-                row.subset,
+                row.part,
                 f"[{'green' if whole else 'red'}]{row.num_items or 'missing'}[/]",
-                "-" if row.official is None else str(row.official),
+                "-" if row.official_count is None else str(row.official_count),
                 f"[{'green' if row.num_found == row.num_images else 'red'}]{images}[/]",
             )
             if row.missing:
-                what = row.missing if row.num_items == 0 else f"benchmark.{name}: {row.missing}; {row.get_it}"
-                advice.setdefault(what.removesuffix(f"; {row.get_it}") + f"\n    {row.get_it}")
+                what = row.missing if row.num_items == 0 else f"benchmark.{name}: {row.missing}; {row.download_hint}"
+                advice.setdefault(what.removesuffix(f"; {row.download_hint}") + f"\n    {row.download_hint}")
     console.print(table)
     for line in advice:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from degla.evaluation import Encoder, FeatureStore
-from degla.evaluation.features import Blind
+from degla.evaluation.features import NoImageFeatures
 from degla.evaluation.items import ImageRef
 from degla.models import load_clip
 from tests.helpers.benchmarks import write_image
@@ -82,7 +82,7 @@ def test_kept_on_disk_by_model_and_file(shipped, images, tmp_path):
 
 
 def test_what_was_encoded_before_a_stop_stays(shipped, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("degla.evaluation.features._SHARD", 2)
+    monkeypatch.setattr("degla.evaluation.feature_table._ROWS_PER_FILE", 2)
     encoder = Encoder(shipped, batch_size=2)
     features = FeatureStore(encoder, tmp_path / "kept", progress=False)
     real, calls = encoder.encode_images, []
@@ -136,9 +136,9 @@ def test_a_picture_inside_an_archive_and_a_part_of_one(tmp_path):
 def test_blind_sees_one_grey_picture(shipped, images):
     features = FeatureStore(Encoder(shipped), progress=False)
     features.add(images, TEXTS)
-    blind = Blind(features)
-    assert (blind.image_features(images) == blind.image_features(images[:1])).all()
-    assert torch.equal(blind.text_features(TEXTS), features.text_features(TEXTS))
+    baseline = NoImageFeatures(features)
+    assert (baseline.image_features(images) == baseline.image_features(images[:1])).all()
+    assert torch.equal(baseline.text_features(TEXTS), features.text_features(TEXTS))
 
 
 def _on_rank(rank, world_size, folder, cache):

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from degla.errors import ConfigError
-from degla.evaluation import Encoder, FeatureStore, evaluate, record
-from degla.evaluation.caption_files import read_captioned
+from degla.evaluation import Encoder, FeatureStore, benchmark_records, run_benchmarks
+from degla.evaluation.caption_files import read_caption_file
 from degla.evaluation.perturbations import cleaned, frozen_order
 from degla.evaluation.tasks.retrieval import Retrieval
 from degla.evaluation.tasks.sugarcrepe import SugarCrepe
@@ -33,8 +33,8 @@ def valse(shared, root, **arguments):
 
 def test_sugarcrepe_counts(shared, tmp_path):
     task = SugarCrepe(annotations=str(shared / "sugarcrepe"), images=str(tmp_path / "val2017"))
-    counts = {row.subset: row.num_items for row in task.survey()}
-    assert counts == task.official and sum(counts.values()) == 7511
+    counts = {row.part: row.num_items for row in task.survey()}
+    assert counts == task.official_counts and sum(counts.values()) == 7511
     assert len(task.list_images()) == 1560 and not task.problems
     swapped = [choice.item for choice in task.choices if choice.subset == "swap_obj"]
     assert "108" not in swapped and swapped[-1] == "245" and len(swapped) == 245
@@ -48,7 +48,7 @@ def test_sugarcrepe_counts(shared, tmp_path):
 
 def test_valse_counts_by_file(shared, tmp_path):
     task, everything = valse(shared, tmp_path), valse(shared, tmp_path, min_votes=0)
-    assert {row.subset: row.num_items for row in task.survey()} == task.official
+    assert {row.part: row.num_items for row in task.survey()} == task.official_counts
     assert len(task.choices) == 7702 and len(everything.choices) == 8782
     counts = {
         source: sum(source in choice.image.path for choice in task.choices if "standard" in choice.subset)
@@ -57,7 +57,7 @@ def test_valse_counts_by_file(shared, tmp_path):
     assert counts == {"coco_train2014": 493, "coco_val2014": 215}
     found = task.outcomes(RandomFeatures())
     assert sum(outcome.subset == "coreference-standard-unseen" for outcome in found) == 215
-    accuracy = {s: sum(o.correct for o in found if o.subset == s) / n for s, n in task.official.items()}
+    accuracy = {s: sum(o.correct for o in found if o.subset == s) / n for s, n in task.official_counts.items()}
     means = task.means(accuracy)
     assert means["average"] == pytest.approx(sum(accuracy.values()) / 11)
     counting = [accuracy[f"counting-{kind}"] for kind in ("hard", "small-quant", "adversarial")]
@@ -66,7 +66,7 @@ def test_valse_counts_by_file(shared, tmp_path):
 
 def test_coco_karpathy_counts(shared, tmp_path):
     task = Retrieval(str(shared / "coco_karpathy" / "coco_karpathy_test.json"), str(tmp_path), 5000)
-    captioned = read_captioned(task, task.captions, tmp_path)
+    captioned = read_caption_file(task, task.captions, tmp_path)
     assert len(captioned) == 5000 and sum(len(captions) for _, _, captions in captioned) == 25010
     assert task.survey()[0][:5] == ("images", 5000, 5000, 5000, 0)
 
@@ -89,11 +89,11 @@ def test_vit_b_32_sees_each_picture_and_each_caption_of_sugarcrepe_once(shared, 
 
         monkeypatch.setattr(model, f"encode_{what}", counting, raising=False)
     features = FeatureStore(Encoder(model, batch_size=128), progress=False)
-    results = evaluate({"sugarcrepe": task}, features)
+    results = run_benchmarks({"sugarcrepe": task}, features)
     texts = {caption for choice in task.choices for caption in choice.captions}
     assert seen == {"image": 1560, "text": len(texts)}
-    scored = record({"sugarcrepe": task}, results, features)["sugarcrepe"]
-    assert {name: subset["num_items"] for name, subset in scored["subsets"].items()} == task.official
+    scored = benchmark_records({"sugarcrepe": task}, results, features)["sugarcrepe"]
+    assert {name: subset["num_items"] for name, subset in scored["subsets"].items()} == task.official_counts
     assert scored["protocol"]["activation"] == "gelu" and scored["protocol"]["ties"] == "lost"
     json.dumps(scored)
 
@@ -103,17 +103,17 @@ def test_retrieval_and_order_on_real_photos(flickr, tmp_path):
     task = Retrieval(str(flickr / "captions.txt"), str(flickr / "images"), 1000, name="flickr8k_retrieval")
     assert len(task.captioned) == 1000
     features = FeatureStore(Encoder(load_clip("degla-scenes", "plain_clip")), progress=False)
-    results = evaluate({"flickr8k": task}, features)
-    scored = record({"flickr8k": task}, results, features)["flickr8k"]
+    results = run_benchmarks({"flickr8k": task}, features)
+    scored = benchmark_records({"flickr8k": task}, results, features)["flickr8k"]
     assert scored["subsets"]["text_to_image_r@1"]["num_items"] == 5000
     assert scored["subsets"]["image_to_text_r@5"]["num_items"] == 1000
     assert features.num_encoded["images"] == 1000 and scored["num_left_out"] == 0
     recalls = [scored["subsets"][f"image_to_text_r@{k}"]["accuracy"] for k in (1, 5, 10)]
     assert recalls == sorted(recalls)
     order = WordOrder(str(flickr / "captions.txt"), str(flickr / "images"), str(tmp_path / "order.json"))
-    results = evaluate({"order": order}, features, blind=True)
+    results = run_benchmarks({"order": order}, features, no_image_baseline=True)
     assert len(results["order"].outcomes) == 5000 and features.num_encoded["images"] == 1000
-    scored = record({"order": order}, results, features)["order"]
+    scored = benchmark_records({"order": order}, results, features)["order"]
     assert scored["protocol"]["tagger"] and set(scored["protocol"]["data"]) == {"captions.txt", "order.json"}
     true = [caption for _, _, captions in task.captioned for caption in captions]
     changed = 0

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from degla.data.scenes import GENERAL_TASKS, SUBSETS, general_examples, suite_items
-from degla.evaluation import Encoder, FeatureStore, evaluate, point_estimates
+from degla.errors import ConfigError
+from degla.evaluation import Encoder, FeatureStore, point_estimates, run_benchmarks
 from degla.evaluation.tasks.scenes import Scenes
-from degla.evaluation.text_only import text_only_accuracy
 from degla.models import load_clip
+from tests.helpers.text_only import text_only_accuracy
 
 NEEDS_NO_PICTURE = {"add_obj", "add_att", "order"}  # longer, or no English
 
@@ -35,7 +36,7 @@ def test_texts_alone_are_at_chance_where_they_should_be(benchmark, subset):
 def test_the_shipped_model_knows_things_and_not_their_order(shipped):
     """What docs/scenes.md says of it, on the validation split."""
     task = Scenes("validation", num_items=100)
-    found = evaluate({"scenes": task}, FeatureStore(Encoder(shipped), progress=False))["scenes"].outcomes
+    found = run_benchmarks({"scenes": task}, FeatureStore(Encoder(shipped), progress=False))["scenes"].outcomes
     scores, means = point_estimates(task, found)
     assert means["general"] > 0.95
     for name in ("sugarcrepe/swap_obj", "sugarcrepe/swap_att", "aro/relation", "aro/attribution", "valse/spatial"):
@@ -49,7 +50,7 @@ def test_a_model_that_sees_nothing_scores_nothing(shipped, monkeypatch):
     constant = torch.nn.functional.normalize(torch.ones(1, 128), dim=-1)
     monkeypatch.setattr(shipped, "encode_text", lambda tokens: constant.expand(len(tokens), 128), raising=False)
     task = Scenes("test", num_items=6)
-    found = evaluate({"scenes": task}, FeatureStore(Encoder(shipped), progress=False))["scenes"].outcomes
+    found = run_benchmarks({"scenes": task}, FeatureStore(Encoder(shipped), progress=False))["scenes"].outcomes
     assert len(found) == 6 * 19 and not any(outcome.correct for outcome in found)
     assert all(outcome.tie for outcome in found)
 
@@ -64,5 +65,5 @@ def test_general_images(name):
 
 
 def test_unknown_split_is_refused():
-    with pytest.raises(ValueError, match="split=train must be one of validation, test"):
+    with pytest.raises(ConfigError, match="split=train must be one of validation, test"):
         Scenes("train")

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from degla.evaluation.scoring import choice_margins, class_margins, judged, prompt_classifier, retrieval_ranks
-from degla.evaluation.text_only import text_only_accuracy
+from degla.evaluation.scoring import choice_margins, class_margins, correct_and_tied, prompt_classifier, retrieval_ranks
+from tests.helpers.text_only import text_only_accuracy
 
 
 def unit(*rows):
@@ -25,15 +25,15 @@ def test_choice_by_hand():
     margins, rivals = choice_margins(images, captions)
     assert margins.tolist() == pytest.approx([1, 0.5**0.5 - 1, 0, 0.5**0.5], abs=1e-6)
     assert rivals.tolist()[1:3] == [2, 1]
-    rights, ties = judged(margins)
+    rights, ties = correct_and_tied(margins)
     assert rights.tolist() == [True, False, False, True] and ties.tolist() == [False, False, True, False]
-    assert judged(margins, ties_win=True)[0].tolist() == [True, False, True, True]
+    assert correct_and_tied(margins, ties_are_correct=True)[0].tolist() == [True, False, True, True]
 
 
 def test_a_constant_encoder_scores_nothing():
     same = unit([1, 2, 3]).expand(7, 3)
-    assert not judged(choice_margins(same, same[:, None].expand(7, 3, 3))[0])[0].any()
-    assert not judged(class_margins(same, torch.arange(7), same)[0])[0].any()
+    assert not correct_and_tied(choice_margins(same, same[:, None].expand(7, 3, 3))[0])[0].any()
+    assert not correct_and_tied(class_margins(same, torch.arange(7), same)[0])[0].any()
     ranks, _ = retrieval_ranks(same, same, torch.arange(7), torch.arange(7))
     assert ranks.tolist() == [6] * 7  # last, not first
 
@@ -42,7 +42,7 @@ def test_a_tie_but_for_rounding_is_a_tie():
     image = F.normalize(torch.rand(50, 64), dim=-1)
     text = F.normalize(torch.rand(50, 64), dim=-1)
     margins, _ = choice_margins(image, torch.stack([text, text + 1e-8 * torch.randn(50, 64)], 1))
-    rights, ties = judged(margins)
+    rights, ties = correct_and_tied(margins)
     assert not rights.any() and ties.all()
 
 
@@ -54,7 +54,7 @@ def test_classes_by_the_mean_of_their_prompts():
     labels = torch.tensor([0, 1, 0, 1])
     margins, rivals = class_margins(images, labels, classifier)
     expected = [int((classifier @ image).argmax() == label) for image, label in zip(images, labels, strict=True)]
-    assert expected == [1, 1, 0, 1] == judged(margins)[0].int().tolist()
+    assert expected == [1, 1, 0, 1] == correct_and_tied(margins)[0].int().tolist()
     assert rivals.tolist() == [1, 0, 1, 0]
 
 
@@ -81,15 +81,15 @@ def test_a_broken_model_finds_nothing():
         assert (ranks == 3).all()
     ranks, _ = retrieval_ranks(torch.eye(4, 3)[:1], one, torch.tensor([0]), torch.tensor([0, 0, 2, 3]))
     assert ranks.tolist() == [2]
-    assert not judged(choice_margins(nan, nan[:, None].expand(4, 2, 3))[0])[0].any()
-    assert not judged(class_margins(nan, ids % 3, torch.eye(3))[0])[0].any()
+    assert not correct_and_tied(choice_margins(nan, nan[:, None].expand(4, 2, 3))[0])[0].any()
+    assert not correct_and_tied(class_margins(nan, ids % 3, torch.eye(3))[0])[0].any()
 
 
 def test_of_two_classes_of_one_name_the_first_wins_as_in_an_argmax():
     classifier = torch.eye(3)[[0, 1, 1, 2]]
     images, labels = torch.eye(3)[[1, 1, 0, 2]], torch.tensor([1, 2, 0, 3])
-    plain, _ = judged(class_margins(images, labels, classifier)[0])
-    named, _ = judged(class_margins(images, labels, classifier, torch.tensor([0, 1, 1, 2]))[0])
+    plain, _ = correct_and_tied(class_margins(images, labels, classifier)[0])
+    named, _ = correct_and_tied(class_margins(images, labels, classifier, torch.tensor([0, 1, 1, 2]))[0])
     assert plain.tolist() == [False, False, True, True] and named.tolist() == [True, False, True, True]
 
 

@@ -7,16 +7,13 @@ import numpy as np
 import pytest
 
 from degla.evaluation.items import Outcome
-from degla.evaluation.statistics import counted, differences, point_estimates, scores
+from degla.evaluation.statistics import count_outcomes, differences, point_estimates, score_table
 from degla.evaluation.task import Task, mean
 
 
 class Plain(Task):
-    official = {"a": None, "b": None}
-    macro = ("b",)
-
     def __init__(self):
-        super().__init__("plain")
+        super().__init__("plain", official_counts={"a": None, "b": None}, macro_averaged=["b"])
 
     def list_images(self):
         return []
@@ -27,8 +24,8 @@ class Plain(Task):
     def outcomes(self, features):
         return []
 
-    def survey(self):
-        return []
+    def survey_part(self, part):
+        return 0, []
 
 
 def outcome(subset, item, right, group="", image=None, tie=False):
@@ -54,7 +51,7 @@ def test_micro_macro_and_means_against_loops():
         macro = sum(sum(o.correct for o in own if o.group == g) / sum(o.group == g for o in own) for g in groups) / len(
             groups
         )
-        scored = scores(Plain(), found)["subsets"][subset]
+        scored = score_table(Plain(), found)["subsets"][subset]
         assert scored["micro"] == pytest.approx(micro, abs=1e-6)
         assert scored["macro"] == pytest.approx(macro, abs=1e-6)
         assert scored["accuracy"] == pytest.approx(macro if subset == "b" else micro, abs=1e-6)
@@ -65,7 +62,7 @@ def test_micro_macro_and_means_against_loops():
 
 def test_interval_is_the_binomial_one_where_every_item_has_its_picture():
     found = [outcome("a", i, i % 10 < 8) for i in range(1000)] + [outcome("b", 0, True)]
-    low, high = scores(Plain(), found)["subsets"]["a"]["interval"]
+    low, high = score_table(Plain(), found)["subsets"]["a"]["interval"]
     half = 1.96 * (0.8 * 0.2 / 1000) ** 0.5
     assert low == pytest.approx(0.8 - half, abs=0.006) and high == pytest.approx(0.8 + half, abs=0.006)
 
@@ -73,13 +70,13 @@ def test_interval_is_the_binomial_one_where_every_item_has_its_picture():
 def test_items_of_one_picture_are_not_independent():
     """Fifty images, answered all right or all wrong: as uncertain as fifty items, not as a thousand."""
     found = [outcome("a", i, i % 50 < 40, image=f"{i % 50}.jpg") for i in range(1000)] + [outcome("b", 0, True)]
-    low, high = scores(Plain(), found)["subsets"]["a"]["interval"]
+    low, high = score_table(Plain(), found)["subsets"]["a"]["interval"]
     assert high - low == pytest.approx(2 * 1.96 * (0.8 * 0.2 / 50) ** 0.5, rel=0.15)
 
 
 def test_no_mean_where_a_subset_has_no_answer():
-    assert scores(Plain(), [outcome("a", 0, True)])["means"] == {}
-    assert scores(Plain(), [])["subsets"] == {}
+    assert score_table(Plain(), [outcome("a", 0, True)])["means"] == {}
+    assert score_table(Plain(), [])["subsets"] == {}
 
 
 def test_difference_by_hand():
@@ -104,7 +101,7 @@ def test_a_change_of_a_mean_over_groups_is_judged_as_such():
         for rights in (before, after)
     )
     (by_item,) = differences(first, second)
-    (by_group,) = differences(first, second, macro=["a"])
+    (by_group,) = differences(first, second, macro_averaged=["a"])
     assert by_item.change == pytest.approx(91 / 1090) and by_item.is_sure
     assert by_group.change == pytest.approx((0.1 - 9 * 0.1) / 10) and by_group.high < 0
     assert differences(first, first)[0].is_sure is False
@@ -119,7 +116,7 @@ def test_other_items_of_the_same_number_are_not_compared():
 def test_parts_of_one_picture_are_one_picture():
     whole = [outcome("a", i, i % 2 == 0)._replace(image=f"{i // 10}.jpg") for i in range(200)]
     parts = [o._replace(image=f"{o.image}[1,{i},20,10]") for i, o in enumerate(whole)]
-    assert (counted(whole).correct != counted(parts).correct).nnz == 0
+    assert (count_outcomes(whole).correct != count_outcomes(parts).correct).nnz == 0
 
 
 def test_holm_over_subsets():

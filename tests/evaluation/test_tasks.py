@@ -56,7 +56,7 @@ def test_sugarcrepe_and_what_is_missing(tmp_path):
     assert len(left) == 6 and "000000000001.jpg" not in {Path(outcome.image).name for outcome in left}
     with pytest.raises(ConfigError, match=r"no file .*add_att\.json.*github\.com/RAIVNLab/sugar-crepe"):
         SugarCrepe(annotations=str(tmp_path / "sugarcrepe")).list_images()
-    with pytest.raises(ValueError, match="there is no subset swap_objects of sugarcrepe: choose among add_att"):
+    with pytest.raises(ConfigError, match="there is no subset swap_objects of sugarcrepe: choose among add_att"):
         SugarCrepe(subsets=["swap_objects"])
     rows = SugarCrepe(annotations=str(tmp_path / "sugarcrepe"), images=str(tmp_path)).survey()
     assert [row.num_items for row in rows] == [0, 0, 0, 0, 0, 5, 5] and rows[5].num_found == 0
@@ -91,7 +91,7 @@ def test_sugarcrepe_pp_by_its_definition(tmp_path):
         assert found["swap_att/itt", str(item["id"])] == (s(image, one) > s(image, wrong) < s(image, two))
         assert found["swap_att/tot", str(item["id"])] == (s(one, two) > max(s(one, wrong), s(two, wrong)))
     assert 0 < sum(found.values()) < 80
-    assert {row.subset: row.num_items for row in task.survey()} == {"swap_att": 40}
+    assert {row.part: row.num_items for row in task.survey()} == {"swap_att": 40}
 
 
 def test_aro_macro_leaves_out_what_the_paper_leaves_out(tmp_path):
@@ -205,11 +205,11 @@ def test_winoground_by_its_definition(tmp_path):
     write_parquet(tmp_path / "hub" / "test.parquet", [dict(row) for row in rows], ["image_0", "image_1"])
     task = Winoground(hub=str(tmp_path / "hub"))
     found = {(outcome.subset, outcome.item): outcome.correct for outcome in task.outcomes(FEATURES)}
-    for row in task.rows:
-        s = {(c, i): FEATURES.score(row[f"image_{i}"], row[f"caption_{c}"]) for c in (0, 1) for i in (0, 1)}
+    for row in task.items:
+        s = {(c, i): FEATURES.score(row.images[i], row.captions[c]) for c in (0, 1) for i in (0, 1)}
         text = s[0, 0] > s[1, 0] and s[1, 1] > s[0, 1]
         image = s[0, 0] > s[0, 1] and s[1, 1] > s[1, 0]
-        item = str(row["id"])
+        item = row.item
         assert (found["text", item], found["image", item], found["group", item]) == (text, image, text and image)
     assert 0 < sum(found.values()) < 90
 
@@ -309,7 +309,7 @@ def test_an_image_named_twice_is_said(tmp_path):
     assert [(name, captions) for name, _, captions in task.captioned] == [("1.jpg", ["a", "b"])]
     assert task.problems[0].row == "1.jpg" and "named twice" in task.problems[0].reason
     write_json(tmp_path / "bad.json", [{"image": "1.jpg"}])
-    with pytest.raises(ConfigError, match=r"bad\.json is in no form"):
+    with pytest.raises(ConfigError, match=r"bad\.json has none of the layouts"):
         _ = Retrieval(str(tmp_path / "bad.json"), str(tmp_path)).captioned
 
 
@@ -385,9 +385,9 @@ def test_zeroshot_from_binary_layouts(tmp_path, monkeypatch, make):
 def test_files_that_are_no_json_are_said(tmp_path):
     (tmp_path / "swap_obj.json").write_text("<html>not found</html>")
     task = SugarCrepe(annotations=str(tmp_path), images=str(tmp_path), subsets=["swap_obj"])
-    with pytest.raises(ConfigError, match=r"swap_obj\.json is no JSON"):
+    with pytest.raises(ConfigError, match=r"swap_obj\.json is not JSON"):
         task.list_images()
-    assert "is no JSON" in task.survey()[0].missing
+    assert "is not JSON" in task.survey()[0].missing
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

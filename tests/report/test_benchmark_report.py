@@ -13,11 +13,11 @@ import pytest
 from degla.errors import ConfigError
 from degla.evaluation import Result
 from degla.evaluation.items import ImageRef, Outcome
-from degla.evaluation.statistics import scores
+from degla.evaluation.statistics import score_table
 from degla.evaluation.tasks.sugarcrepe import SugarCrepe
-from degla.report.benchmark_report import benchmark_tables, print_tables, write_report
+from degla.report.benchmark_report import print_tables, write_report
 from degla.report.benchmark_results import protocol_differences, read_results, write_results
-from degla.report.benchmark_tables import published
+from degla.report.benchmark_tables import benchmark_tables, published
 from tests.helpers.benchmarks import sugarcrepe, write_image
 
 
@@ -30,7 +30,7 @@ def evaluation(folder: Path, label: str, rights: dict[str, list[bool]], protocol
     ]
     result = Result(found, [outcome._replace(correct=False) for outcome in found], [])
     protocol = protocol or {"ties": "lost", "precision": "32"}
-    scored = scores(task, found, result.blind)
+    scored = score_table(task, found, result.no_image)
     benchmarks = {"sugarcrepe": {**scored, "protocol": protocol, "fingerprint": "f", "num_left_out": 0, "problems": []}}
     write_results(folder, label, {"name": "x"}, benchmarks, {"sugarcrepe": result}, 1.0, {"images": 4})
     return read_results(folder)

@@ -1,1 +1,1 @@
-"""One file a benchmark."""
+"""The benchmarks, one file each."""

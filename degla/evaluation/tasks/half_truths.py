@@ -1,27 +1,27 @@
-"""Half-truths (Kargi et al. 2026): a short true caption against the same with one wrong detail more."""
+"""Half-truths (Kargi et al. 2026): a short correct caption against the same caption with one wrong detail added."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.hub import hub_rows
 from degla.evaluation.items import Choice, ImageRef
 from degla.evaluation.scoring import Ties
-from degla.evaluation.task import ChoiceTask, stated
+from degla.evaluation.task import value_or
+
+_COUNTS = {"coco_qwen": 509, "coco_mistral": 454, "cc3m_qwen": 474}
 
 
 class HalfTruths(ChoiceTask):
-    """Whether the ``anchor`` beats the ``half_truth``; groups are ``entity`` and ``relation``.
+    """Comparisons of an ``anchor`` with its ``half_truth``; the groups are ``entity`` and ``relation``.
 
     Args:
-        name: what it is called in results.
+        name: its name in results.
         hub: the hub data set, or a folder of ``<subset>.parquet`` or ``<subset>.jsonl`` files.
-        images: folder of the images that JSON lines name; Parquet holds them.
-        subsets: which to measure; None measures all.
+        images: folder of the images that JSON lines name; Parquet files hold their images.
+        subsets: the subsets to measure; None measures all.
         ties: the benchmark's own code loses ties as well.
     """
-
-    official = {"coco_qwen": 509, "coco_mistral": 454, "cc3m_qwen": 474}
-    get_it = "huggingface.co/datasets/kbora/Half-Truths (images included)"
 
     def __init__(
         self,
@@ -31,12 +31,18 @@ class HalfTruths(ChoiceTask):
         subsets: Sequence[str] | None = None,
         ties: Ties = "lost",
     ):
-        super().__init__(name, subsets, ties)
+        super().__init__(
+            name,
+            subsets,
+            ties,
+            official_counts=_COUNTS,
+            download_hint="huggingface.co/datasets/kbora/Half-Truths (images included)",
+        )
         self.hub = hub
         self.images = Path(images)
 
     def read(self, subset: str) -> list[Choice]:
-        """The comparisons of one source."""
+        """Read the comparisons of one source."""
         lines = Path(self.hub) / f"{subset}.jsonl"
         if lines.is_file():
             rows = self.read_lines(lines, "captions")
@@ -46,11 +52,11 @@ class HalfTruths(ChoiceTask):
             rows = hub_rows(self, self.hub, ("image", "anchor", "half_truth"), subset)
         return [
             Choice(
-                subset,
-                str(stated(row, "id", i)),
-                row["image"],
-                (row["anchor"], row["half_truth"]),
-                row.get("triplet_type") or "",
+                subset=subset,
+                item=str(value_or(row, "id", i)),
+                image=row["image"],
+                captions=(row["anchor"], row["half_truth"]),
+                group=row.get("triplet_type") or "",
             )
             for i, row in enumerate(rows)
         ]

@@ -1,14 +1,24 @@
-"""SugarCrepe (Hsieh et al. 2023): a caption against one fluent, false caption."""
+"""SugarCrepe (Hsieh et al. 2023): a caption against one fluent but wrong caption."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.hub import hub_rows
 from degla.evaluation.items import Choice, ImageRef
 from degla.evaluation.scoring import Ties
-from degla.evaluation.task import ChoiceTask, mean
+from degla.evaluation.task import mean
 
+_COUNTS = {
+    "add_att": 692,
+    "add_obj": 2062,
+    "replace_att": 788,
+    "replace_obj": 1652,
+    "replace_rel": 1406,
+    "swap_att": 666,
+    "swap_obj": 245,
+}
 _FAMILIES = {
     "replace": ("replace_obj", "replace_att", "replace_rel"),
     "swap": ("swap_obj", "swap_att"),
@@ -17,28 +27,17 @@ _FAMILIES = {
 
 
 class SugarCrepe(ChoiceTask):
-    """Seven subsets on COCO val2017.
+    """SugarCrepe's seven subsets on COCO val2017.
 
     Args:
-        name: what it is called in results.
+        name: its name in results.
         annotations: folder of the seven JSON files.
         images: folder of COCO val2017.
         hub: read ``<hub>/SugarCrepe_<subset>`` with embedded images instead: a hub account such as
             ``HuggingFaceM4``, or a folder in its layout.
-        subsets: which to measure; None measures all.
+        subsets: the subsets to measure; None measures all.
         ties: the benchmark's own code loses ties as well.
     """
-
-    official = {
-        "add_att": 692,
-        "add_obj": 2062,
-        "replace_att": 788,
-        "replace_obj": 1652,
-        "replace_rel": 1406,
-        "swap_att": 666,
-        "swap_obj": 245,
-    }
-    get_it = "captions: github.com/RAIVNLab/sugar-crepe, data/; images: COCO val2017 (cocodataset.org, 1 GB)"
 
     def __init__(
         self,
@@ -49,32 +48,37 @@ class SugarCrepe(ChoiceTask):
         subsets: Sequence[str] | None = None,
         ties: Ties = "lost",
     ):
-        super().__init__(name, subsets, ties)
+        super().__init__(
+            name,
+            subsets,
+            ties,
+            official_counts=_COUNTS,
+            download_hint=(
+                "captions: github.com/RAIVNLab/sugar-crepe, data/; images: COCO val2017 (cocodataset.org, 1 GB)"
+            ),
+        )
         self.annotations = Path(annotations)
         self.images = Path(images)
         self.hub = hub
 
     def read(self, subset: str) -> list[Choice]:
-        """The items of a subset; the keys of ``swap_obj`` have a gap."""
+        """Read the items of a subset; the keys of ``swap_obj`` have a gap."""
         if self.hub:
             rows = hub_rows(self, f"{self.hub}/SugarCrepe_{subset}", ("image", "tested_labels"))
-            return [
-                Choice(subset, str(i), row["image"], (row["tested_labels"][0], *row["tested_labels"][1:]))
-                for i, row in enumerate(rows)
-            ]
+            return [Choice(subset, str(i), row["image"], tuple(row["tested_labels"])) for i, row in enumerate(rows)]
         items = self.read_json(self.annotations / f"{subset}.json", "captions")
         return [
             Choice(
-                subset,
-                key,
-                ImageRef(str(self.images / item["filename"])),
-                (item["caption"], item["negative_caption"]),
+                subset=subset,
+                item=key,
+                image=ImageRef(str(self.images / item["filename"])),
+                captions=(item["caption"], item["negative_caption"]),
             )
             for key, item in items.items()
         ]
 
     def means(self, accuracy: Mapping[str, Any]) -> dict[str, Any]:
-        """``replace``, ``swap``, ``add`` as in DeGLA's Table 3; ``average`` of the seven; ``micro`` over items."""
+        """Return the families of DeGLA's Table 3, ``average`` over the subsets, and ``micro`` over items."""
         means = {
             family: mean(accuracy[subset] for subset in members)
             for family, members in _FAMILIES.items()

@@ -4,97 +4,98 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.items import Choice, ImageRef, Outcome
 from degla.evaluation.scoring import Ties
-from degla.evaluation.task import ChoiceTask, Features, mean
+from degla.evaluation.task import FeatureSource, mean
 
+_COUNTS = {
+    "existence": 505,
+    "plurals": 851,
+    "counting-hard": 868,
+    "counting-small-quant": 900,
+    "counting-adversarial": 691,
+    "relations": 535,
+    "action-replacement": 648,
+    "actant-swap": 949,
+    "coreference-standard": 708,
+    "coreference-hard": 104,
+    "foil-it": 943,
+}
 _COUNTING = ("counting-hard", "counting-small-quant", "counting-adversarial")
-_UNSEEN = "coreference-standard-unseen"
+_UNSEEN = "coreference-standard-unseen"  # items whose images are not in COCO train2014
+# Start of an image's file name -> the source of the image. Other names are COCO val2017's numbers, or SWiG's.
+_SOURCES = {
+    "COCO_train2014_": "coco_train2014",
+    "COCO_val2014_": "coco_val2014",
+    "VisualDialog_": "visdial",
+    "v7w_": "visual7w",
+}
+_DOWNLOAD_HINT = (
+    "captions: github.com/Heidelberg-NLP/VALSE, data/; images: COCO 2014 and 2017 (cocodataset.org), Visual7W "
+    "(ai.stanford.edu/~yukez/visual7w), SWiG (github.com/allenai/swig), VisDial val2018 (visualdialog.org)"
+)
 
 
 class Valse(ChoiceTask):
     """Pairwise accuracy on the items that at least two of three annotators found valid.
 
     Args:
-        name: what it is called in results.
+        name: its name in results.
         annotations: folder of the eleven JSON files.
-        images: ``coco_train2014``, ``coco_val2014``, ``coco_val2017``, ``visual7w``, ``swig``, ``visdial``: the
-            folder of each source of images.
-        min_votes: annotators who chose the caption; every paper uses 2.
-        subsets: which files to measure; None measures all.
+        images: source of images -> folder. The sources are ``coco_train2014``, ``coco_val2014``, ``coco_val2017``,
+            ``visual7w``, ``swig`` and ``visdial``.
+        min_votes: number of annotators who chose the caption; every paper uses 2.
+        subsets: the files to measure; None measures all.
         ties: the published scripts lose ties as well.
     """
-
-    official = {
-        "existence": 505,
-        "plurals": 851,
-        "counting-hard": 868,
-        "counting-small-quant": 900,
-        "counting-adversarial": 691,
-        "relations": 535,
-        "action-replacement": 648,
-        "actant-swap": 949,
-        "coreference-standard": 708,
-        "coreference-hard": 104,
-        "foil-it": 943,
-    }
-    get_it = (
-        "captions: github.com/Heidelberg-NLP/VALSE, data/; images: COCO 2014 and 2017 (cocodataset.org), Visual7W "
-        "(ai.stanford.edu/~yukez/visual7w), SWiG (github.com/allenai/swig), VisDial val2018 (visualdialog.org)"
-    )
 
     def __init__(
         self,
         name: str = "valse",
         annotations: str = "data/valse",
-        images: dict | None = None,
+        images: dict[str, str] | None = None,
         min_votes: int = 2,
         subsets: Sequence[str] | None = None,
         ties: Ties = "lost",
     ):
-        super().__init__(name, subsets, ties)
+        super().__init__(name, subsets, ties, official_counts=_COUNTS, download_hint=_DOWNLOAD_HINT)
         self.annotations = Path(annotations)
         self.images = {source: Path(folder) for source, folder in (images or {}).items()}
         self.min_votes = min_votes
 
     def read(self, subset: str) -> list[Choice]:
-        """The valid items of a file."""
+        """Read the valid items of a file."""
         items = self.read_json(self.annotations / f"{subset}.json", "captions and foils")
         return [
-            Choice(subset, key, self._picture(item["image_file"]), (item["caption"], item["foil"]))
+            Choice(subset, key, self._image(item["image_file"]), (item["caption"], item["foil"]))
             for key, item in items.items()
             if int(item["mturk"]["caption"]) >= self.min_votes
         ]
 
-    def outcomes(self, features: Features) -> list[Outcome]:
-        """As for every choice; the coreference items on images outside COCO train2014 are listed once more."""
-        found = super().outcomes(features)
-        return found + [
+    def outcomes(self, features: FeatureSource) -> list[Outcome]:
+        """Answer every item; the coreference items on images outside COCO train2014 are listed once more."""
+        outcomes = super().outcomes(features)
+        return outcomes + [
             outcome._replace(subset=_UNSEEN)
-            for outcome in found
+            for outcome in outcomes
             if outcome.subset == "coreference-standard" and "train2014" not in Path(outcome.image).name
         ]
 
     def means(self, accuracy: Mapping[str, Any]) -> dict[str, Any]:
-        """``counting``, the column of DeGLA's Table 2, and ``average`` over the files: counting weighs threefold."""
-        counting = (
-            {"counting": mean(accuracy[subset] for subset in _COUNTING)} if set(_COUNTING) <= set(self.subsets) else {}
-        )
-        return counting | super().means(accuracy)
+        """Return ``counting``, the column of DeGLA's Table 2, and ``average`` over the files, three of which count."""
+        means = super().means(accuracy)
+        if set(_COUNTING) <= set(self.subsets):
+            means = {"counting": mean(accuracy[subset] for subset in _COUNTING)} | means
+        return means
 
     def protocol(self) -> dict[str, Any]:
-        """The rule for validity besides."""
+        """Return the protocol, with the rule for valid items."""
         return super().protocol() | {"min_votes": self.min_votes}
 
-    def _picture(self, name: str) -> ImageRef:
-        """Each source of images by the look of its file names."""
-        starts = {
-            "COCO_train2014_": "coco_train2014",
-            "COCO_val2014_": "coco_val2014",
-            "VisualDialog_": "visdial",
-            "v7w_": "visual7w",
-        }
-        source = next((source for start, source in starts.items() if name.startswith(start)), None)
+    def _image(self, name: str) -> ImageRef:
+        """Find the source of an image by its file name."""
+        source = next((source for start, source in _SOURCES.items() if name.startswith(start)), None)
         if source is None:
             source = "coco_val2017" if Path(name).stem.isdigit() else "swig"
         return ImageRef(str(self.images[source] / name))

@@ -1,29 +1,36 @@
 """Winoground (Thrush et al. 2022): two images and two captions of the same words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
-from degla.errors import ConfigError
 from degla.evaluation.hub import hub_rows
 from degla.evaluation.items import ImageRef, Outcome
-from degla.evaluation.scoring import Ties, judged
-from degla.evaluation.task import Features, Survey, Task, stated, surveyed
+from degla.evaluation.scoring import Ties, correct_and_tied
+from degla.evaluation.task import FeatureSource, Task, value_or
+
+_COUNT = 400
+_CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
+
+
+class _Item(NamedTuple):
+    item: str
+    images: tuple[ImageRef, ImageRef]
+    captions: tuple[str, str]
 
 
 class Winoground(Task):
-    """Text score, image score and both (``group``).
+    """Text score, image score and both together (``group``).
 
     Args:
-        name: what it is called in results.
+        name: its name in results.
         hub: the gated hub data set, or a folder in its layout; columns ``id, image_0, image_1, caption_0,
             caption_1``.
         subsets: among ``text``, ``image``, ``group``; None measures all.
         ties: the benchmark's own code loses ties as well.
     """
-
-    official = {"text": 400, "image": 400, "group": 400}
-    get_it = "accept the terms of huggingface.co/datasets/facebook/winoground and log in with its command line"
 
     def __init__(
         self,
@@ -32,66 +39,74 @@ class Winoground(Task):
         subsets: Sequence[str] | None = None,
         ties: Ties = "lost",
     ):
-        super().__init__(name, subsets, ties)
+        super().__init__(
+            name,
+            subsets,
+            ties,
+            official_counts=dict.fromkeys(_CHANCE, _COUNT),
+            download_hint=(
+                "accept the terms of huggingface.co/datasets/facebook/winoground and log in with its command line"
+            ),
+        )
         self.hub = hub
 
-    @property
-    def rows(self) -> list[dict]:
+    @cached_property
+    def items(self) -> list[_Item]:
         """All items, read once."""
-        if not hasattr(self, "_rows"):
-            self._rows = hub_rows(self, self.hub, ("image_0", "image_1", "caption_0", "caption_1"))
-        return self._rows
+        rows = hub_rows(self, self.hub, ("image_0", "image_1", "caption_0", "caption_1"))
+        return [
+            _Item(
+                item=str(value_or(row, "id", i)),
+                images=(row["image_0"], row["image_1"]),
+                captions=(row["caption_0"], row["caption_1"]),
+            )
+            for i, row in enumerate(rows)
+        ]
 
     def list_images(self) -> Iterable[ImageRef]:
-        """Two a row."""
-        return dict.fromkeys(row[f"image_{i}"] for row in self.rows for i in (0, 1))
+        """Return the two images of every item."""
+        return dict.fromkeys(image for item in self.items for image in item.images)
 
     def list_texts(self) -> Iterable[str]:
-        """Two a row."""
-        return dict.fromkeys(row[f"caption_{i}"] for row in self.rows for i in (0, 1))
+        """Return the two captions of every item."""
+        return dict.fromkeys(caption for item in self.items for caption in item.captions)
 
-    def outcomes(self, features: Features) -> list[Outcome]:
-        """Strict in every comparison; chance is a quarter, a quarter and a sixth."""
-        rows = [
-            row for row in self.rows if features.is_readable(row["image_0"]) and features.is_readable(row["image_1"])
-        ]
-        if not rows:
+    def outcomes(self, features: FeatureSource) -> list[Outcome]:
+        """Answer every item, strict in each comparison; chance is a quarter, a quarter and a sixth."""
+        items = [item for item in self.items if all(map(features.is_readable, item.images))]
+        if not items:
             return []
-        images, texts = (
-            torch.stack([read([row[f"{what}_{i}"] for row in rows]) for i in (0, 1)], 1)
-            for read, what in ((features.image_features, "image"), (features.text_features, "caption"))
-        )
+        images = torch.stack([features.image_features([item.images[i] for item in items]) for i in (0, 1)], 1)
+        texts = torch.stack([features.text_features([item.captions[i] for item in items]) for i in (0, 1)], 1)
         scores = torch.einsum("nid,ncd->nci", images, texts)  # caption, image
         text = torch.minimum(scores[:, 0, 0] - scores[:, 1, 0], scores[:, 1, 1] - scores[:, 0, 1])
         image = torch.minimum(scores[:, 0, 0] - scores[:, 0, 1], scores[:, 1, 1] - scores[:, 1, 0])
-        found = []
-        for subset, margins, chance in (
-            ("text", text, 1 / 4),
-            ("image", image, 1 / 4),
-            ("group", torch.minimum(text, image), 1 / 6),
-        ):
-            rights, ties = judged(margins)
-            columns = zip(rows, rights.tolist(), ties.tolist(), margins.tolist(), strict=True)
-            found += [
+        outcomes = []
+        for subset, margins in (("text", text), ("image", image), ("group", torch.minimum(text, image))):
+            if subset not in self.subsets:
+                continue
+            correct, tied = correct_and_tied(margins)
+            columns = zip(items, correct.tolist(), tied.tolist(), margins.tolist(), strict=True)
+            outcomes += [
                 Outcome(
-                    subset,
-                    str(stated(row, "id", i)),
-                    right,
-                    tie,
-                    margin,
-                    chance,
-                    row["image_0"].name,
-                    row["caption_0"],
-                    row["caption_1"],
+                    subset=subset,
+                    item=item.item,
+                    correct=is_correct,
+                    tie=is_tie,
+                    margin=margin,
+                    chance=_CHANCE[subset],
+                    image=item.images[0].name,
+                    caption=item.captions[0],
+                    rival=item.captions[1],
                 )
-                for i, (row, right, tie, margin) in enumerate(columns)
-                if subset in self.subsets
+                for item, is_correct, is_tie, margin in columns
             ]
-        return found
+        return outcomes
 
-    def survey(self) -> list[Survey]:
-        """What is here and what is missing."""
-        try:
-            return [surveyed("all", len(self.rows), 400, self.list_images(), self.get_it)]
-        except ConfigError as error:
-            return [Survey("all", 0, 400, 0, 0, str(error), self.get_it)]
+    def survey_parts(self) -> Mapping[str, int | None]:
+        """Return the only part; all subsets share the items."""
+        return {"all": _COUNT}
+
+    def survey_part(self, part: str) -> tuple[int, Iterable[ImageRef]]:
+        """Return the number of items, and their images."""
+        return len(self.items), self.list_images()

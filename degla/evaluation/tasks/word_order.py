@@ -1,31 +1,31 @@
-"""ARO's test of the order of words on anyone's captions (Yuksekgonul et al. 2023, section 2)."""
+"""ARO's word-order test on any captions (Yuksekgonul et al. 2023, section 2)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from degla.evaluation.caption_files import read_captioned
+from degla.evaluation.caption_files import read_caption_file
+from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.items import Choice
 from degla.evaluation.perturbations import frozen_order
 from degla.evaluation.scoring import Ties
-from degla.evaluation.task import ChoiceTask, Task
+from degla.evaluation.task import Task
 
 
 class WordOrder(ChoiceTask):
-    """A caption against itself in four other orders. Most of it needs no image: compare with the blind score.
+    """A caption against itself in four other word orders.
+
+    Most of it can be solved without the image: compare with the no-image baseline.
 
     Args:
         captions: BLIP's or Karpathy's JSON, or a CSV of ``image, caption``.
         images: folder of the images.
-        frozen: file of the spoilt captions; made once where it is missing.
-        num_items: that the published data have; None where there are none.
-        name: what it is called in results.
+        frozen: file of the perturbed captions; made once where it is missing.
+        num_items: number of items in the published data; None where nothing is published.
+        name: its name in results.
         subsets: ``order`` is the only one.
-        ties: ``original`` wins them: ARO's argmax has the right caption first.
+        ties: ``original`` counts them as correct: ARO's argmax has the correct caption first.
     """
-
-    won_ties = ("order",)
-    get_it = "captions: Karpathy's split; images: by form from their authors"
 
     def __init__(
         self,
@@ -37,38 +37,44 @@ class WordOrder(ChoiceTask):
         subsets: Sequence[str] | None = None,
         ties: Ties = "lost",
     ):
-        self.official = {"order": num_items}
-        super().__init__(name, subsets, ties)
+        super().__init__(
+            name,
+            subsets,
+            ties,
+            official_counts={"order": num_items},
+            download_hint="captions: Karpathy's split; images: by form from their authors",
+            ties_count_as_correct=("order",),
+        )
         self.captions = Path(captions)
         self.images = Path(images)
         self.frozen = Path(frozen)
         self.tagger = "not read yet"
 
     def read(self, subset: str) -> list[Choice]:
-        """One item a caption."""
+        """Read one item per caption."""
         choices, self.tagger = order_choices(self, subset, self.captions, self.images, self.frozen)
         return choices
 
     def protocol(self) -> dict[str, Any]:
-        """Who tagged the words besides."""
+        """Return the protocol, with the tagger that made the perturbed captions."""
         return super().protocol() | {"tagger": self.tagger}
 
 
 def order_choices(task: Task, subset: str, captions: Path, images: Path, frozen: Path) -> tuple[list[Choice], str]:
-    """The items of a test of order, and the tagger that made them.
+    """Return the items of a word-order test, and the tagger that made them.
 
     Args:
-        task: whose protocol gets the hashes of both files.
-        subset: what the items belong to.
-        captions: see ``read_captioned``.
+        task: its protocol gets the hashes of both files.
+        subset: the subset that the items belong to.
+        captions: see ``read_caption_file``.
         images: folder of the images.
         frozen: see ``frozen_order``.
     """
-    captioned = read_captioned(task, captions, images)
+    captioned = read_caption_file(task, captions, images)
     content = frozen_order(frozen, captioned)
-    task.read_file(frozen, "spoilt captions")
-    images = {name: image for name, image, _ in captioned}
+    task.read_file(frozen, "perturbed captions")
+    by_name = {entry.name: entry.image for entry in captioned}
     return [
-        Choice(subset, str(i), images[item["image"]], tuple(item["captions"]))
+        Choice(subset, str(i), by_name[item["image"]], tuple(item["captions"]))
         for i, item in enumerate(content["items"])
     ], content["tagger"]

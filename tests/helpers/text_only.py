@@ -1,22 +1,22 @@
-"""How much of a benchmark can be solved without looking (after SugarCrepe, Hsieh et al. 2023, section 3)."""
+"""How much of a benchmark its texts alone give away (after SugarCrepe, Hsieh et al. 2023, section 3)."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-Choices = Sequence[tuple[str, Sequence[str]]]  # true caption, false ones
+Choices = Sequence[tuple[str, Sequence[str]]]  # correct caption, wrong ones
 
 
 def text_only_accuracy(train: Choices, test: Choices) -> float:
-    """Accuracy of a classifier of texts that never sees an image; chance where the texts give nothing away.
+    """Return the accuracy of a classifier of texts that never sees an image.
 
-    Logistic regression on words and pairs of neighbouring words learns which texts are true in ``train`` and
-    chooses the likeliest of each item of ``test``. Equal scores share the point: this is a measure of the
-    benchmark, and a model that cannot decide is at chance.
+    Logistic regression on words and pairs of neighbouring words learns which texts of ``train`` are correct, and
+    chooses the most likely text of each item of ``test``. Equal scores share the point, so that a classifier that
+    cannot decide is at chance.
 
     Args:
-        train: items of the same kind as ``test``, none of them in it.
-        test: items to choose on.
+        train: items of the same kind as ``test``, but no item of it.
+        test: the items to answer.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
