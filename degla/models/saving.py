@@ -1,4 +1,4 @@
-"""Writing a model so that plain open_clip loads it: ``create_model('local-dir:...')``."""
+"""Writing a model so that plain open_clip loads it with ``create_model('local-dir:...')``."""
 
 import json
 import shutil
@@ -17,20 +17,21 @@ CONFIG_NAME = "open_clip_config.json"
 def save_open_clip(model: ClipModel, folder: Path, state: dict[str, Tensor] | None = None) -> Path:
     """Write weights and config in open_clip's ``local-dir:`` layout.
 
-    Activation and preprocessing are recorded in both files, so that no reader has to guess them. Each file
-    appears whole or not at all.
+    Both files record the activation and the preprocessing, so that no reader has to guess them. Each file is written
+    atomically.
 
     Args:
-        model: whose config and preprocessing are written.
+        model: its config, preprocessing and tokenizer are written.
         folder: is created.
-        state: full weights where the model's own are sharded; None takes ``model``'s.
+        state: full weights where the model's own are sharded; None takes those of ``model``.
 
     Returns:
         ``folder``.
     """
     save_safetensors(model, folder, state)
-    if hasattr(model.tokenizer.tokenize, "save_pretrained"):  # of transformers: open_clip looks for it in the folder
-        model.tokenizer.tokenize.save_pretrained(folder)
+    tokenize = model.tokenizer.tokenize
+    if hasattr(tokenize, "save_pretrained"):  # a tokenizer of transformers, which open_clip looks for in the folder
+        tokenize.save_pretrained(folder)
     if model.merges and model.merges.resolve().parent != folder.resolve():
         shutil.copyfile(model.merges, folder / model.merges.name)
     content = {"model_cfg": model.config, "preprocess_cfg": model.preprocess}
@@ -40,15 +41,24 @@ def save_open_clip(model: ClipModel, folder: Path, state: dict[str, Tensor] | No
 
 
 def save_safetensors(model: ClipModel, folder: Path, state: dict[str, Tensor] | None = None) -> Path:
-    """Write ``open_clip_model.safetensors`` alone; see ``save_open_clip``."""
+    """Write ``open_clip_model.safetensors`` alone.
+
+    Args:
+        model: its activation and preprocessing are recorded in the file.
+        folder: is created.
+        state: full weights where the model's own are sharded; None takes those of ``model``.
+
+    Returns:
+        ``folder``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    state = model.clip.state_dict() if state is None else state
-    state = {name: value.detach().float().cpu().contiguous() for name, value in state.items()}
+    tensors = model.clip.state_dict() if state is None else state
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
     for name in ("logit_scale", "logit_bias"):
-        if name in state:
-            state[name] = state[name].reshape(())
-    known = {"quick_gelu": model.config["quick_gelu"], "preprocess": dict(model.preprocess)}
-    metadata = {"format": "pt"} | {key: json.dumps(value) for key, value in known.items()}
+        if name in tensors:
+            tensors[name] = tensors[name].reshape(())
+    recorded = {"quick_gelu": model.config["quick_gelu"], "preprocess": dict(model.preprocess)}
+    metadata = {"format": "pt"} | {key: json.dumps(value) for key, value in recorded.items()}
     with atomic_write(folder / WEIGHTS_NAME) as partial:
-        save_file(state, partial, metadata=metadata)
+        save_file(tensors, partial, metadata=metadata)
     return folder

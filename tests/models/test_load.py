@@ -11,7 +11,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from safetensors.torch import save_file
 from torch import nn
 
-from degla.errors import ConfigError
+from degla.errors import CheckpointError, ConfigError
 from degla.models import load_clip, save_open_clip
 
 
@@ -171,14 +171,14 @@ def test_unreadable_files_are_refused(tmp_path):
     other = tmp_path / "other.pt"
     torch.save({"fc.weight": torch.ones(2)}, other)
     for path in (evil, page, other):
-        with pytest.raises(ConfigError, match=r"model\.pretrained"):
+        with pytest.raises(CheckpointError, match=r"model\.pretrained"):
             load_clip("degla-tiny", str(path), quick_gelu=False)
 
 
 def test_weights_of_another_architecture(state, tmp_path):
     path = tmp_path / "weights.pt"
     torch.save(state, path)
-    with pytest.raises(ConfigError, match=r"does not fit model\.name=RN50"):
+    with pytest.raises(CheckpointError, match=r"does not fit model\.name=RN50"):
         load_clip("RN50", str(path), quick_gelu=False)
 
 
