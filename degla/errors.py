@@ -2,7 +2,8 @@
 
 The programs print the message of a ``DeglaError`` as one sentence, without a traceback, and exit with code 2.
 Any other exception is a bug of ours or of a library: it keeps its traceback, and the exit code is 1. A run that
-was stopped by a signal exits with 128 plus the signal's number (143 for SIGTERM), so that schedulers restart it.
+was stopped by a signal has been saved, and exits with 128 plus the signal's number, so that schedulers restart it: 129
+for SIGHUP, 130 for SIGINT (Ctrl-C), 143 for SIGTERM. SIGUSR1 and SIGUSR2 announce a SIGTERM and exit with 143 as well.
 """
 
 

@@ -231,7 +231,7 @@ def _ignore_preemption_signals(worker: int) -> None:
 
     Schedulers send the signal to every process of a job; only the training process has to react.
     """
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 

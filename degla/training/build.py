@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +21,16 @@ from degla.evaluation import Encoder
 from degla.losses import Objective
 from degla.models import ClipModel, Teacher
 from degla.training.module import DeGLAModule
+from degla.training.refusals import (
+    is_fsdp2,
+    num_devices,
+    refuse_fsdp2,
+    refuse_missing_negatives,
+    refuse_objective,
+    refuse_precision,
+)
 
 log = logging.getLogger(__name__)
-
-_PRECISIONS = ("32", "bf16-mixed", "16-mixed")
-_MATMULS = ("highest", "high", "medium")  # arguments of torch.set_float32_matmul_precision
 
 
 class Run(NamedTuple):
@@ -48,15 +52,17 @@ def build(cfg: DictConfig) -> Run:
             are missing.
     """
     _check_nodes(cfg)
-    _refuse_precision(cfg)
-    _refuse_fsdp2(cfg)
+    refuse_precision(cfg)
+    refuse_fsdp2(cfg)
     objective: Objective = instantiate(cfg.objective, "objective")
-    _refuse_objective(cfg, objective)
+    refuse_objective(cfg, objective)
     # The data come before the weights: a missing file is found sooner than a model is downloaded.
     source = instantiate(cfg.data, "data")
     val_source = instantiate(cfg.val_data, "val_data") if cfg.val_data._target_ else None
     if isinstance(source, SampleStream) and cfg.trainer.max_steps < 1:
         raise ConfigError("a streamed data set has no end: set trainer.max_steps to a number of steps")
+    if objective.uses_negatives and cfg.loader.num_negatives:
+        refuse_missing_negatives(source)
     student: ClipModel = instantiate(cfg.model, "model")
     instantiate(cfg.optimizer, "optimizer", model=student)  # only to refuse bad values early; the run makes its own
     teacher = _build_teacher(cfg, objective, student)
@@ -135,70 +141,34 @@ def _validation_negative_types(datamodule: DataModule) -> list[str]:
     return sorted({negative.type for sample in samples for negative in sample.negatives})
 
 
-def _build_callbacks(cfg: DictConfig) -> list[L.Callback]:
+def _build_callbacks(cfg: DictConfig, datamodule: DataModule) -> list[L.Callback]:
     """Build the callbacks of ``callbacks/``; ``evaluate`` only where a benchmark is set."""
     nodes = {name: node for name, node in cfg.callbacks.items() if node and (name != "evaluate" or cfg.benchmark)}
     arguments: dict[str, Mapping[str, Any]] = {}
     if "evaluate" in nodes:
         arguments["evaluate"] = {"benchmarks": instantiate_each(cfg.benchmark, "benchmark")}
+    if "checkpoint" in nodes and "every_n_steps" in nodes["checkpoint"]:
+        every_n_steps = nodes["checkpoint"].every_n_steps
+        arguments["checkpoint"] = {"every_n_steps": _checkpoint_interval(cfg, datamodule, every_n_steps)}
     return [instantiate(node, f"callbacks.{name}", **arguments.get(name, {})) for name, node in nodes.items()]
-
-
-def _refuse_precision(cfg: DictConfig) -> None:
-    if str(cfg.precision) not in _PRECISIONS:
-        raise ConfigError(f"precision={cfg.precision} is none of {', '.join(_PRECISIONS)}")
-    on_cpu = cfg.trainer.accelerator == "cpu" or (cfg.trainer.accelerator == "auto" and not torch.cuda.is_available())
-    if cfg.precision == "16-mixed" and _is_fsdp2(cfg):
-        raise ConfigError("precision=16-mixed does not work with strategy=fsdp2: set precision=bf16-mixed")
-    if cfg.precision == "16-mixed" and on_cpu:
-        raise ConfigError("precision=16-mixed needs a GPU: set precision=bf16-mixed or precision=32")
-    if cfg.precision == "16-mixed" and cfg.trainer.gradient_clip_val and cfg.optimizer.get("fused"):
-        raise ConfigError(
-            "trainer.gradient_clip_val and precision=16-mixed do not work with a fused optimizer, which unscales by "
-            "itself: set optimizer.fused=false, or precision=bf16-mixed"
-        )
-    if cfg.non_finite not in ("stop", "skip"):
-        raise ConfigError(f"non_finite={cfg.non_finite} must be stop or skip")
-    if cfg.float32_matmul not in _MATMULS:
-        raise ConfigError(f"float32_matmul={cfg.float32_matmul} is none of {', '.join(_MATMULS)}")
-
-
-def _refuse_fsdp2(cfg: DictConfig) -> None:
-    if not _is_fsdp2(cfg):
-        return
-    if cfg.loader.chunk_size is not None:
-        raise ConfigError(
-            "loader.chunk_size does not work with strategy=fsdp2, whose ranks must all call the model equally often: "
-            "set it to null and model.grad_checkpointing=true"
-        )
-    if cfg.teacher is not None and cfg.teacher.text_cache:
-        raise ConfigError("teacher.text_cache does not work with strategy=fsdp2: set it to null")
-    if _num_devices(cfg) < 2:
-        raise ConfigError("strategy=fsdp2 needs at least 2 processes: set trainer.devices=2 or more, or strategy=auto")
-
-
-def _refuse_objective(cfg: DictConfig, objective: Objective) -> None:
-    terms = set(objective.weights)
-    if not terms:
-        raise ConfigError("every weight of the objective is 0: set at least one, such as objective.contrastive=1")
-    if objective.uses_teacher and cfg.teacher is None:
-        names = [name for name in ("tgc", "distill") if name in terms]
-        off = " ".join(f"objective.{name}=0" for name in names)
-        raise ConfigError(f"{' and '.join(names)} need a teacher: set teacher=ema or teacher=frozen, or {off}")
-    if cfg.loader.num_negatives == 0 and terms <= {"igc", "tgc", "imc", "cmr"}:
-        raise ConfigError(
-            f"{' and '.join(sorted(terms))} alone learn nothing without negatives: set loader.num_negatives to 1 or "
-            "more, or objective.contrastive=1"
-        )
 
 
 def _total_steps(cfg: DictConfig, datamodule: DataModule) -> int:
     """Return the number of optimizer steps of the whole run."""
     limits = [cfg.trainer.max_steps] if cfg.trainer.max_steps >= 0 else []
-    batches = datamodule.num_batches(_num_devices(cfg))
+    batches = datamodule.num_batches(num_devices(cfg))
     if batches is not None:
         limits.append(math.ceil(batches / cfg.trainer.accumulate_grad_batches))
     return min(limits)
+
+
+def _checkpoint_interval(cfg: DictConfig, datamodule: DataModule, every_n_steps: int) -> int:
+    """Return the steps from one checkpoint to the next: a run shorter than ``every_n_steps`` saves after each pass."""
+    batches = datamodule.num_batches(num_devices(cfg))
+    if batches is None or _total_steps(cfg, datamodule) > every_n_steps:
+        return every_n_steps
+    steps_per_pass = batches // datamodule.epochs // cfg.trainer.accumulate_grad_batches
+    return max(1, min(every_n_steps, steps_per_pass))
 
 
 def _build_trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective) -> L.Trainer:
@@ -210,7 +180,7 @@ def _build_trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective
             f"samples, but captions are contrasted within {size} samples only"
         )
     arguments = {}
-    batches = datamodule.num_batches(_num_devices(cfg))
+    batches = datamodule.num_batches(num_devices(cfg))
     if batches is not None:  # Lightning refuses a validation interval beyond the run
         arguments["val_check_interval"] = min(cfg.trainer.val_check_interval, batches)
     return instantiate(
@@ -219,7 +189,7 @@ def _build_trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective
         max_epochs=1,
         strategy=_build_strategy(cfg, objective),
         precision=cfg.precision,
-        callbacks=_build_callbacks(cfg),
+        callbacks=_build_callbacks(cfg, datamodule),
         logger=[instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node],
         default_root_dir=cfg.run_dir,
         enable_progress_bar=bool(cfg.callbacks.get("progress_bar")),  # callbacks.progress_bar=null turns it off
@@ -229,28 +199,10 @@ def _build_trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective
 
 
 def _build_strategy(cfg: DictConfig, objective: Objective) -> Strategy | str:
-    if _is_fsdp2(cfg):
-        return instantiate(cfg.strategy, "strategy", data_parallel_size=_num_devices(cfg))
-    if _num_devices(cfg) > 1:
+    if is_fsdp2(cfg):
+        return instantiate(cfg.strategy, "strategy", data_parallel_size=num_devices(cfg))
+    if num_devices(cfg) > 1:
         # The global contrast reads every parameter. Without it some have no gradient, and DDP must look for them.
         unused = "contrastive" not in objective.weights
         return instantiate(cfg.strategy, "strategy", find_unused_parameters=unused)
     return "auto"
-
-
-def _is_fsdp2(cfg: DictConfig) -> bool:
-    return cfg.strategy._target_.endswith("ModelParallelStrategy")
-
-
-def _num_devices(cfg: DictConfig) -> int:
-    """Return the number of processes of the run, from the environment of a launcher or else from the config."""
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    devices = cfg.trainer.devices
-    if devices in ("auto", -1, "-1"):
-        use_gpu = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        devices = torch.cuda.device_count() if use_gpu else 1
-    if isinstance(devices, str):
-        devices = devices.split(",") if "," in devices else int(devices)
-    count = devices if isinstance(devices, int) else len(devices)
-    return count * cfg.trainer.num_nodes

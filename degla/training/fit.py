@@ -20,11 +20,11 @@ from degla.training.callbacks.preemption import Preemption
 
 log = logging.getLogger(__name__)
 
-SIGTERM_EXIT = 128 + signal.SIGTERM  # schedulers read it as "stopped from outside, start again"
+_EXIT_AFTER_SIGNAL = 128  # plus the signal's number, as shells do; schedulers read it as "stopped from outside"
 
 
 def fit_or_explain(run: Run, checkpoint: Path | None, resumes_when_requeued: bool) -> None:
-    """Train to the end; stop with exit code 143 after a signal, and with one sentence where the user can help.
+    """Train to the end; stop with exit code 128 + n after signal n, and with one sentence where the user can help.
 
     Args:
         run: what ``build`` made.
@@ -52,15 +52,21 @@ def fit_or_explain(run: Run, checkpoint: Path | None, resumes_when_requeued: boo
 
 
 def _exit_after_signal(trainer: L.Trainer, resumes_when_requeued: bool) -> NoReturn:
-    log.warning(f"stopped by SIGTERM at step {trainer.global_step}; the same command with ckpt_path=last resumes it")
-    for callback in _callbacks(trainer):
-        if isinstance(callback, Preemption) and trainer.is_global_zero:
-            callback.requeue(resumes=resumes_when_requeued)
+    callbacks = [callback for callback in _callbacks(trainer) if isinstance(callback, Preemption)]
+    number = callbacks[0].stop_signal if callbacks else signal.SIGTERM
+    saved = (
+        "the same command with ckpt_path=last resumes it" if trainer.global_step else "there was nothing to save yet"
+    )
+    log.warning(f"stopped by {number.name} at step {trainer.global_step}; {saved}")
+    if callbacks and trainer.is_global_zero:
+        callbacks[0].requeue(resumes=resumes_when_requeued)
     # Lightning watches the processes that it started. It would take any exit code but 0 for a crash, and kill the
     # first process while that one still writes.
     environment = getattr(trainer.strategy, "cluster_environment", None)
     was_started_by_lightning = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
-    sys.exit(0 if was_started_by_lightning else SIGTERM_EXIT)
+    # SIGUSR1 and SIGUSR2 announce a SIGTERM, and count as one.
+    code = _EXIT_AFTER_SIGNAL + (signal.SIGTERM if number in (signal.SIGUSR1, signal.SIGUSR2) else number)
+    sys.exit(0 if was_started_by_lightning else code)
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:

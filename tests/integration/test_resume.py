@@ -143,3 +143,20 @@ def test_sigterm_inside_an_accumulation_loses_nothing(photos, tmp_path):
         assert process.exitcode == 143
     degla(*arguments, "ckpt_path=last", cwd=stopped)
     assert_same(state(stopped), state(straight))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "hang-up"])
+def test_a_short_run_saves_when_a_person_stops_it(photos, tmp_path, number):
+    """No checkpoint is due before the end; the signal goes to all processes, as a terminal sends it."""
+    arguments = run_arguments(photos, 2, "callbacks.checkpoint.every_n_steps=500", "trainer.log_every_n_steps=1")
+    process = start_forked(*arguments, cwd=tmp_path)
+    wait_for_step(process.is_alive, tmp_path, 14)
+    saved = newest_checkpoint(only_run(tmp_path) / "checkpoints")
+    assert saved is not None and saved.name == "step-00000011.ckpt"  # after the first pass
+    for pid in (*children(process.pid), process.pid):
+        os.kill(pid, number)
+    process.join(60)
+    output = (tmp_path / "stdout").read_text() + (tmp_path / "stderr").read_text()
+    assert process.exitcode == 128 + number and f"stopped by {number.name} at step" in output, output
+    stopped = newest_checkpoint(only_run(tmp_path) / "checkpoints")
+    assert stopped is not None and stopped.name > saved.name

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import subprocess
+import time
 from types import FrameType
 from typing import Any
 
@@ -17,13 +18,21 @@ from degla.training.callbacks.checkpoint import is_last_batch
 
 log = logging.getLogger(__name__)
 
-_STOP, _REQUEUE = 1, 2  # what a signal asks for; the larger one wins
+# Ctrl-C, a closed terminal, and what schedulers send.
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 # SLURM sends SIGUSR1 before the time limit (sbatch --signal=USR1@120), and SIGUSR2 for jobs that submitit started.
-_SIGNALS: dict[int, int] = {signal.SIGTERM: _STOP, signal.SIGUSR1: _REQUEUE, signal.SIGUSR2: _REQUEUE}
+_REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
+_REQUEUE = 1000  # added to the numbers of the signals that requeue
+_TERMINAL_FILES = (1, 2)  # file descriptors of standard output and standard error
+_SAME_INTERRUPT_SECONDS = 1.0  # launchers may pass on the Ctrl-C that a process got from the terminal already
+_INTERRUPT_NOTE = b"\nCtrl-C: stopping after this batch, then saving; press Ctrl-C again to stop at once\n"
 
 
 class Preemption(Callback):
-    """Stops all ranks after the same batch when any rank gets SIGTERM, SIGUSR1 or SIGUSR2, and saves the run.
+    """Stops all ranks after the same batch when any rank gets a signal, and saves the run.
+
+    The signals are SIGINT (Ctrl-C), SIGHUP, SIGTERM, SIGUSR1 and SIGUSR2. A second Ctrl-C stops at once. Signals that
+    the process ignores, as under ``nohup``, stay ignored.
 
     Lightning alone stops only the rank that got the signal, and calls a collective from within the signal handler, so
     a signal to any rank but the first hangs the run.
@@ -32,15 +41,19 @@ class Preemption(Callback):
     """
 
     def __init__(self) -> None:
-        self._received = 0  # by this rank, at any time
-        self._agreed = 0  # by all ranks, at the end of a batch
+        self._received = 0  # `_urgency` of the signal that this process received; 0: none
+        self._agreed = 0  # the same over all processes, at the end of a batch
         self._group: Any = None
         self._previous_handlers: dict[int, Any] = {}
+        self._terminals: list[int] = []
+        self._interrupt_time: float | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Handle the signals instead of Lightning."""
         disable_signal_handlers(trainer)
-        self._previous_handlers = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        numbers = [n for n in (*_STOP_SIGNALS, *_REQUEUE_SIGNALS) if signal.getsignal(n) is not signal.SIG_IGN]
+        self._previous_handlers = {number: signal.signal(number, self._receive) for number in numbers}
+        self._terminals = [file for file in _TERMINAL_FILES if os.isatty(file)]
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Restore the previous handlers."""
@@ -72,6 +85,11 @@ class Preemption(Callback):
         stop = bool(self._agreed) and not trainer.sanity_checking and not is_last_batch(trainer)
         request_stop(trainer, stop)
 
+    @property
+    def stop_signal(self) -> signal.Signals:
+        """Return the signal that stopped the run; SIGTERM where Lightning stopped it for another reason."""
+        return signal.Signals(self._agreed % _REQUEUE if self._agreed else signal.SIGTERM)
+
     def requeue(self, resumes: bool) -> None:
         """Put the SLURM job back into the queue where SLURM announced the end of its time.
 
@@ -79,7 +97,7 @@ class Preemption(Callback):
             resumes: whether the same command would resume this run instead of starting a new one.
         """
         job = os.environ.get("SLURM_JOB_ID")
-        if self._agreed != _REQUEUE or job is None:
+        if self.stop_signal not in _REQUEUE_SIGNALS or job is None:
             return
         if not resumes:
             log.warning("the job is not put back into the queue, because it would start anew: set ckpt_path=last")
@@ -94,4 +112,19 @@ class Preemption(Callback):
         log.warning(f"scontrol requeue {job}: {result}")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = max(self._received, _SIGNALS[number])
+        if number == signal.SIGINT:
+            if self._interrupt_time is None:
+                os.write(2, _INTERRUPT_NOTE)  # not logged: the signal may arrive while a logger holds its lock
+                self._interrupt_time = time.monotonic()
+            elif time.monotonic() - self._interrupt_time > _SAME_INTERRUPT_SECONDS:
+                raise KeyboardInterrupt
+        if number == signal.SIGHUP:
+            # The terminal is closed. Writing to it would raise an error before the run is saved.
+            for file in self._terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), file)
+        self._received = max(self._received, _urgency(number))
+
+
+def _urgency(number: int) -> int:
+    """Return a number that is larger for signals that requeue the job, so that the ranks can agree on the maximum."""
+    return number + (_REQUEUE if number in _REQUEUE_SIGNALS else 0)

@@ -48,7 +48,8 @@ def run(tmp_path):
         run.trainer.fit(run.module, run.datamodule, ckpt_path=ckpt_path)
         return run.trainer.global_step
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    numbers = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    handlers = {number: signal.getsignal(number) for number in numbers}
     yield start
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -64,6 +65,8 @@ def logged(tmp_path, name):
         ((signal.SIGTERM, "on_sanity_check_start"), 1),
         ((signal.SIGUSR1, "on_train_start"), 1),
         ((signal.SIGUSR2, "on_train_batch_start", 2), 3),
+        ((signal.SIGINT, "on_train_batch_start", 2), 3),
+        ((signal.SIGHUP, "on_train_batch_start", 2), 3),
         ((signal.SIGTERM, "on_train_batch_start", 1), 2),  # the batch before a validation
         ((signal.SIGTERM, "on_validation_batch_start", 4), 3),  # within the first validation after the one at the start
     ],
@@ -119,3 +122,24 @@ def test_requeue_wins_over_stop_and_a_missing_scontrol_is_logged(monkeypatch, ca
     assert "scontrol requeue 7: " in caplog.text and "No such file" in caplog.text
     preemption.requeue(resumes=False)
     assert "set ckpt_path=last" in caplog.text
+
+
+def test_a_second_ctrl_c_stops_at_once(capfd):
+    preemption = Preemption()
+    for _ in range(2):  # the second is the launcher's copy of the first
+        preemption._receive(signal.SIGINT, None)
+    preemption._interrupt_time -= 2
+    assert "press Ctrl-C again to stop at once" in capfd.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        preemption._receive(signal.SIGINT, None)
+
+
+def test_signals_that_the_process_ignores_stay_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+    try:
+        preemption = Preemption()
+        preemption.setup(trainer(), None, "fit")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        preemption.teardown(trainer(), None, "fit")
+    finally:
+        signal.signal(signal.SIGHUP, before)
