@@ -1,9 +1,12 @@
-"""A plain training step after the authors' released code, written from its description (docs/losses.md).
+"""A plain training step that computes what the authors' released code computes, in the way that code does.
 
-What it does as that code does: plain open_clip towers over all 77 positions, every caption and negative in one
-text call, an image-to-text matrix of N x N(1 + K) logits and a text-to-image matrix of N(1 + K) x N of which all
-but N rows are thrown away, TGC and IGC by masking N x N(1 + K) matrices, AdamW in PyTorch's default form, and
-a teacher averaged one parameter at a time into new memory.
+It was written from the description in docs/losses.md. Like the release, it
+- runs open_clip's towers over all 77 positions, with captions and negatives in one text call;
+- builds N x N(1 + K) image-to-text logits, and N(1 + K) x N text-to-image logits of which it uses N rows;
+- computes TGC and IGC by masking N x N(1 + K) matrices;
+- uses PyTorch's default AdamW, and averages the teacher one parameter at a time into new memory.
+
+Shapes: N samples of the batch, K negatives per sample, D embedding size.
 """
 
 import copy
@@ -15,16 +18,16 @@ from torch import Tensor, nn
 
 
 class ReleasedStep:
-    """Student, teacher and optimizer of the baseline.
+    """The baseline: student, teacher and optimizer.
 
     Args:
         name: open_clip architecture.
-        state: weights, as ``ClipModel.clip`` has them.
-        quick_gelu: activation.
+        state: state dict of ``ClipModel.clip``.
+        quick_gelu: whether the towers use QuickGELU.
         lr: learning rate.
-        device: where it runs.
-        dtype: autocast to this; None computes in float32.
-        decay: of the teacher.
+        device: device of the step.
+        dtype: autocast type; None computes in float32.
+        decay: decay of the teacher.
     """
 
     def __init__(
@@ -47,15 +50,15 @@ class ReleasedStep:
         self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6)
 
     def __call__(self, images: Tensor, tokens: Tensor, negatives: Tensor) -> Tensor:
-        """One step.
+        """Take one training step.
 
         Args:
-            images: ``(N, 3, H, W)`` float32, normalised.
+            images: ``(N, 3, H, W)`` float32, already normalised.
             tokens: ``(N, 77)`` int64.
             negatives: ``(N, K, 77)`` int64.
 
         Returns:
-            ``()`` the loss before the step, detached.
+            ``()``, the loss before the step, detached.
         """
         texts = torch.cat([tokens, negatives.flatten(0, 1)])
         self.optimizer.zero_grad()
@@ -67,20 +70,23 @@ class ReleasedStep:
         loss.backward()
         self.optimizer.step()
         with torch.no_grad():
-            for mine, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-                mine.data = self.decay * mine.data + (1 - self.decay) * theirs.data
+            for average, current in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                average.data = self.decay * average.data + (1 - self.decay) * current.data
         return loss.detach()
 
 
 def released_loss(image: Tensor, text: Tensor, scale: Tensor, teacher_image: Tensor, teacher_text: Tensor) -> Tensor:
-    """The released objective by full matrices and masks.
+    """Compute the released objective by full matrices and masks.
 
     Args:
         image: ``(N, D)``.
         text: ``(N + N * K, D)``, captions first, then the negatives sample by sample.
-        scale: ``()`` multiplier.
+        scale: ``()``, multiplier of the cosines.
         teacher_image: ``(N, D)``.
         teacher_text: ``(N + N * K, D)``.
+
+    Returns:
+        ``()``.
     """
     return (
         released_contrast(image, text, scale)
@@ -90,7 +96,15 @@ def released_loss(image: Tensor, text: Tensor, scale: Tensor, teacher_image: Ten
 
 
 def released_contrast(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-    """Both directions; the rows of the negatives are built and thrown away."""
+    """Compute the global contrast ``()`` in both directions.
+
+    As in the release, the text-to-image logits of the negatives are computed and not used.
+
+    Args:
+        image: ``(N, D)``.
+        text: ``(N + N * K, D)``.
+        scale: ``()``.
+    """
     rows = len(image)
     labels = torch.arange(rows, device=image.device)
     per_image = scale * image @ text.T
@@ -99,7 +113,14 @@ def released_contrast(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
 
 
 def released_local(image: Tensor, text: Tensor, scale: Tensor, teacher_text: Tensor) -> Tensor:
-    """TGC with its tiled mask, plus IGC."""
+    """Compute TGC with the released tiled mask plus IGC, ``()``.
+
+    Args:
+        image: ``(N, D)``.
+        text: ``(N + N * K, D)``.
+        scale: ``()``.
+        teacher_text: ``(N + N * K, D)``.
+    """
     rows, slots = len(image), len(text) // len(image) - 1
     labels = torch.arange(rows, device=image.device)
     diagonal = torch.eye(rows, device=image.device)

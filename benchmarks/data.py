@@ -1,6 +1,8 @@
-"""The input pipeline: ours against open_clip's transform with a tokenizer call for every caption, in turns.
+"""Compare the input pipeline with open_clip's transform and one tokenizer call per caption.
 
-python benchmarks/data.py --data ../shared/data/flickr8k_1k
+    python benchmarks/data.py --data <folder with negatives.jsonl and images/>
+
+Both run in the same process, in turns.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from degla.models import load_clip
 
 
 class PlainRows(Dataset):
-    """A row as the released loader reads it: open_clip's transform, each text tokenised when it is met."""
+    """Samples as the released loader reads them: open_clip's transform, each text tokenised when it is read."""
 
     def __init__(self, data: Path, num_negatives: int, size: int, scale: tuple[float, float]):
         self.rows = [json.loads(line) for line in (data / "negatives.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""What the machine can do at best, measured, and what a step needs at least."""
+"""Measure the peak rates of the machine, and compare a step with the least time that they allow."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
-    """Floating-point operations a second in a large square matrix product, the best of some."""
+    """Measure the floating-point operations per second of a large square matrix product; the best of ten.
+
+    Args:
+        device: device to measure.
+        dtype: type of the matrices.
+        size: rows of the matrices; None takes 8192 on a GPU and 2048 on a CPU.
+    """
     size = size or (8192 if device.type == "cuda" else 2048)
     a = torch.randn(size, size, device=device, dtype=dtype)
     b = torch.randn(size, size, device=device, dtype=dtype)
@@ -16,7 +22,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype, size: int | None = None
 
 
 def peak_bandwidth(device: torch.device) -> float:
-    """Bytes a second, read and written, in a copy of 256 MiB (1 GiB on a GPU), the best of some."""
+    """Measure the bytes per second, read and written, of copying 256 MiB (1 GiB on a GPU); the best of ten."""
     numbers = 2**28 if device.type == "cuda" else 2**26
     a = torch.randn(numbers, device=device)
     b = torch.empty_like(a)
@@ -24,7 +30,7 @@ def peak_bandwidth(device: torch.device) -> float:
 
 
 def counted_flops(step: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products, convolutions and attentions of one step."""
+    """Count the floating-point operations of one step: matrix products, convolutions and attention."""
     counter = FlopCounterMode(display=False)
     with counter:
         step()
@@ -32,17 +38,29 @@ def counted_flops(step: Callable[[], object]) -> int:
 
 
 def step_bytes(student: torch.nn.Module, averaged: bool = True) -> int:
-    """The least a step moves, activations left out, in float32.
+    """Return the bytes that a float32 step must move at least, without activations.
 
-    Weights are read by both passes of the student and by the teacher, gradients are written; AdamW reads four
-    numbers a parameter and writes three, the average of the teacher reads two and writes one.
+    Forward and backward of the student and the forward of the teacher read the weights once each. Gradients are written
+    once. AdamW reads four numbers per parameter and writes three; the EMA teacher reads two and writes one.
+
+    Args:
+        student: the model that is trained.
+        averaged: whether the teacher is an EMA.
     """
     numbers = sum(parameter.numel() for parameter in student.parameters())
     return 4 * numbers * (2 + 1 + 1 + 7 + (3 if averaged else 0))
 
 
 def floors(flops: int, moved: int, device: torch.device, dtype: torch.dtype, seconds: float) -> dict[str, float]:
-    """The two floors in seconds, what they rest on, and how far ``seconds`` is from the higher one."""
+    """Return the two lower bounds of a step's time, what they are computed from, and the distance to them.
+
+    Args:
+        flops: floating-point operations of the step.
+        moved: bytes that the step moves.
+        device: device that was measured.
+        dtype: type of the matrix products.
+        seconds: measured time of the step.
+    """
     peak, bandwidth = peak_flops(device, dtype), peak_bandwidth(device)
     lowest = max(flops / peak, moved / bandwidth)
     return {
@@ -58,7 +76,7 @@ def floors(flops: int, moved: int, device: torch.device, dtype: torch.dtype, sec
 
 
 def synchronised(device: torch.device) -> float:
-    """The time, once the device has done all it was given."""
+    """Return the time after the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

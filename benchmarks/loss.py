@@ -1,7 +1,9 @@
-"""The loss alone, forward and backward: full matrices and masks as released, against ours, in turns.
+"""Compare the loss, forward and backward, with the full matrices and masks of the released code.
 
-python benchmarks/loss.py                      # N = 4096, K = 4, D = 512
-python benchmarks/loss.py --rows 32768 --ours-only
+    python benchmarks/loss.py                      # N = 4096, K = 4, D = 512
+    python benchmarks/loss.py --rows 32768 --ours-only
+
+Both run in the same process, in turns.
 """
 
 import argparse
@@ -62,25 +64,33 @@ def main() -> None:
 
 
 def features(rows: int, arguments: argparse.Namespace, device: torch.device, seed: int) -> Features:
-    """Unit-norm features with the gradients of a student."""
+    """Return random unit-norm features; those of seed 0 require a gradient, as a student's do.
+
+    Args:
+        rows: N.
+        arguments: command line, for K and D.
+        device: device of the features.
+        seed: seed of the random numbers.
+    """
     generator = torch.Generator().manual_seed(seed)
     parts = [
         torch.nn.functional.normalize(torch.randn(*shape, arguments.dim, generator=generator), dim=-1)
         for shape in ((rows,), (rows,), (rows, arguments.num_negatives))
     ]
     mask = torch.ones(rows, arguments.num_negatives, dtype=torch.bool, device=device)
-    return Features(*(part.to(device).requires_grad_(seed == 0) for part in parts), mask, torch.tensor(100.0))
+    image, text, negatives = (part.to(device).requires_grad_(seed == 0) for part in parts)
+    return Features(image=image, text=text, negatives=negatives, negative_mask=mask, logit_scale=torch.tensor(100.0))
 
 
 def ours(student: Features, teacher: Features) -> float:
-    """Value, with gradients made and dropped."""
+    """Return the value of our objective; compute its gradients and discard them."""
     total = ReleasedObjective()(student, teacher).total
     torch.autograd.grad(total, student[:3])
     return total.item()
 
 
 def baseline(student: Features, teacher: Features) -> float:
-    """The same by ``baseline.released_loss``."""
+    """Return the value of ``baseline.released_loss``; compute its gradients and discard them."""
     texts, teacher_texts = (torch.cat([f.text, f.negatives.flatten(0, 1)]) for f in (student, teacher))
     total = released_loss(student.image, texts, student.logit_scale, teacher.image, teacher_texts)
     torch.autograd.grad(total, student[:3])
@@ -88,19 +98,32 @@ def baseline(student: Features, teacher: Features) -> float:
 
 
 def local_terms(rows: int, arguments: argparse.Namespace, device: torch.device) -> float:
-    """Median seconds of IGC and TGC, forward and backward."""
+    """Measure the median seconds of IGC plus TGC, forward and backward, for ``rows`` samples."""
     student, teacher = (features(rows, arguments, device, seed) for seed in (0, 1))
     times = []
     for _ in range(2 + 2 * arguments.repeats):
         start = synchronised(device)
-        loss = igc_loss(*student) + tgc_loss(student.text, teacher.text, student.negatives, student.negative_mask)
+        igc = igc_loss(
+            image_features=student.image,
+            text_features=student.text,
+            negative_features=student.negatives,
+            negative_mask=student.negative_mask,
+            logit_scale=student.logit_scale,
+        )
+        tgc = tgc_loss(
+            text_features=student.text,
+            teacher_text_features=teacher.text,
+            negative_features=student.negatives,
+            negative_mask=student.negative_mask,
+        )
+        loss = igc + tgc
         torch.autograd.grad(loss, student[:3])
         times.append(synchronised(device) - start)
     return spread(times[2:])["median"]
 
 
 def _memory_alone(side: str) -> int:
-    """In a process of its own, in which malloc gives back what is freed."""
+    """Measure one side in its own process, where malloc returns freed memory to the system."""
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     command = [sys.executable, *sys.argv, "--memory-of", side]
     return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)

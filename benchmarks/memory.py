@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of code: of the device's allocator on a GPU, of the process on a CPU."""
+"""Measure the peak memory of a function: of the allocator on a GPU, of the process on a CPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +9,10 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """By how much ``work`` raises the memory in use, at its peak, over what was in use before.
+    """Return how far the peak memory during ``work`` exceeds the memory in use before it.
 
-    On a CPU this is the resident set of the process, which Linux keeps the highest value of; allocators keep
-    what was freed, so the first call in a process is the one that tells.
+    On a CPU this is the resident set of the process, whose peak Linux records. Allocators keep freed memory, so only
+    the first call in a process gives the true value.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -21,14 +21,14 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    Path("/proc/self/clear_refs").write_text("5")  # the highest value starts again from the present one
+    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak to the current value
     before = _kilobytes("VmRSS")
     work()
     return (_kilobytes("VmHWM") - before) * 1024
 
 
 def resident_bytes(device: torch.device) -> int:
-    """Memory in use now."""
+    """Return the bytes in use now."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else _kilobytes("VmRSS") * 1024
 
 

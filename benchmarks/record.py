@@ -1,4 +1,4 @@
-"""What every record holds beside its figures: command, commit, versions, machine."""
+"""Write the record of a benchmark: its figures with command, commit, versions and machine."""
 
 import json
 import platform
@@ -19,9 +19,12 @@ def save(name: str, settings: dict[str, Any], figures: dict[str, Any]) -> Path:
     """Print the figures and write ``benchmarks/records/<name>.json``.
 
     Args:
-        name: of the record.
+        name: name of the record.
         settings: what was measured: model, sizes, data.
-        figures: what came out, times in seconds.
+        figures: the results; times are in seconds.
+
+    Returns:
+        The path of the record.
     """
     record = {"command": " ".join(["python", *sys.argv]), **machine(), "settings": settings, "figures": figures}
     text = json.dumps(record, indent=1)
@@ -33,13 +36,13 @@ def save(name: str, settings: dict[str, Any], figures: dict[str, Any]) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """Commit, versions, device and threads."""
+    """Return commit, versions, device and number of threads."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
     return {**provenance(), "device": device, "threads": torch.get_num_threads()}
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, least and most of several timings, and how many they are."""
+    """Return median, minimum, maximum and number of several timings."""
     low, high = min(seconds), max(seconds)
     return {"median": statistics.median(seconds), "min": low, "max": high, "repeats": len(seconds)}
 

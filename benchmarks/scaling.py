@@ -1,10 +1,9 @@
-"""What a step costs as one thing grows: rows, negatives, length of captions, processes on gloo.
+"""Measure how the time of a step grows with samples, negatives, caption length and gloo processes.
 
     python benchmarks/scaling.py                       # the tiny model
     python benchmarks/scaling.py --model ViT-B-32
 
-Captions are made up of the model's own words, since their length is what varies; each text of a row shares half of
-its words with the caption, as hard negatives do.
+Captions are random words, because only their length matters here.
 """
 
 import argparse
@@ -44,14 +43,24 @@ def main() -> None:
         },
         "seconds_by_negatives": {k: _alone(arguments, size, k, words, device) for k in (0, 1, 2, 4, 8)},
         "seconds_by_words": {w: _alone(arguments, size, slots, w, device) for w in (5, 10, 20, 40, 70)},
-        # The same global batch on more processes, a thread each: what is lost to talking, on a machine of few cores.
+        # The same global batch on more processes with one thread each: the cost of communication.
         "seconds_by_processes": {world: _together(arguments, world) for world in (1, 2, 4)},
     }
     save("scaling", vars(arguments), figures)
 
 
 def made_up(model: ClipModel, rows: int, slots: int, words: int, device: torch.device) -> Batch:
-    """A batch of random pictures and of captions of a given length."""
+    """Return a batch of random images, with captions and negatives of random words.
+
+    A negative shares the first half of its caption, as real negatives do.
+
+    Args:
+        model: gives the tokenizer and the image size.
+        rows: samples in the batch.
+        slots: negatives per sample.
+        words: words of each text.
+        device: device of the batch.
+    """
     rng = random.Random(0)
 
     def text(beginning: list[str]) -> str:
@@ -72,7 +81,7 @@ def made_up(model: ClipModel, rows: int, slots: int, words: int, device: torch.d
 
 
 def _alone(arguments: argparse.Namespace, rows: int, slots: int, words: int, device: torch.device) -> float:
-    """Median seconds of a step."""
+    """Measure the median seconds of a step in this process."""
     torch.manual_seed(0)
     student = load_clip(arguments.model, quick_gelu=True)
     module = DeGLAModule(student, DeGLAObjective(), Teacher(student), adamw, None).to(device)
@@ -94,7 +103,7 @@ def _alone(arguments: argparse.Namespace, rows: int, slots: int, words: int, dev
 
 
 def _together(arguments: argparse.Namespace, world: int) -> float:
-    """Median seconds of a step of ``world`` processes that share the batch, as the slowest sees it."""
+    """Measure the median seconds of a step of ``world`` processes that share the batch; the slowest process counts."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

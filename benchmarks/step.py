@@ -1,9 +1,10 @@
-"""One training step: ours against a plain implementation of the released step, in turns, from the same weights.
+"""Compare one training step with a plain implementation of the released step.
 
-    python benchmarks/step.py --data ../shared/data/flickr8k_1k
+    python benchmarks/step.py --data <folder with negatives.jsonl and images/>
     python benchmarks/step.py --data ... --precision bf16-mixed --batch-size 256 --compile     # on a GPU
 
-Both take the same batches and use the released objective; the loss curves have to agree.
+Both start from the same weights, take the same batches in turns and use the released objective. Their losses have to
+agree; the record holds the largest difference.
 """
 
 import argparse
@@ -32,7 +33,7 @@ _DTYPES = {"32": None, "bf16-mixed": torch.bfloat16}
 
 
 class OurStep:
-    """The module of a training run and its optimizer, as the Trainer calls them."""
+    """The module of a training run and its optimizer, called as the Trainer calls them."""
 
     def __init__(self, student: ClipModel, lr: float, device: torch.device, dtype: torch.dtype | None, compiled: bool):
         self.device, self.dtype = device, dtype
@@ -57,15 +58,17 @@ def main() -> None:
     """Measure and save the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with negatives.jsonl and images/")
-    parser.add_argument("--model", default="ViT-B-32", help="random weights: what they know costs no time")
+    parser.add_argument(
+        "--model", default="ViT-B-32", help="architecture; the weights are random, which does not change the speed"
+    )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--num-negatives", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=10, help="of each, after the warm-up")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each side after the warm-up")
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--lr", type=float, default=1e-6)
     parser.add_argument("--precision", choices=_DTYPES, default="32")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--profile", action="store_true", help="print where one step of ours spends its time")
+    parser.add_argument("--profile", action="store_true", help="print a profile of one of our steps")
     parser.add_argument("--memory-of", choices=["ours", "baseline"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -75,12 +78,12 @@ def main() -> None:
     memory = {side: _memory_alone(side) for side in ("baseline", "ours")}
     student = _student(arguments.model)
     work = _prepared(arguments, student, arguments.warm_up + arguments.steps, device)
-    theirs = _baseline(arguments, student, device)
+    released = _baseline(arguments, student, device)
     ours = OurStep(student, arguments.lr, device, _DTYPES[arguments.precision], arguments.compile)
     times: dict[str, list[float]] = {"baseline": [], "ours": []}
     losses: dict[str, list[float]] = {"baseline": [], "ours": []}
     for batch, plain in work:
-        for side, step in (("baseline", partial(theirs, *plain)), ("ours", partial(ours, batch))):
+        for side, step in (("baseline", partial(released, *plain)), ("ours", partial(ours, batch))):
             start = synchronised(device)
             loss = step()
             times[side].append(synchronised(device) - start)
@@ -99,9 +102,9 @@ def main() -> None:
         "memory": memory,
         "memory_ratio": {key: memory["baseline"][key] / memory["ours"][key] for key in memory["ours"]},
         "text_states": {"baseline": plain[1].numel() + plain[2].numel(), "ours": len(batch.chunks[0].packed.tokens)},
-        "baseline_flops": counted_flops(partial(theirs, *plain)),
+        "baseline_flops": counted_flops(partial(released, *plain)),
     }
-    if not arguments.compile:  # what is compiled cannot be counted
+    if not arguments.compile:  # the counter does not see into compiled code
         figures["floors"] = floors(
             counted_flops(partial(ours, batch)),
             step_bytes(ours.module.student),
@@ -127,7 +130,7 @@ def _baseline(arguments: argparse.Namespace, student: ClipModel, device: torch.d
 
 
 def _prepared(arguments: argparse.Namespace, student: ClipModel, count: int, device: torch.device) -> list:
-    """Batches on the device, each as our step takes it and as the baseline does."""
+    """Return batches on the device, each in the form of our step and in that of the baseline."""
     work = []
     for batch in batches(arguments.data, student, arguments.batch_size, arguments.num_negatives, count):
         images = (batch.images.float() - student.pixel_mean) / student.pixel_std
@@ -141,14 +144,17 @@ def _prepared(arguments: argparse.Namespace, student: ClipModel, count: int, dev
 
 
 def _memory_alone(side: str) -> dict[str, int]:
-    """In a process of its own, in which malloc gives back what is freed."""
+    """Measure one side in its own process, where malloc returns freed memory to the system."""
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     command = [sys.executable, *sys.argv, "--memory-of", side]
     return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
 
 
 def _memory(arguments: argparse.Namespace, device: torch.device) -> dict[str, int]:
-    """Bytes of one side: the most that a step takes over what is there between steps, and the most in all."""
+    """Return the peak bytes of one side.
+
+    ``step`` is the peak of a step above the memory between steps; ``all`` is the peak in total.
+    """
     empty = resident_bytes(device)
     student = _student(arguments.model)
     (batch, plain), *_ = _prepared(arguments, student, 1, device)
@@ -157,7 +163,7 @@ def _memory(arguments: argparse.Namespace, device: torch.device) -> dict[str, in
     else:
         step = partial(_baseline(arguments, student, device), *plain)
         del student
-    for _ in range(2):  # the optimizer makes its state in the first
+    for _ in range(2):  # the first step creates the optimizer state
         step()
     step.func.optimizer.zero_grad()
     between = resident_bytes(device)

@@ -1,24 +1,24 @@
-"""Batches of real captions, negatives and photos, as a run reads them."""
+"""Load batches of real captions, negatives and photos as a training run does."""
 
 import json
 import tempfile
 from pathlib import Path
 
-from degla.data.datamodule import DataModule
 from degla.data.batch import Batch
+from degla.data.datamodule import DataModule
 from degla.data.sources import folder
 from degla.models import ClipModel
 
 
 def batches(data: Path, model: ClipModel, batch_size: int, num_negatives: int, count: int) -> list[Batch]:
-    """Batches of rows that have at least ``num_negatives`` negatives, from the project's own loader.
+    """Return batches of samples that have at least ``num_negatives`` negatives, from the project's own loader.
 
     Args:
         data: folder with ``negatives.jsonl`` (``image, caption, negatives``) and ``images/``.
-        model: whose tokenizer and image size.
-        batch_size: rows of a batch.
+        model: gives the tokenizer and the image size.
+        batch_size: samples in a batch.
         num_negatives: K.
-        count: batches; rows come again where there are too few.
+        count: number of batches; samples repeat if there are too few.
     """
     lines = (data / "negatives.jsonl").read_text(encoding="utf-8").splitlines()
     enough = [line for line in lines if len(json.loads(line)["negatives"]) >= num_negatives]
