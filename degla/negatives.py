@@ -9,7 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.main import run_program
 from degla.errors import ConfigError
@@ -64,6 +64,8 @@ def build_writer(cfg: DictConfig, job: Job) -> Writer:
     from degla.cli.instantiate import check_node, instantiate
     from degla.hard_negatives.pipeline import WHOLE
 
+    # negatives=batch refers to the output, and `output=null` means a folder that only the job knows.
+    cfg = OmegaConf.merge(cfg, {"output": str(job.output)})
     shared = {"kinds": list(cfg.kinds), "count": cfg.per_kind, "seed": cfg.seed}
     constructor, _ = check_node(cfg.negatives, "negatives")
     accepted = signature(constructor).parameters  # a writer that only checks takes none of them

@@ -90,6 +90,13 @@ def test_drafts_of_examples(folder):
     assert (folder / "out/captions.parquet").exists()
 
 
+def test_batch_requests_go_to_the_default_output(folder):
+    """``output`` is not set, and the folder of the requests is named after it."""
+    negatives("input=captions.csv", "negatives=batch", "negatives.model=m", cwd=folder)
+    assert (folder / "captions_negatives/requests/requests-00000.jsonl").exists()
+    assert not (folder / "None").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
