@@ -1,4 +1,4 @@
-"""What is installed is what runs: layering, the wheel, where configs are found."""
+"""The package: the direction of imports, what the wheel holds, where configs are found."""
 
 import ast
 import os
@@ -6,55 +6,108 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# folder or file -> what of degla it may import
-# room or file -> what else of degla it may import when it is imported
-BASE = {"artifacts", "errors", "hub"}
-ALLOWED = {
+BASE = {"artifacts", "compat", "errors", "hub"}
+# Room (a folder or file of degla/) -> what else of degla/ it may import, anywhere in its files.
+ROOMS = {
     "losses": {"errors"},
+    "compat": set(),
+    "errors": set(),
+    "artifacts": {"errors"},
+    "hub": {"compat"},
     "models": BASE,
     "data": BASE,
     "evaluation": BASE | {"data", "models"},
     "hard_negatives": BASE | {"data"},
+    "download": BASE,
+    "runtime": {"errors"},  # runs without torch
     "report": BASE | {"data", "evaluation", "hard_negatives", "models"},
-    "cli": BASE | {"report"},
+    "cli": BASE,
     "training": BASE | {"cli", "data", "evaluation", "losses", "models", "report"},
-    "artifacts": set(),
-    "errors": set(),
-    "hub": set(),
 }
+# The programs and cli/ must start without torch. At import they may use these rooms only; inside functions, and for
+# type checkers, the programs may import every room and cli/ may import these. Nothing else is exempt: an import
+# inside a function of any other room counts like one at the top of its file.
+PROGRAMS = {"__init__", "train", "evaluate", "negatives", "export", "study", "downloads"}
+AT_IMPORT_OF_A_PROGRAM = {"artifacts", "errors", "cli"}
+INSIDE_FUNCTIONS_OF_CLI = {"report"}
+# Package -> the rooms and programs that may import it.
 ONLY = {
-    "open_clip": {"models"},
+    "open_clip": {"models", "compat"},
     "hydra": {"cli"},
-    "lightning": {"training", "train"},
+    "lightning": {"training", "train", "compat", "data/datamodule.py"},
 }
-EXCEPTIONS = {"data/datamodule.py": {"lightning"}}
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+class Import(NamedTuple):
+    module: str
+    is_late: bool  # inside a function, or under TYPE_CHECKING
+
+
+def imports(path: Path) -> list[Import]:
+    tree = ast.parse(path.read_text())
+    late = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        for inner in ast.walk(node)
+    }
+    result = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            result.append(Import(node.module, id(node) in late))
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            result += [Import(alias.name, id(node) in late) for alias in node.names]
+    return result
+
+
+def is_allowed(room: str, imported: str, is_late: bool) -> bool:
+    """Whether a file of ``room`` may import the room ``imported``."""
+    if room in PROGRAMS:
+        return is_late or imported in AT_IMPORT_OF_A_PROGRAM
+    if room == "cli" and is_late and imported in INSIDE_FUNCTIONS_OF_CLI:
+        return True
+    return imported == room or imported in ROOMS[room]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "degla").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_one_way(path):
     relative = path.relative_to(ROOT / "degla")
-    part = relative.parts[0].removesuffix(".py")
-    for name in imports(path):
-        top, _, rest = name.partition(".")
-        if top == "degla" and part in ALLOWED:
-            assert rest.split(".")[0] in ALLOWED[part] | {part}, f"{path} imports {name}"
-        if top in ONLY and top not in EXCEPTIONS.get(str(relative), ()):
-            assert part in ONLY[top], f"{path} imports {name}"
-        if part == "losses":
-            assert top in {"torch", "degla", "typing", "collections", "functools"}, f"{path} imports {name}"
+    room = relative.parts[0].removesuffix(".py")
+    assert room in ROOMS or room in PROGRAMS, f"{room} is new: say here what it may import"
+    for module, is_late in imports(path):
+        top, _, rest = module.partition(".")
+        if top == "degla" and rest:
+            assert is_allowed(room, rest.split(".")[0], is_late), f"{path} imports {module}"
+        if top in ONLY:
+            assert ONLY[top] & {room, str(relative)}, f"{path} imports {module}"
+        if room == "losses":
+            assert top in {"torch", "degla", "typing", "collections", "functools"}, f"{path} imports {module}"
+
+
+def test_what_the_direction_test_refuses(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text("import os\ndef f():\n    from degla.training import build\nfrom degla.models import clip\n")
+    assert imports(file) == [("os", False), ("degla.models", False), ("degla.training", True)]
+    assert not is_allowed("models", "training", True) and not is_allowed("report", "cli", True)
+    assert is_allowed("train", "training", True) and not is_allowed("train", "training", False)
+    assert is_allowed("cli", "report", True) and not is_allowed("cli", "report", False)
+    assert not is_allowed("cli", "training", True)
+
+
+def test_the_command_line_imports_no_torch():
+    modules = [f"degla.cli.{path.stem}" for path in (ROOT / "degla" / "cli").glob("*.py") if path.stem != "__init__"]
+    modules += [f"degla.{name}" for name in sorted(PROGRAMS - {"__init__"})]
+    code = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
+    code += "print(*sorted({'torch', 'lightning', 'open_clip', 'transformers', 'datasets'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "" and len(modules) > 10
 
 
 def test_wheel_finds_its_configs_from_anywhere(tmp_path):
