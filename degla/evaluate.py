@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from degla.evaluation import FeatureStore, Result, Task
     from degla.evaluation.items import ImageRef
     from degla.evaluation.ranks import Ranks
+    from degla.evaluation.settings import Settings
     from degla.report.benchmark_results import Evaluation
 
 log = logging.getLogger(__name__)
@@ -44,53 +45,57 @@ def evaluate(cfg: DictConfig) -> float | None:
     # torch and datasets take seconds to import; --help and shell completion must not wait for them.
     from degla.cli.instantiate import instantiate_each
     from degla.evaluation.ranks import join_ranks, leave_ranks
+    from degla.evaluation.settings import read_settings
     from degla.report.benchmark_results import read_results
     from degla.report.doctor import print_survey
 
-    _check(cfg)
-    compared = [read_results(Path(folder)) for folder in cfg.compare]
+    settings = read_settings(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
+    _check(settings, has_benchmark=bool(cfg.benchmark))
+    compared = [read_results(Path(folder)) for folder in settings.compare]
     tasks: dict[str, Task] = instantiate_each(cfg.benchmark, "benchmark")
-    if cfg.doctor:
+    if settings.doctor:
         print_survey(tasks)
         return None
-    if cfg.report_only:
-        return _report(cfg, tasks, compared)
-    ranks = join_ranks(cfg.device)
+    if settings.report_only:
+        return _report(settings, tasks, compared)
+    ranks = join_ranks(settings.device)
     try:
-        _measure(cfg, tasks, ranks)
+        _measure(cfg, settings, tasks, ranks)
     finally:
         leave_ranks(ranks)
-    return _report(cfg, tasks, [*compared, read_results(Path(cfg.run_dir))]) if ranks.rank == 0 else None
+    return _report(settings, tasks, [*compared, read_results(Path(settings.run_dir))]) if ranks.rank == 0 else None
 
 
-def _check(cfg: DictConfig) -> None:
-    if not cfg.benchmark:
+def _check(settings: "Settings", has_benchmark: bool) -> None:
+    if not has_benchmark:
         raise ConfigError("benchmark=none measures nothing: no benchmark is selected; see --help for the choices")
-    if cfg.report_only and not cfg.compare:
+    if settings.report_only and not settings.compare:
         raise ConfigError("report_only=true has nothing to report: set compare=[runs/evaluate/<time>,...]")
-    if (Path(cfg.run_dir) / "results.json").exists() and not cfg.report_only and not cfg.doctor:
-        raise ConfigError(f"run_dir={cfg.run_dir} holds results already: choose another")
+    if (Path(settings.run_dir) / "results.json").exists() and not settings.report_only and not settings.doctor:
+        raise ConfigError(f"run_dir={settings.run_dir} holds results already: choose another")
 
 
-def _measure(cfg: DictConfig, tasks: Mapping[str, "Task"], ranks: "Ranks") -> None:
+def _measure(cfg: DictConfig, settings: "Settings", tasks: Mapping[str, "Task"], ranks: "Ranks") -> None:
     """Answer every item; the first rank writes the results."""
     import torch
 
     from degla.cli.instantiate import instantiate
     from degla.evaluation import Encoder, FeatureStore, run_benchmarks
+    from degla.evaluation.coverage import require_answers, require_images
 
     start = time.monotonic()
-    for task in tasks.values():  # names a missing file before the weights are loaded
-        task.list_images()
+    require_images(tasks, settings.max_missing)
     torch.manual_seed(0)  # random weights, where those are measured, are the same on every rank
     model = instantiate(cfg.model, "model").to(ranks.device)
-    encoder = Encoder(model, cfg.batch_size, str(cfg.precision))
-    features = FeatureStore(encoder, Path(cfg.cache_dir), cfg.num_workers, ranks.rank, ranks.world_size)
-    results = run_benchmarks(tasks, features, cfg.no_image_baseline)
-    _refuse_bad_images(list(features.problems.values()), cfg.on_bad_image)
+    encoder = Encoder(model, settings.batch_size, settings.precision)
+    cache_dir = Path(settings.cache_dir) if settings.cache_dir else None
+    features = FeatureStore(encoder, cache_dir, settings.num_workers, ranks.rank, ranks.world_size)
+    results = run_benchmarks(tasks, features, settings.no_image_baseline)
+    _refuse_bad_images(list(features.problems.values()), settings.on_bad_image)
+    require_answers(tasks, results, settings.max_missing)
     if ranks.rank == 0:
         _warn_of_items_left_out(results)
-        _write(cfg, tasks, results, features, seconds=time.monotonic() - start)
+        _write(cfg, settings.label, tasks, results, features, seconds=time.monotonic() - start)
 
 
 def _refuse_bad_images(bad: Sequence["Problem"], on_bad_image: str) -> None:
@@ -110,6 +115,7 @@ def _warn_of_items_left_out(results: Mapping[str, "Result"]) -> None:
 
 def _write(
     cfg: DictConfig,
+    label: str | None,
     tasks: Mapping[str, "Task"],
     results: Mapping[str, "Result"],
     features: "FeatureStore",
@@ -124,7 +130,7 @@ def _write(
     fingerprint = features.encoder.fingerprint()
     write_results(
         run_dir,
-        label=cfg.label or f"{cfg.model.name} {cfg.model.pretrained or 'random weights'}",
+        label=label or f"{cfg.model.name} {cfg.model.pretrained or 'random weights'}",
         model={"name": cfg.model.name, "pretrained": cfg.model.pretrained, "fingerprint": fingerprint},
         benchmarks=benchmark_records(tasks, results, features),
         results=results,
@@ -133,14 +139,14 @@ def _write(
     )
 
 
-def _report(cfg: DictConfig, tasks: Mapping[str, "Task"], shown: Sequence["Evaluation"]) -> float | None:
+def _report(settings: "Settings", tasks: Mapping[str, "Task"], shown: Sequence["Evaluation"]) -> float | None:
     """Write the report and print the tables; return the mean of the last model's averages."""
     from degla.report.benchmark_report import print_tables, write_report
     from degla.report.benchmark_tables import benchmark_tables
 
-    run_dir = Path(cfg.run_dir)
+    run_dir = Path(settings.run_dir)
     tables = benchmark_tables(shown)
-    write_report(shown, tables, run_dir, _images_by_name(tasks, shown), cfg.explorer_items)
+    write_report(shown, tables, run_dir, _images_by_name(tasks, shown), settings.explorer_items)
     print_tables(tables, run_dir)
     averages = [scores["means"].get("average", {}).get("accuracy") for scores in shown[-1].benchmarks.values()]
     measured = [average for average in averages if average is not None]

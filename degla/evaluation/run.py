@@ -20,7 +20,13 @@ class Result(NamedTuple):
 
     outcomes: list[Outcome]
     no_image: list[Outcome]  # answers to the same items without their images; empty where that was not asked for
-    problems: list[Problem]  # bad images and repeated items
+    repeated: list[Problem]  # items of the same name, and images that are named twice
+    bad_images: list[Problem]
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong with single items."""
+        return [*self.repeated, *self.bad_images]
 
 
 def run_benchmarks(
@@ -46,7 +52,8 @@ def run_benchmarks(
         results[name] = Result(
             outcomes=task.outcomes(features),
             no_image=task.outcomes(baseline) if baseline else [],
-            problems=[*task.problems, *bad_images],
+            repeated=list(task.problems),
+            bad_images=bad_images,
         )
     return results
 

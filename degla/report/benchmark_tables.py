@@ -147,14 +147,26 @@ def _notes(label: str, scores: Mapping[str, Any]) -> list[str]:
 
 
 def _columns(measured: Sequence[Evaluation], benchmark: str, published_here: Mapping[str, Any]) -> list[str]:
-    """Return the paper's columns where they exist and were measured, else subsets, then means."""
+    """Return the paper's columns where they exist and were asked for, else subsets, then means."""
+    asked = {
+        subset for evaluation in measured for subset in evaluation.benchmarks[benchmark]["protocol"].get("subsets", ())
+    }
+    # Without answers to one of its subsets a benchmark has no means. Their published values are shown all the same.
+    lacks_means = any(
+        set(scores["protocol"].get("subsets", ())) - set(scores["subsets"])
+        for scores in (evaluation.benchmarks[benchmark] for evaluation in measured)
+    )
     available = dict.fromkeys(
         column
         for evaluation in measured
         for part, prefix in (("subsets", ""), ("means", "mean:"))
         for column in (prefix + name for name in evaluation.benchmarks[benchmark][part])
     )
-    paper = [column for column in published_here.get("columns", ()) if column in available]
+    paper = [
+        column
+        for column in published_here.get("columns", ())
+        if column in available or column in asked or (lacks_means and column.startswith("mean:"))
+    ]
     return paper + [column for column in available if column not in paper] if len(paper) < 4 else paper
 
 

@@ -72,7 +72,7 @@ def test_two_ranks_give_the_json_of_one(data):
 def test_bad_pictures_are_named_and_the_score_says_what_it_rests_on(data):
     (data / "data/coco/val2017/000000000001.jpg").write_bytes(b"no image")
     (data / "data/coco/val2017/000000000003.jpg").unlink()
-    result = evaluate(*SMALL, cwd=data)
+    result = evaluate(*SMALL, "max_missing=0.5", cwd=data)
     folder, found = results(data)
     scored = found["benchmarks"]["sugarcrepe"]
     assert scored["num_left_out"] == 2 and scored["subsets"]["swap_att"]["num_items"] == 19
@@ -80,8 +80,30 @@ def test_bad_pictures_are_named_and_the_score_says_what_it_rests_on(data):
     reasons = {os.path.basename(problem["row"]): problem["reason"] for problem in scored["problems"]}  # noqa: PTH119
     assert reasons["000000000001.jpg"] == "not an image" and reasons["000000000003.jpg"].startswith("no such file")
     assert "left out: " in (folder / "evaluate.log").read_text() + result.stdout + result.stderr
-    stopped = evaluate(*SMALL, "on_bad_image=stop", cwd=data, check=False)
+    stopped = evaluate(*SMALL, "max_missing=0.5", "on_bad_image=stop", cwd=data, check=False)
     assert stopped.returncode == 2 and "and 1 more; on_bad_image=skip goes on" in stopped.stderr
+
+
+def test_without_any_image_there_is_no_result(data):
+    for image in (data / "data/coco/val2017").iterdir():
+        image.unlink()
+    failed = evaluate(*SMALL, "max_missing=1", cwd=data, check=False)
+    assert failed.returncode == 2 and "none of its 4 images can be read" in failed.stderr
+    assert "cocodataset.org" in failed.stderr and "leave sugarcrepe out of benchmark=[...]" in failed.stderr
+    assert not [path for path in data.rglob("*") if path.name in ("results.json", "items.parquet", "report.html")]
+
+
+def test_missing_images_are_an_error_unless_the_key_allows_them(data):
+    (data / "data/coco/val2017/000000000003.jpg").unlink()
+    failed = evaluate(*SMALL, cwd=data, check=False)
+    first = "1 of its 4 images cannot be read, the first is data/coco/val2017/000000000003.jpg (no such file)"
+    assert failed.returncode == 2 and first in failed.stderr and "max_missing=0.25" in failed.stderr
+    (data / "data/coco/val2017/000000000003.jpg").write_bytes(b"no image")
+    failed = evaluate(*SMALL, cwd=data, check=False)
+    assert failed.returncode == 2 and "000000000003.jpg (not an image)" in failed.stderr
+    assert not list(data.glob("runs/evaluate/*/results.json"))
+    evaluate(*SMALL, "max_missing=0.25", cwd=data)
+    assert results(data)[1]["benchmarks"]["sugarcrepe"]["num_left_out"] == 1
 
 
 @pytest.mark.parametrize(
@@ -94,6 +116,12 @@ def test_bad_pictures_are_named_and_the_score_says_what_it_rests_on(data):
         (["model=scenes", "benchmark=scenes", "report_only=true"], "set compare="),
         (["model=scenes", "benchmark=own"], "benchmark.own.path is not set"),
         (["model=scenes", "benchmark=none"], "benchmark=none measures nothing"),
+        (["on_bad_image=stpo"], "on_bad_image must be 'skip' or 'stop', not 'stpo'"),
+        (["max_missing=2"], "max_missing must be less than or equal to 1, not 2"),
+        (["device=gpu"], "device must be auto, cpu, cuda or cuda:<number>, not 'gpu'"),
+        (["batch_size=0"], "batch_size must be greater than or equal to 1, not 0"),
+        (["precision=16"], "precision must be '32', 'bf16-mixed' or '16-mixed', not '16'"),
+        (["compare=runs/evaluate/x"], "compare must be a valid list"),
     ],
 )
 def test_mistakes_end_in_one_sentence(tmp_path, arguments, message):

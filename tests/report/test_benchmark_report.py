@@ -28,7 +28,7 @@ def evaluation(folder: Path, label: str, rights: dict[str, list[bool]], protocol
         for s, values in rights.items()
         for i, right in enumerate(values)
     ]
-    result = Result(found, [outcome._replace(correct=False) for outcome in found], [])
+    result = Result(found, [outcome._replace(correct=False) for outcome in found], [], [])
     protocol = protocol or {"ties": "lost", "precision": "32"}
     scored = score_table(task, found, result.no_image)
     benchmarks = {"sugarcrepe": {**scored, "protocol": protocol, "fingerprint": "f", "num_left_out": 0, "problems": []}}
@@ -65,6 +65,17 @@ def test_table_in_the_papers_layout(two, capsys, tmp_path):
     assert any("order average, object, attribute" in note for note in table.notes)
     print_tables([table], tmp_path)
     assert "other" in capsys.readouterr().out
+
+
+def test_published_columns_stay_where_a_subset_has_no_answers(tmp_path):
+    sugarcrepe(tmp_path, ["swap_obj", "swap_att"])
+    protocol = {"ties": "lost", "precision": "32", "subsets": ["swap_obj", "swap_att"]}
+    half = evaluation(tmp_path / "half", "half", {"swap_obj": [True] * 80}, protocol)
+    half.benchmarks["sugarcrepe"]["means"] = {}  # no means without answers to swap_att
+    (table,) = benchmark_tables([half])
+    rows = {row[0]: dict(zip(table.heads, row[1:], strict=True)) for row in table.rows}
+    assert rows["DeGLA (degla)"]["swap_att"] == "82.1" and rows["DeGLA (degla)"]["swap avg."] == "81.9"
+    assert rows["half"]["swap_obj"].startswith("100.0") and rows["half"]["swap_att"] == rows["half"]["avg."] == ""
 
 
 def test_results_of_other_rules_are_not_shown_without_saying_so(two, tmp_path):
