@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from degla.errors import CheckpointError
+from degla.models.torchscript import is_torchscript, read_torchscript
 
 _PREFIXES = ("_orig_mod.", "module.", "model.", "student.", "clip.")
 # Constants that OpenAI's TorchScript archives keep beside the weights, and a mask that is rebuilt.
@@ -27,7 +28,7 @@ class Weights(NamedTuple):
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the settings of the run that wrote a checkpoint of this project, or ``{}`` for any other file."""
-    if path.suffix == ".safetensors" or _is_torchscript(path):
+    if path.suffix == ".safetensors" or is_torchscript(path):
         return {}
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -57,8 +58,8 @@ def read_weights(path: Path, part: str = "student") -> Weights:
         if path.suffix == ".safetensors":
             content = load_file(path)
             quick_gelu, preprocess = _safetensors_metadata(path)
-        elif _is_torchscript(path):
-            content = dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
+        elif is_torchscript(path):
+            content = read_torchscript(path)
             quick_gelu = True  # only OpenAI publishes its weights in this form
         else:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -84,13 +85,6 @@ def _safetensors_metadata(path: Path) -> tuple[bool | None, dict[str, Any] | Non
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
     return json.loads(metadata.get("quick_gelu", "null")), json.loads(metadata.get("preprocess", "null"))
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
 
 
 def _inner_state(content: Any, path: Path) -> dict[str, Any]:
