@@ -23,6 +23,7 @@ _KEYS_ELSEWHERE = {
     "model.lr": "optimizer.lr",
     "max_bad_fraction": "loader.max_bad_fraction",
     "lr": "optimizer.lr",
+    "blind": "no_image_baseline",  # its name in degla-evaluate before 0.2
 }
 
 
