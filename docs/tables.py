@@ -142,7 +142,7 @@ def scenes_model_table() -> str:
     path = ROOT / "degla" / "models" / "pretrained" / "degla-scenes" / "plain_clip.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     splits = list(record["accuracy"])
-    names = [name for name in record["accuracy"][splits[0]] if "/" in name]
+    names = [name for name in record["accuracy"][splits[0]] if "/" in name] + ["compositional", "general"]
     lines = [[f"`{name}`", *(f"{100 * record['accuracy'][split][name]:.1f}" for split in splits)] for name in names]
     note = f"`{record['command']}` at commit {record['commit']}, {record['steps']} steps, seed {record['seed']}."
     return f"{_table(['sub-task, percent', *splits], lines)}\n\n{note}"
