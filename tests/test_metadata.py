@@ -32,6 +32,7 @@ NOT_IMPORTED = {
     "sentencepiece": "transformers reads SigLIP's vocabulary by it",
     "hydra-joblib-launcher": "a plugin that Hydra finds",
     "hydra-submitit-launcher": "a plugin that Hydra finds",
+    "onnx": "torch's exporter writes by it",
     "wandb": "Lightning's WandbLogger writes by it",
     "mlflow-skinny": "Lightning's MLFlowLogger writes by it",
 }

@@ -1,0 +1,1 @@
+"""Fetching the data that recipes and benchmarks need: addresses, transfer, unpacking, and what is there already."""
