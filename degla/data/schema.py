@@ -1,11 +1,17 @@
 """Types that every source and every consumer of samples share.
 
-This module imports neither torch nor ``datasets``: ``degla-negatives`` uses it and must start without torch. The batch is in ``degla.data.batch``.
+This module imports neither torch nor ``datasets``, because ``degla-negatives`` uses it and must start without torch.
+The batch is in ``degla.data.batch``.
 """
 
+import ast
+import contextlib
+import functools
 import hashlib
 import json
-from typing import NamedTuple
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 # The five types of the paper (section 3.1), in the order in which `negatives=one_per_type` fills the slots.
 NEGATIVE_TYPES = (
@@ -30,7 +36,7 @@ class SampleTokens(NamedTuple):
     """Token ids of a sample's texts, which have the numbers ``first_text``, ``first_text + 1``, ... in their table."""
 
     first_text: int
-    ids: list[list[int]]  # of the caption, then of each negative, without padding
+    ids: list[list[int]]  # of the captions, then of the negatives, without padding
 
 
 class Sample(NamedTuple):
@@ -44,6 +50,7 @@ class Sample(NamedTuple):
     hard_image_rows: list[int] = []  # rows of the table with a similar image (NegCLIP)
     problem: str = ""  # why the sample cannot be used; "" if it can
     tokens: SampleTokens | None = None  # None: the texts still have to be tokenized
+    captions: tuple[str, ...] = ()  # all captions of the image, `caption` among them; empty if it is the only one
 
 
 class Problem(NamedTuple):
@@ -54,6 +61,11 @@ class Problem(NamedTuple):
     skipped: bool
 
 
+def texts_of(sample: Sample) -> list[str]:
+    """Return the captions and then the negatives of a sample, in the order of its ``SampleTokens``."""
+    return [*(sample.captions or (sample.caption,)), *(negative.text for negative in sample.negatives)]
+
+
 def image_key(sample: Sample) -> str:
     """Return the identity of a sample's image: its path, or a hash of its bytes."""
     if sample.image_bytes is None:
@@ -61,8 +73,59 @@ def image_key(sample: Sample) -> str:
     return hashlib.sha1(sample.image_bytes, usedforsecurity=False).hexdigest()
 
 
-def parse_negatives(value: object) -> list[Negative]:
-    """Parse the ``negatives`` of a record: a list of strings or of ``{text, type}``, or such a list as JSON.
+def describe(value: object) -> str:
+    """Return what a value of a table is, in a few words for messages, such as ``a list of 5``."""
+    match value:
+        case None:
+            return "missing"
+        case str():
+            return f"the text {value[:40]!r}"
+        case bytes():
+            return "bytes"
+        case bool() | int() | float():
+            return f"the value {str(value)[:40]}"
+        case list() | tuple():
+            return f"a list of {len(value)}"
+        case dict():
+            return f"an object with the keys {', '.join(map(str, value))[:60]}"
+    return f"of type {type(value).__name__}"
+
+
+def text_error(value: object) -> str:
+    """Say why a value is not a text that can be stored; "" if it is one.
+
+    A lone surrogate, such as ``"\\ud800"`` in JSON, cannot be written as UTF-8.
+    """
+    if not isinstance(value, str):
+        return f"{describe(value)}, not a text"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "not valid Unicode (it holds a lone surrogate)"
+    return ""
+
+
+def list_in_text(text: str) -> Any:
+    """Return the list of texts or objects that a text holds, as JSON or in Python's notation; else the text itself.
+
+    CSV files have no lists, so many are written as the text of one.
+    """
+    if not (text.startswith("[") and text.rstrip().endswith("]")):
+        return text
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            value = parse(text)
+            if isinstance(value, list) and all(isinstance(item, str | dict | None) for item in value):
+                return value
+    return text
+
+
+def parse_negatives(value: Any) -> list[Negative]:
+    """Parse the negatives of a record.
+
+    Args:
+        value: a list of texts or of ``{text, type}``, an object of two such lists (``{text: [...], type: [...]}``),
+            any of these as JSON, or None. A list may also be written in Python's notation.
 
     Raises:
         ValueError: the value is anything else. Sources make a problem of the sample from it.
@@ -70,20 +133,89 @@ def parse_negatives(value: object) -> list[Negative]:
     if value is None or value == "":
         return []
     if isinstance(value, str):
+        value = list_in_text(value)
+    if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except RecursionError as error:
+            raise ValueError("negatives are JSON that is nested too deeply") from error
+        except ValueError as error:  # no JSON, or an integer with too many digits
             raise ValueError(f"negatives are not a JSON list: {value[:60]!r}") from error
+    if isinstance(value, dict):
+        value = _list_of_objects(value)
     if not isinstance(value, list | tuple):
-        raise ValueError(f"negatives are of type {type(value).__name__}, not a list")
+        raise ValueError(f"negatives are {describe(value)}, not a list")
     return [_parse_negative(item) for item in value if item is not None]
 
 
+def negatives_of_record(record: Mapping[str, object]) -> list[Negative]:
+    """Collect the negatives of a record from all of its columns that hold some.
+
+    These are ``negatives`` or ``negative_captions`` (see ``parse_negatives``), else ``negative``,
+    ``negative_caption`` or ``negative_text``, with or without a number (``negative_2``), in the order of the numbers.
+    ``negative_type`` and ``negative_type_2`` give their types.
+
+    Args:
+        record: column -> value.
+
+    Raises:
+        ValueError: a value cannot be read.
+    """
+    columns = _negative_columns(tuple(map(str, record)))
+    for name in columns.lists:
+        if record[name] is not None:
+            return parse_negatives(record[name])
+    negatives: list[Negative] = []
+    for name, type_column in columns.single:
+        value = record[name]
+        if value is None or value == "":
+            continue
+        if isinstance(value, list | tuple):
+            negatives += parse_negatives(value)
+            continue
+        type_name = record[type_column] if type_column else None
+        try:
+            negatives.append(_parse_negative({"text": value, "type": type_name}))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return negatives
+
+
+class _NegativeColumns(NamedTuple):
+    lists: tuple[str, ...]
+    single: tuple[tuple[str, str | None], ...]  # columns of texts, each with its column of types
+
+
+@functools.cache
+def _negative_columns(columns: tuple[str, ...]) -> _NegativeColumns:
+    single = {
+        name: match[1] for name in columns if (match := re.fullmatch(r"negative(?:_caption|_text)?_?(\d*)", name))
+    }
+    types = {match[1]: name for name in columns if (match := re.fullmatch(r"negative_type_?(\d*)", name))}
+    in_order = sorted(single, key=lambda name: (int(single[name] or 0), columns.index(name)))
+    return _NegativeColumns(
+        tuple(name for name in ("negatives", "negative_captions") if name in columns),
+        tuple((name, types.get(single[name])) for name in in_order),
+    )
+
+
+def _list_of_objects(value: dict[Any, Any]) -> object:
+    """Turn an object of lists into a list of objects, as ``datasets`` stores a sequence of structs."""
+    texts = value.get("text")
+    if not isinstance(texts, list | tuple):
+        return value
+    if any(not isinstance(part, list | tuple) or len(part) != len(texts) for part in value.values()):
+        raise ValueError("negatives are an object of lists of different lengths")
+    return [dict(zip(value, parts, strict=True)) for parts in zip(*value.values(), strict=True)]
+
+
 def _parse_negative(item: object) -> Negative:
-    if isinstance(item, str):
-        return Negative(item)
-    if isinstance(item, dict):
-        text = item.get("text")
-        if isinstance(text, str):
-            return Negative(text, item.get("type") or UNKNOWN_TYPE)
-    raise ValueError(f"a negative is neither a string nor {{text, type}}: {str(item)[:60]!r}")
+    text = item.get("text") if isinstance(item, dict) else item
+    if not isinstance(text, str):
+        raise ValueError(f"a negative is {describe(item)}, not a text and not {{text, type}}")
+    type_name: object = (item.get("type") if isinstance(item, dict) else None) or UNKNOWN_TYPE
+    if error := text_error(text):
+        raise ValueError(f"a negative is {error}")
+    if not isinstance(type_name, str) or text_error(type_name):
+        raise ValueError(f"the type of a negative is {text_error(type_name)}")
+    return Negative(text, type_name)

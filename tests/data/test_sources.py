@@ -86,6 +86,11 @@ def test_authors_json(tmp_path):
     assert [n.text for n in row.negatives] == ["b", "c", "d", "e", "f"]
 
 
+def write_authors_json(root):
+    (root / "train.json").write_text(json.dumps([{"image_id": 9, "original": "a dog", "enhanced": ["b"]}]))
+    return str(root / "train.json")
+
+
 def test_negclip_tsv(tmp_path):
     text = (
         "\ttitle\tfilepath\tneg_caption\tneg_image\n0\ta dog\tcoco/val2014/x.jpg\t['dog a', \"a cat's\"]\t[1, 0, 1]\n"
@@ -167,7 +172,7 @@ def test_webdataset(photo_folder, tmp_path):
         (lambda p: folder(str(p), "no.csv"), "there is no file"),
         (lambda p: folder(str(p), image_root="no"), "data.image_root"),
         (lambda p: coco(None, None), "huggingface.co/datasets/wsdwJohn1231/DeGLA"),
-        (lambda p: coco(str(p / "captions.jsonl"), None), "cocodataset.org"),
+        (lambda p: coco(write_authors_json(p), None), "cocodataset.org"),
         (lambda p: huggingface("no/such-dataset"), "cannot be loaded"),
         (lambda p: huggingface(None), "data.path is not set"),
     ],

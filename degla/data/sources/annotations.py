@@ -1,17 +1,22 @@
-"""Sources that name their images in an annotation file: a folder of one's own, the authors' JSON, NegCLIP's TSV."""
+"""Sources that name their images in an annotation file: a folder of your own, the authors' JSON, NegCLIP's TSV."""
 
 import ast
-import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import pyarrow.parquet
-
-from degla.data.sources.table import SampleTable, build_table, table_record
+from degla.data.schema import describe, negatives_of_record
+from degla.data.sources import formats
+from degla.data.sources.records import Record, read_columns, read_json_list, read_records
+from degla.data.sources.table import SampleTable, bad_record, build_table, table_record
 from degla.errors import ConfigError
 
-_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")  # what `folder` finds by itself
+_NAMED_SUFFIXES = (*_SUFFIXES, ".json")  # what it reads if `annotations` names it
+_TABLES = (
+    *(formats.CSV, formats.TSV, formats.JSON_LINES, formats.PARQUET, formats.JSON_LIST),
+    formats.OTHER_TABLE,  # refused further on, by the name of the missing column
+)
 _DEGLA_PAGE = "https://huggingface.co/datasets/wsdwJohn1231/DeGLA"
 _COCO_PAGE = "https://cocodataset.org/#download"
 _NEGCLIP_PAGE = "https://github.com/mertyg/vision-language-models-are-bows"
@@ -23,83 +28,102 @@ def folder(
     image_root: str | None = None,
     cache_dir: str | None = None,
 ) -> SampleTable:
-    """Images in a folder with one annotation file: CSV, TSV, JSON lines or Parquet.
+    """Read images in a folder with one annotation file: CSV, TSV, JSON lines, a JSON list or Parquet.
 
-    Columns: ``image`` (path relative to ``image_root``; Parquet may hold the bytes instead), ``caption``,
-    ``negatives`` (list of strings or of ``{text, type}``; in CSV as JSON, or one a column: ``negative_1``, ...).
+    Columns: ``image`` (path relative to ``image_root``; Parquet may hold the bytes instead), ``caption``, and
+    ``negatives`` (list of texts or of ``{text, type}``; in CSV as JSON) or ``negative_1``, ``negative_2``, ...
 
     Args:
         path: the folder.
-        annotations: file name in it; None takes the only annotation file there is.
+        annotations: file name in it; None uses the only annotation file.
         image_root: folder of the images, relative to ``path``; None is ``path`` itself.
-        cache_dir: where the memory-mapped table is kept.
+        cache_dir: folder of the memory-mapped table; None is the default of ``datasets``.
 
     Raises:
-        ConfigError: folder or file missing, several candidates, or a column missing.
+        ConfigError: folder or file missing, several candidates, a file of another source, or a column missing.
+        DataError: rows of a CSV or TSV file do not fit its header.
     """
+    if path is not None and Path(path).expanduser().is_file():
+        raise formats.sniff(Path(path).expanduser()).refusal(Path(path).expanduser(), "data.path")
     root = _existing_folder(path, "data.path", "the folder with your images and annotation file (docs/data.md)")
     file = root / annotations if annotations else _only_annotation_file(root)
     if not file.is_file():
         raise ConfigError(f"data.annotations: there is no file {file}; set it to a file in {root}")
-    if file.suffix not in _SUFFIXES:
-        raise ConfigError(f"data.annotations: {file.name} ends in none of {', '.join(_SUFFIXES)}")
+    formats.require(file, _TABLES, "data.annotations")
+    formats.require_suffix(file, "data.annotations")
+    if file.suffix not in _NAMED_SUFFIXES:
+        raise ConfigError(
+            f"data.annotations: {file.name} must end in {', '.join(_NAMED_SUFFIXES)}; rename it by its format"
+        )
     images = root / (image_root or "")
     if not images.is_dir():
-        raise ConfigError(f"data.image_root: there is no folder {images}")
+        raise ConfigError(f"data.image_root: there is no folder {images}; set it to the folder of the images")
     _check_columns(file)
-    return build_table(_folder_records, file, cache_dir=cache_dir, file=str(file), images=str(images.resolve()))
+    return build_table(folder_records, file, cache_dir=cache_dir, file=str(file), images=str(images.resolve()))
 
 
 def coco(annotations: str | None, image_root: str | None, cache_dir: str | None = None) -> SampleTable:
-    """The authors' training JSON (items of ``image_id``, ``original``, ``enhanced``) with COCO train2014.
+    """Read the authors' training JSON (items of ``image_id``, ``original``, ``enhanced``) with COCO train2014.
 
     Args:
         annotations: the JSON file.
         image_root: folder of ``COCO_train2014_<12 digits>.jpg``.
-        cache_dir: where the memory-mapped table is kept.
+        cache_dir: folder of the memory-mapped table; None is the default of ``datasets``.
 
     Raises:
-        ConfigError: file or folder missing; the message names the download page.
+        ConfigError: file or folder missing, or a file of another source. The message says what to set, or where to
+            download it.
     """
     file = _existing_file(annotations, f"the authors' negatives JSON, from {_DEGLA_PAGE}")
+    formats.require(file, (formats.AUTHORS_JSON,), "data.annotations")
     images = _existing_folder(image_root, "data.image_root", f"COCO's train2014 folder, from {_COCO_PAGE}")
-    return build_table(_coco_records, file, cache_dir=cache_dir, file=str(file), images=str(images.resolve()))
+    return build_table(authors_records, file, cache_dir=cache_dir, file=str(file), images=str(images.resolve()))
 
 
 def negclip_tsv(annotations: str | None, image_root: str | None, cache_dir: str | None = None) -> SampleTable:
-    """NegCLIP's TSV: ``title``, ``filepath``, ``neg_caption``, ``neg_image`` (rows of similar images).
+    """Read NegCLIP's TSV: ``title``, ``filepath``, ``neg_caption``, ``neg_image`` (rows of similar images).
 
     Args:
         annotations: the TSV file.
-        image_root: folder below which ``filepath`` lies (the parent of ``coco/``).
-        cache_dir: where the memory-mapped table is kept.
+        image_root: folder below which ``filepath`` is (the parent of ``coco/``).
+        cache_dir: folder of the memory-mapped table; None is the default of ``datasets``.
 
     Raises:
-        ConfigError: file or folder missing; the message names the download page.
+        ConfigError: file or folder missing, or a file of another source. The message says what to set, or where to
+            download it.
+        DataError: rows of the file do not fit its header.
     """
     file = _existing_file(annotations, f"NegCLIP's TSV, linked from {_NEGCLIP_PAGE}")
+    formats.require(file, (formats.NEGCLIP_TSV,), "data.annotations")
+    if file.suffix != ".tsv":
+        raise ConfigError(f"data.annotations: {file.name} must end in .tsv; rename it to {file.stem}.tsv")
     images = _existing_folder(image_root, "data.image_root", f"the parent folder of coco/, from {_COCO_PAGE}")
-    return build_table(_negclip_records, file, cache_dir=cache_dir, file=str(file), images=str(images.resolve()))
+    return build_table(negclip_records, file, cache_dir=cache_dir, file=str(file), images=str(images.resolve()))
 
 
-def _existing_folder(path: str | None, key: str, what: str) -> Path:
+def _existing_folder(path: str | None, key: str, purpose: str) -> Path:
     if path is None:
-        raise ConfigError(f"{key} is not set: set {key}=/path/to {what}")
+        raise ConfigError(f"{key} is not set: set {key}=/path/to {purpose}")
     if not Path(path).expanduser().is_dir():
-        raise ConfigError(f"{key}: there is no folder {path}; set {key}=/path/to {what}")
+        raise ConfigError(f"{key}: there is no folder {path}; set {key}=/path/to {purpose}")
     return Path(path).expanduser()
 
 
-def _existing_file(path: str | None, what: str) -> Path:
+def _existing_file(path: str | None, purpose: str) -> Path:
     if path is None:
-        raise ConfigError(f"data.annotations is not set: set data.annotations=/path/to {what}")
-    if not Path(path).expanduser().is_file():
-        raise ConfigError(f"data.annotations: there is no file {path}; set data.annotations=/path/to {what}")
-    return Path(path).expanduser()
+        raise ConfigError(f"data.annotations is not set: set data.annotations=/path/to {purpose}")
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise formats.sniff(file).refusal(file, "data.annotations")
+    if not file.is_file():
+        raise ConfigError(f"data.annotations: there is no file {path}; set data.annotations=/path/to {purpose}")
+    return file
 
 
 def _only_annotation_file(root: Path) -> Path:
-    files = sorted(file for file in root.iterdir() if file.suffix in _SUFFIXES)
+    if formats.sniff(root) == formats.SAVED_DATASET:
+        raise formats.SAVED_DATASET.refusal(root, "data.path")
+    files = sorted(file for file in root.iterdir() if file.suffix in _SUFFIXES and file.is_file())
     if len(files) == 1:
         return files[0]
     if not files:
@@ -111,80 +135,104 @@ def _only_annotation_file(root: Path) -> Path:
 
 
 def _check_columns(file: Path) -> None:
-    first = next(iter(read_records(file)), None)
-    if first is None:
-        raise ConfigError(f"data.annotations: {file} holds no rows")
-    record = first[1]
+    columns = read_columns(file)
+    if columns is None:
+        raise ConfigError(f"data.annotations: {file} holds no rows that can be read; see docs/data.md for the format")
     for column in ("image", "caption"):
-        if isinstance(record, dict) and column not in record:
+        if column not in columns:
             raise ConfigError(
-                f"data.annotations: {file.name} has no column {column!r} (it has {', '.join(map(str, record))}); "
+                f"data.annotations: {file.name} has no column {column!r} (it has {', '.join(map(str, columns))}); "
                 "rename the column"
             )
 
 
-def _folder_records(file: str, images: str) -> Iterator[dict]:
+def folder_records(file: str, images: str) -> Iterator[Record]:
+    """Yield the records of a table with the columns ``image``, ``caption`` and those of negatives.
+
+    Args:
+        file: the table.
+        images: folder to which paths of images are relative.
+    """
     name = Path(file).name
     for number, record in read_records(Path(file)):
         row_id = f"{name}:{number}"
-        if isinstance(record, str):  # a line that could not be parsed
-            yield table_record(row_id, None, "") | {"problem": record}
+        if isinstance(record, str):
+            yield bad_record(row_id, record)
             continue
         image = record.get("image")
         if isinstance(image, dict):  # Parquet written by `datasets`
             image = image.get("bytes") or image.get("path")
         if isinstance(image, str) and image:
             image = str(Path(images) / image)
-        negatives = record.get("negatives")
-        if negatives is None:
-            negatives = [
-                record[key] for key in sorted(record, key=str) if str(key).startswith("negative") and record[key]
-            ]
+        try:
+            negatives = [negative._asdict() for negative in negatives_of_record(record)]
+        except ValueError as error:
+            yield bad_record(row_id, str(error))
+            continue
         yield table_record(row_id, image, record.get("caption"), negatives)
 
 
-def read_records(file: Path) -> Iterator[tuple[int, dict | str]]:
-    """Line or row numbers (from 1) with records; a record that cannot be parsed is its error message."""
-    if file.suffix == ".jsonl":
-        with file.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    yield number, f"not JSON: {error}"
-                    continue
-                yield number, record if isinstance(record, dict) else f"not an object: {line[:60]!r}"
-    elif file.suffix == ".parquet":
-        number = 0
-        with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(1000):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield number, record
-    else:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
-            for record in reader:
-                yield reader.line_num, record
+def authors_records(file: str, images: str) -> Iterator[Record]:
+    """Yield the records of the authors' JSON.
 
-
-def _coco_records(file: str, images: str) -> Iterator[dict]:
+    Args:
+        file: the JSON file.
+        images: folder of COCO train2014.
+    """
     name = Path(file).name
-    for number, item in enumerate(json.loads(Path(file).read_text(encoding="utf-8-sig"))):
-        image = f"{images}/COCO_train2014_{int(item['image_id']):012d}.jpg"
-        yield table_record(f"{name}:{number}", image, item["original"], item["enhanced"])
+    for number, item in enumerate(read_json_list(Path(file))):
+        row_id = f"{name}:{number}"
+        image_id = item.get("image_id") if isinstance(item, dict) else None
+        if not isinstance(item, dict):
+            yield bad_record(row_id, f"the item is {describe(item)}, not an object")
+        elif isinstance(image_id, bool) or not str(image_id).isdecimal():
+            yield bad_record(row_id, f"image_id is {describe(image_id)}, not a whole number")
+        else:
+            image = f"{images}/COCO_train2014_{int(str(image_id)[:_MAX_ID_DIGITS]):012d}.jpg"
+            yield table_record(row_id, image, item.get("original"), item.get("enhanced"))
 
 
-def _negclip_records(file: str, images: str) -> Iterator[dict]:
+_MAX_ID_DIGITS = 20  # enough for every image of COCO; Python refuses integers of thousands of digits
+
+
+def negclip_records(file: str, images: str) -> Iterator[Record]:
+    """Yield the records of NegCLIP's TSV.
+
+    Args:
+        file: the TSV file.
+        images: the parent folder of ``coco/``.
+    """
     name = Path(file).name
     for number, record in read_records(Path(file)):
-        try:
-            negatives = ast.literal_eval(record["neg_caption"])
-            similar = ast.literal_eval(record["neg_image"])
-        except (ValueError, SyntaxError, KeyError) as error:
-            yield table_record(f"{name}:{number}", None, "") | {"problem": f"unreadable list: {error}"}
+        row_id = f"{name}:{number}"
+        if isinstance(record, str):
+            yield bad_record(row_id, record)
             continue
-        image = f"{images}/{record['filepath']}"
-        yield table_record(f"{name}:{number}", image, record["title"], negatives, similar)
+        try:
+            negatives = _python_list(record, "neg_caption", str)
+            similar = _python_list(record, "neg_image", int)
+        except ValueError as error:
+            yield bad_record(row_id, str(error))
+            continue
+        if not record["filepath"]:
+            yield bad_record(row_id, "no image is named")
+            continue
+        yield table_record(row_id, f"{images}/{record['filepath']}", record["title"], negatives, similar)
+
+
+def _python_list(record: Record, column: str, item_type: type) -> list[Any]:
+    """Return a list that was written as Python text.
+
+    Raises:
+        ValueError: it is not a list of ``item_type``, or a row number is out of range.
+    """
+    text = record.get(column, "")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"{column} is not a list in Python's notation: {text[:60]!r}") from error
+    if not isinstance(value, list) or any(type(item) is not item_type for item in value):
+        raise ValueError(f"{column} is {describe(value)}, not a list of {item_type.__name__}")
+    if item_type is int and any(not 0 <= item < 2**31 for item in value):
+        raise ValueError(f"{column} has a row number below 0 or above {2**31 - 1}")
+    return value

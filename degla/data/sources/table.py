@@ -4,15 +4,17 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 from datasets.distributed import split_dataset_by_node
+from datasets.exceptions import DatasetGenerationError
 
-from degla.data.schema import Negative, Sample, parse_negatives
-from degla.errors import DataError
+from degla.data.schema import Negative, Sample, list_in_text, parse_negatives, text_error
+from degla.data.sources.records import Record
+from degla.errors import DataError, DeglaError
 
-Record = dict[str, Any]  # one row of a file: column -> value
+CaptionChoice = Literal["first", "random"]
 
 # The columns of a memory-mapped table. `problem` says why a line of the file could not be read.
 TABLE_FEATURES = datasets.Features(
@@ -35,6 +37,8 @@ class SampleTable:
         to_sample: makes a ``Sample`` of a record and its row number.
         image_columns: columns that hold nothing but images.
         cache_dir: folder for tables made from this one; None is the default of ``datasets``.
+        captions: which caption a step uses if a sample has several: ``first`` or ``random``.
+        text_columns: which columns the texts come from, where that is a setting; part of the key of cached tokens.
     """
 
     def __init__(
@@ -43,11 +47,15 @@ class SampleTable:
         to_sample: Callable[[Record, int], Sample],
         image_columns: Iterable[str] = ("image",),
         cache_dir: str | None = None,
+        captions: CaptionChoice = "first",
+        text_columns: str = "",
     ):
         self.dataset = dataset
         self.to_sample = to_sample
         self.image_columns = list(image_columns)
         self.cache_dir = cache_dir
+        self.captions: CaptionChoice = captions
+        self.text_columns = text_columns
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -72,6 +80,7 @@ class SampleStream:
         dataset: the streamed table, images undecoded.
         to_sample: makes a ``Sample`` of a record and its number in the pass.
         shuffle_buffer: samples held for shuffling.
+        captions: which caption a step uses if a sample has several: ``first`` or ``random``.
     """
 
     def __init__(
@@ -79,10 +88,12 @@ class SampleStream:
         dataset: datasets.IterableDataset,
         to_sample: Callable[[Record, int], Sample],
         shuffle_buffer: int = 1000,
+        captions: CaptionChoice = "first",
     ):
         self.dataset = dataset
         self.to_sample = to_sample
         self.shuffle_buffer = shuffle_buffer
+        self.captions: CaptionChoice = captions
 
     def samples(self, seed: int, epoch: int, rank: int, world_size: int) -> Iterator[Sample]:
         """Yield one pass over this rank's (and DataLoader worker's) share of the samples.
@@ -123,17 +134,25 @@ def build_table(
         files: what the records depend on; a changed size or modification time makes a new table.
         cache_dir: folder for tables; None is the default of ``datasets``.
         arguments: plain values, part of the table's identity.
+
+    Raises:
+        DeglaError: what ``records`` raises for the user.
     """
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = datasets.Dataset.from_generator(
-            _generate,
-            features=TABLE_FEATURES,
-            cache_dir=cache_dir,
-            # Text, because `datasets` would read a list as a list of shards.
-            gen_kwargs={"records": records, "arguments": arguments, "stamps": str(stamps)},
-        )
+        try:
+            dataset = datasets.Dataset.from_generator(
+                _generate,
+                features=TABLE_FEATURES,
+                cache_dir=cache_dir,
+                # Text, because `datasets` would read a list as a list of shards.
+                gen_kwargs={"records": records, "arguments": arguments, "stamps": str(stamps)},
+            )
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, DeglaError):  # what we raise in `records` is meant for the user
+                raise error.__cause__ from None
+            raise
     return SampleTable(dataset, table_sample, cache_dir=cache_dir)
 
 
@@ -162,7 +181,7 @@ def table_sample(record: Record, number: int) -> Sample:
 
 def table_record(
     row_id: str,
-    image: str | bytes | None,
+    image: object,
     caption: object,
     negatives: object = None,
     hard_image_rows: list[int] | None = None,
@@ -176,19 +195,40 @@ def table_record(
         negatives: what ``parse_negatives`` reads.
         hard_image_rows: rows with a similar image.
     """
-    problem = ""
-    parsed: list[Negative] = []
     try:
         parsed = parse_negatives(negatives)
     except ValueError as error:
-        problem = str(error)
+        return bad_record(row_id, str(error))
     if not image:
-        problem = "no image is named"
+        return bad_record(row_id, "no image is named")
+    if not isinstance(image, bytes) and (error_text := text_error(image)):
+        return bad_record(row_id, f"image is {error_text}")
+    if caption is not None and (error_text := text_error(caption)):
+        return bad_record(row_id, f"caption is {error_text}")
+    if isinstance(caption, str) and isinstance(list_in_text(caption), list):
+        return bad_record(row_id, "caption is the text of a list; write one row for each caption")
     return {
         "id": row_id,
         "image": {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": image},
-        "caption": caption if isinstance(caption, str) else "" if caption is None else str(caption),
+        "caption": caption or "",
         "negatives": [negative._asdict() for negative in parsed],
         "hard_image_rows": hard_image_rows or [],
-        "problem": problem,
+        "problem": "",
+    }
+
+
+def bad_record(row_id: str, problem: str) -> Record:
+    """Make a record of ``TABLE_FEATURES`` for a line that cannot be used.
+
+    Args:
+        row_id: file and line.
+        problem: why not.
+    """
+    return {
+        "id": row_id,
+        "image": {"bytes": None, "path": None},
+        "caption": "",
+        "negatives": [],
+        "hard_image_rows": [],
+        "problem": problem.encode(errors="replace").decode(),  # the problem may quote a lone surrogate
     }
