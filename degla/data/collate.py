@@ -4,8 +4,8 @@ Shapes: B samples, K negatives per sample, L tokens, H, W of an image file, H', 
 """
 
 import random
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ class Collate:
         negatives: how the slots are filled: ``first``, ``random`` or ``one_per_type``.
         chunk_size: samples encoded together; None is the whole batch.
         teacher_texts: cached features of the teacher, by text number.
+        captions: what to do with a sample that has several captions: use the ``first`` or a ``random`` one, or make
+            a sample of each (``all``).
 
     Raises:
         ConfigError: ``negatives`` or ``chunk_size`` has a value that is not allowed.
@@ -54,6 +56,7 @@ class Collate:
         negatives: str,
         chunk_size: int | None = None,
         teacher_texts: TextFeatures | None = None,
+        captions: Literal["first", "random", "all"] = "first",
     ):
         if negatives not in SELECTIONS:
             raise ConfigError(f"loader.negatives={negatives} must be one of {', '.join(SELECTIONS)}")
@@ -64,6 +67,7 @@ class Collate:
         self.num_negatives = num_negatives
         self.chunk_size = chunk_size
         self.teacher_texts = teacher_texts
+        self.captions = captions
         self.select = SELECTIONS[negatives]
         self._empty_text_ids = tokenizer.ids([""])[0] if tokenizer.causal else []
 
@@ -84,10 +88,13 @@ class Collate:
             except BadImage as error:
                 problems.append(Problem(sample.id, str(error), skipped=True))
                 continue
-            problems += self._notes(sample)
-            images.append(image)
-            used.append(sample._replace(image_bytes=None, image_path=image_key(sample)))
-            slots.append(self.select(_usable_negatives(sample), self.num_negatives, rng))
+            stored = sample._replace(image_bytes=None, image_path=image_key(sample))
+            for caption in self._captions(sample, draw):
+                captioned = stored._replace(caption=caption)
+                problems += self._notes(captioned)
+                images.append(image)
+                used.append(captioned)
+                slots.append(self.select(_usable_negatives(captioned), self.num_negatives, rng))
         return self._batch(images, used, slots, problems)
 
     def _image(self, sample: Sample, rng: random.Random) -> Tensor:
@@ -96,6 +103,14 @@ class Collate:
         if not sample.caption.strip():
             raise BadImage("empty caption")
         return self.transform(decode(sample.image_bytes, sample.image_path), rng)
+
+    def _captions(self, sample: Sample, draw: Draw) -> Sequence[str]:
+        if not sample.captions or self.captions == "first":
+            return (sample.caption,)
+        if self.captions == "all":
+            return sample.captions
+        # A generator of its own, so that crops and negatives do not depend on how many captions there are.
+        return (random.Random(f"{draw.seed}-caption").choice(sample.captions),)
 
     def _notes(self, sample: Sample) -> list[Problem]:
         """Problems of a sample that is used all the same."""
@@ -140,9 +155,9 @@ class Collate:
 
     def _read_tokens(self, samples: list[Sample], slots: list[Slots], tokens: list[SampleTokens]) -> Tensor:
         """Return the same as ``_tokenize`` from token ids of a ``TokenTable``."""
-        ids = [row.ids[0] for row in tokens]
+        ids = [row.ids[_caption_index(sample)] for sample, row in zip(samples, tokens, strict=True)]
         for sample, row, chosen in zip(samples, tokens, slots, strict=True):
-            ids += [row.ids[1 + sample.negatives.index(n)] if n else self._empty_text_ids for n in chosen]
+            ids += [row.ids[_negative_index(sample, n)] if n else self._empty_text_ids for n in chosen]
         return self.tokenizer.pad(ids)
 
     def _chunks(self, captions: Tensor, negatives: Tensor) -> list[Chunk]:
@@ -158,10 +173,21 @@ def _text_numbers(samples: list[Sample], slots: list[Slots], tokens: list[Sample
     """Return ``(B, 1 + K)``: the numbers of the caption and of the chosen negatives in the token table."""
     return np.array(
         [
-            [row.first_text] + [row.first_text + 1 + sample.negatives.index(n) if n else -1 for n in chosen]
+            [row.first_text + _caption_index(sample)]
+            + [row.first_text + _negative_index(sample, n) if n else -1 for n in chosen]
             for sample, row, chosen in zip(samples, tokens, slots, strict=True)
         ]
     )
+
+
+def _caption_index(sample: Sample) -> int:
+    """Return the position of the caption among the sample's texts, as ``texts_of`` orders them."""
+    return sample.captions.index(sample.caption) if sample.captions else 0
+
+
+def _negative_index(sample: Sample, negative: Negative) -> int:
+    """Return the position of a negative among the sample's texts, as ``texts_of`` orders them."""
+    return max(1, len(sample.captions)) + sample.negatives.index(negative)
 
 
 def _usable_negatives(sample: Sample) -> list[Negative]:

@@ -96,8 +96,10 @@ class DataModule(L.LightningDataModule):
         interpolation = preprocess["interpolation"]
         train_transform = TrainTransform(image_size, crop_scale, interpolation)
         eval_transform = EvalTransform(image_size, interpolation, preprocess["resize_mode"])
-        self.collate = Collate(train_transform, tokenizer, num_negatives, negatives, chunk_size)
-        self.val_collate = Collate(eval_transform, tokenizer, _MAX_VALIDATION_NEGATIVES, "first")
+        self.collate = Collate(
+            train_transform, tokenizer, num_negatives, negatives, chunk_size, captions=source.captions
+        )
+        self.val_collate = Collate(eval_transform, tokenizer, _MAX_VALIDATION_NEGATIVES, "first", captions="all")
         _refuse_contradictions(source, val_source, hard_images, val_fraction)
         self.train_indices, self.val_indices = self._split(val_fraction, max_val_rows)
         num_rows = None if isinstance(source, SampleStream) else len(source)

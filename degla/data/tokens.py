@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 
 from degla.compat.datasets import fingerprint
-from degla.data.schema import SampleTokens
+from degla.data.schema import SampleTokens, texts_of
 from degla.data.sources.table import SampleTable
 from degla.data.tokenizer import Tokenizer
 
@@ -29,7 +29,9 @@ class TokenTable:
     """
 
     def __init__(self, table: SampleTable, tokenizer: Tokenizer):
-        self.key = hashlib.sha256(f"{fingerprint(table.dataset)} {tokenizer.key()}".encode()).hexdigest()
+        # The fingerprint covers the rows, but not which of their columns are read as texts.
+        columns = f" {table.text_columns}" if table.text_columns else ""
+        self.key = hashlib.sha256(f"{fingerprint(table.dataset)} {tokenizer.key()}{columns}".encode()).hexdigest()
         self.dataset = datasets.Dataset.from_generator(
             _generate,
             features=_FEATURES,
@@ -50,6 +52,6 @@ def _generate(table: SampleTable, tokenizer: Tokenizer) -> Iterator[dict[str, An
     number = 0
     for start in range(0, len(table), 1000):
         for sample in table.texts(range(start, min(start + 1000, len(table)))):
-            ids = tokenizer.ids([sample.caption, *(negative.text for negative in sample.negatives)])
+            ids = tokenizer.ids(texts_of(sample))
             yield {"first_text": number, "ids": ids}
             number += len(ids)

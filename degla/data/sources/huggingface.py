@@ -1,14 +1,35 @@
-"""Whatever the ``datasets`` library loads: hub ids, Parquet, imagefolder, WebDataset; mapped or streamed."""
+"""Everything that the ``datasets`` library loads: hub ids, Parquet, imagefolder, WebDataset; mapped or streamed."""
 
+import contextlib
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 
-from degla.data.schema import Sample, parse_negatives
-from degla.data.sources.table import Record, SampleStream, SampleTable
+from degla.data.schema import Negative, Sample, describe, list_in_text, parse_negatives
+from degla.data.sources import formats
+from degla.data.sources.columns import check_columns, read_column
+from degla.data.sources.records import Record
+from degla.data.sources.table import SampleStream, SampleTable
 from degla.errors import ConfigError
 from degla.hub import reachable_hub
+
+# `datasets` counts downloads by a request to a foreign host, also for local files. Off unless the user asks for it.
+if "HF_UPDATE_DOWNLOAD_COUNTS" not in os.environ:
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+
+# Builders of `datasets` for local files, and the formats that each of them reads.
+_BUILDERS: dict[str, tuple[formats.FileFormat, ...]] = {
+    "parquet": (formats.PARQUET,),
+    "csv": (formats.CSV, formats.TSV, formats.OTHER_TABLE),
+    "json": (formats.JSON_LINES, formats.JSON_LIST, formats.OTHER_TABLE),
+    "webdataset": (formats.TAR,),
+    "arrow": (formats.ARROW,),
+}
+
+_SHARDS_OF_A_FOLDER = 64  # of a `save_to_disk` folder that is streamed
 
 
 def huggingface(
@@ -19,36 +40,85 @@ def huggingface(
     image: str = "image",
     caption: str = "caption",
     negatives: str | None = "negatives",
+    captions: Literal["first", "random"] = "first",
+    image_root: str | None = None,
     streaming: bool = False,
     shuffle_buffer: int = 1000,
     revision: str | None = None,
     cache_dir: str | None = None,
 ) -> SampleTable | SampleStream:
-    """Rows of a Hugging Face dataset, its images undecoded until our transform decodes them.
+    """Read a Hugging Face data set; images stay undecoded until our transform decodes them.
 
     Args:
-        path: hub id, folder, or builder (``parquet``, ``imagefolder``, ``webdataset``, ``json``).
-        name: configuration of the dataset.
+        path: hub id, folder (also of ``save_to_disk``), or builder (``parquet``, ``csv``, ``json``, ``imagefolder``,
+            ``webdataset``).
+        name: configuration of the data set.
         data_files: files or patterns for a builder.
-        split: which split.
-        image: column of the image (WebDataset: ``jpg``). A dot descends: ``json.image``.
-        caption: column of the caption (WebDataset: ``txt`` or ``json.caption``).
-        negatives: column of the negatives (WebDataset: ``json.negatives``); None if there are none.
-        streaming: read shards one after the other instead of mapping a table; for data beyond the disk.
-        shuffle_buffer: rows held for shuffling a stream.
-        revision: commit or tag on the hub; pin it for results that can be repeated.
-        cache_dir: where the data is kept; None is the ``datasets`` default.
+        split: the split to read.
+        image: column of the image (WebDataset: ``jpg``): bytes, an image or a path. A dot descends: ``json.image``.
+        caption: column of the caption, a text or a list of texts (WebDataset: ``txt`` or ``json.caption``).
+        negatives: column of the negatives: one text, a list of texts or of ``{text, type}``, or such a list as JSON
+            (WebDataset: ``json.negatives``); None if there are none.
+        captions: which caption a step uses if an image has several: the ``first``, or a ``random`` one in each pass.
+            Validation uses all of them.
+        image_root: folder to which paths in the image column are relative.
+        streaming: read shards in sequence instead of mapping a table; for data larger than the disk.
+        shuffle_buffer: samples held for shuffling a stream.
+        revision: commit or tag on the hub; pin it for results that can be reproduced.
+        cache_dir: folder of the data; None is the default of ``datasets``.
 
     Raises:
-        ConfigError: not found, not reachable, or a column missing.
+        ConfigError: not found, not reachable, a column missing or of the wrong type, or a file of another source.
     """
     if path is None:
         raise ConfigError("data.path is not set: set it to a hub id, a folder, or a builder such as parquet")
-    local = {"data_dir": path, "path": "imagefolder"} if _is_image_folder(path) else {"path": path}
+    if captions not in ("first", "random"):
+        raise ConfigError(f"data.captions={captions} must be first or random")
+    if image_root is not None and not Path(image_root).expanduser().is_dir():
+        raise ConfigError(f"data.image_root: there is no folder {image_root}; set it to the folder of the images")
+    _refuse_files_of_other_sources(path, data_files)
+    dataset = _load(path, name, data_files, split, streaming, revision, cache_dir)
+    columns = dataset.column_names or list(next(iter(dataset)))
+    check_columns(path, columns, dataset.features, {"image": image, "caption": caption, "negatives": negatives})
+    for column in columns:  # also those that nobody reads, because `datasets` would decode them too
+        if isinstance((dataset.features or {}).get(column), datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    to_sample = _ToSample(path, image, caption, negatives, image_root)
+    _refuse_images_out_of_reach(dataset, image, image_root)
+    if streaming:
+        return SampleStream(dataset, to_sample, shuffle_buffer, captions)
+    texts = {column.split(".")[0] for column in (caption, negatives) if column}
+    return SampleTable(
+        dataset,
+        to_sample,
+        {image.split(".")[0]} - texts,
+        cache_dir,
+        captions,
+        text_columns=f"{caption} {negatives}",
+    )
+
+
+def _load(
+    path: str,
+    name: str | None,
+    data_files: str | list[str] | None,
+    split: str,
+    streaming: bool,
+    revision: str | None,
+    cache_dir: str | None,
+) -> Any:
+    """Return a ``datasets.Dataset``, or an ``IterableDataset`` if ``streaming``."""
+    folder = Path(path).expanduser()
+    is_local = folder.is_dir() or (path in _BUILDERS and not any("://" in file for file in _listed(data_files)))
     try:
-        with reachable_hub():
-            dataset = datasets.load_dataset(
-                **local,
+        if folder.is_dir() and formats.sniff(folder) == formats.SAVED_DATASET:
+            return _load_from_disk(folder, split, streaming)
+        is_image_folder = folder.is_dir() and any(folder.glob("**/metadata.*"))
+        # A local data set needs no hub, so the hub is not even looked up.
+        with contextlib.nullcontext() if is_local else reachable_hub():
+            return datasets.load_dataset(
+                "imagefolder" if is_image_folder else path,
+                data_dir=path if is_image_folder else None,
                 name=name,
                 data_files=data_files,
                 split=split,
@@ -56,57 +126,121 @@ def huggingface(
                 revision=revision,
                 cache_dir=cache_dir,
             )
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else ""
+    except ConfigError:
+        raise
+    except Exception as error:  # the library and its file systems raise dozens of types
+        first_line = str(error).splitlines()[0] if str(error) else ""
         raise ConfigError(
-            f"data.path={path} cannot be loaded ({type(error).__name__}: {first}); see docs/data.md"
+            f"data.path={path} cannot be loaded ({type(error).__name__}: {first_line}); see docs/data.md"
         ) from error
-    columns = dataset.column_names or list(next(iter(dataset)))
-    for key, column in (("image", image), ("caption", caption), ("negatives", negatives)):
-        if column is not None and column.split(".")[0] not in columns:
-            raise ConfigError(
-                f"data.{key}={column} is no column of {path}: set data.{key} to one of {', '.join(columns)}"
-            )
-    for column in columns:  # also those that nobody reads: `datasets` would decode them too
-        if isinstance((dataset.features or {}).get(column), datasets.Image):
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
-    to_sample = _ToSample(path, image, caption, negatives)
+
+
+def _load_from_disk(folder: Path, split: str, streaming: bool) -> Any:
+    content = datasets.load_from_disk(str(folder))
+    if isinstance(content, datasets.DatasetDict):
+        if split not in content:
+            raise ConfigError(f"data.split={split} is not in {folder}: set it to one of {', '.join(content)}")
+        content = content[split]
+    content = content.with_format(None)
     if streaming:
-        return SampleStream(dataset, to_sample, shuffle_buffer)
-    texts = {column.split(".")[0] for column in (caption, negatives) if column}
-    return SampleTable(dataset, to_sample, {image.split(".")[0]} - texts, cache_dir)
+        return content.to_iterable_dataset(num_shards=max(1, min(_SHARDS_OF_A_FOLDER, len(content))))
+    return content
+
+
+def _listed(data_files: str | list[str] | None) -> list[str]:
+    return [data_files] if isinstance(data_files, str) else list(data_files or [])
+
+
+def _refuse_files_of_other_sources(path: str, data_files: str | list[str] | None) -> None:
+    file = Path(path).expanduser()
+    if file.is_file():
+        raise formats.sniff(file).refusal(file, "data.path")
+    if path in _BUILDERS:
+        for name in _listed(data_files):
+            if Path(name).expanduser().is_file():  # a pattern or an address is left to `datasets`
+                formats.require(Path(name).expanduser(), _BUILDERS[path], "data.data_files")
+
+
+def _refuse_images_out_of_reach(dataset: Iterable[Record], image: str, image_root: str | None) -> None:
+    """Look at the first record, because paths that lead nowhere would make every sample a bad one."""
+    value = read_column(next(iter(dataset), {}), image)
+    path = value.get("path") if isinstance(value, dict) and not value.get("bytes") else value
+    if not isinstance(path, str) or not path:
+        return
+    if path.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"data.image={image} holds web addresses such as {path}: download the images first (img2dataset writes "
+            "WebDataset shards, which data.path=webdataset reads)"
+        )
+    if image_root is None and not Path(path).is_absolute() and "://" not in path and not Path(path).exists():
+        raise ConfigError(
+            f"data.image={image} holds relative paths such as {path}: set data.image_root to the folder of the images"
+        )
 
 
 class _ToSample:
-    """Picklable, so that DataLoader workers may be spawned."""
+    """Makes a sample of a record. A class, so that DataLoader workers that are spawned can receive it."""
 
-    def __init__(self, path: str, image: str, caption: str, negatives: str | None):
+    def __init__(self, path: str, image: str, caption: str, negatives: str | None, image_root: str | None):
         self.path, self.image, self.caption, self.negatives = path, image, caption, negatives
+        self.image_root = Path(image_root).expanduser().resolve() if image_root is not None else None
 
     def __call__(self, record: Record, number: int) -> Sample:
-        image = _column(record, self.image) or {}
-        if not isinstance(image, dict):
-            image = {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": str(image)}
-        row = Sample(
+        sample = Sample(
             id=str(record.get("__key__") or f"{self.path}:{number}"),
-            image_bytes=image.get("bytes"),
-            image_path=image.get("path"),
-            caption=str(_column(record, self.caption) or ""),
+            image_bytes=None,
+            image_path=None,
+            caption="",
             negatives=[],
         )
+        image = read_column(record, self.image)
+        if not isinstance(image, dict):
+            image = {"bytes": image} if isinstance(image, bytes) else {"path": image}
+        image_path = image.get("path")
+        if image_path is not None and not isinstance(image_path, str):
+            return sample._replace(problem=f"image is {describe(image_path)}, not a path")
+        if image_path and self.image_root is not None and image.get("bytes") is None:
+            image_path = str(self.image_root / image_path)
+        sample = sample._replace(image_bytes=image.get("bytes"), image_path=image_path)
         try:
-            return row._replace(negatives=parse_negatives(_column(record, self.negatives)))
+            captions = parse_captions(read_column(record, self.caption))
+            negatives = parse_text_or_negatives(read_column(record, self.negatives))
         except ValueError as error:
-            return row._replace(problem=str(error))
+            return sample._replace(problem=str(error))
+        return sample._replace(
+            caption=captions[0] if captions else "",
+            captions=captions if len(captions) > 1 else (),
+            negatives=negatives,
+        )
 
 
-def _column(record: Record, column: str | None) -> Any:
-    """A value by dotted name."""
-    value: Any = record if column else None
-    for part in (column or "").split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
+def parse_captions(value: object) -> tuple[str, ...]:
+    """Return the captions of an image: one text, a list of texts, or such a list as JSON or in Python's notation.
+
+    Raises:
+        ValueError: the value is anything else.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = list_in_text(value)
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"caption is {describe(value)}, not a text")
+    if any(not isinstance(item, str | None) for item in value):
+        raise ValueError("caption is a list of other things than texts")
+    return tuple(dict.fromkeys(item for item in value if item and item.strip()))
 
 
-def _is_image_folder(path: str) -> bool:
-    return Path(path).is_dir() and any(Path(path).glob("**/metadata.*"))
+def parse_text_or_negatives(value: object) -> list[Negative]:
+    """Return the negatives of a column that may also hold a single text.
+
+    Raises:
+        ValueError: the value is neither a text nor what ``parse_negatives`` reads.
+    """
+    if isinstance(value, str) and value.strip():
+        value = list_in_text(value)
+        if isinstance(value, str) and not value.startswith(("[{", '["', "{")):  # damaged JSON is not a negative
+            return [Negative(value)]
+    return parse_negatives(value)

@@ -7,7 +7,8 @@ from degla.data.scenes import Claim, Scene, caption_of, hard_negatives, png_byte
 from degla.data.scenes.captions import NUM_TEMPLATES
 from degla.data.scenes.claims import DETAIL
 from degla.data.scenes.general import sample_general
-from degla.data.sources.table import Record, SampleTable, build_table, table_record
+from degla.data.sources.records import Record
+from degla.data.sources.table import SampleTable, build_table, table_record
 
 # Five of ten scenes are pairs, side by side or one above the other, because word order matters there.
 _LAYOUTS = ("pair",) * 4 + ("inside", "three", "group", "group", "alone", "pair")
