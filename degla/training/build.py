@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
-from degla.cli.instantiate import check_node, instantiate, instantiate_each, instantiate_partial
+from degla.cli.instantiate import check_node, chosen_nodes, instantiate, instantiate_each, instantiate_partial
 from degla.data.datamodule import DataModule
 from degla.data.sources import SampleStream, SampleTable
 from degla.data.text_features import TextFeatures
@@ -20,6 +21,7 @@ from degla.errors import ConfigError
 from degla.evaluation import Encoder
 from degla.losses import Objective
 from degla.models import ClipModel, Teacher
+from degla.training.callbacks import MetricsCsv
 from degla.training.module import DeGLAModule
 from degla.training.refusals import (
     is_fsdp2,
@@ -106,7 +108,7 @@ def _check_nodes(cfg: DictConfig) -> None:
     """Check all keys first, so that a typing error is reported before data and weights are loaded."""
     for group in ("model", "data", "loader", "optimizer", "scheduler", "trainer"):
         check_node(cfg[group], group)
-    for name, node in (cfg.benchmark or {}).items():
+    for name, node in chosen_nodes(cfg.benchmark).items():
         check_node(node, f"benchmark.{name}")
 
 
@@ -143,7 +145,9 @@ def _validation_negative_types(datamodule: DataModule) -> list[str]:
 
 def _build_callbacks(cfg: DictConfig, datamodule: DataModule) -> list[L.Callback]:
     """Build the callbacks of ``callbacks/``; ``evaluate`` only where a benchmark is set."""
-    nodes = {name: node for name, node in cfg.callbacks.items() if node and (name != "evaluate" or cfg.benchmark)}
+    nodes = chosen_nodes(cfg.callbacks)
+    if not chosen_nodes(cfg.benchmark):
+        nodes.pop("evaluate", None)
     arguments: dict[str, Mapping[str, Any]] = {}
     if "evaluate" in nodes:
         arguments["evaluate"] = {"benchmarks": instantiate_each(cfg.benchmark, "benchmark")}
@@ -160,6 +164,14 @@ def _total_steps(cfg: DictConfig, datamodule: DataModule) -> int:
     if batches is not None:
         limits.append(math.ceil(batches / cfg.trainer.accumulate_grad_batches))
     return min(limits)
+
+
+def _build_loggers(cfg: DictConfig) -> list[Logger]:
+    """Build the loggers of ``logger/``, and in any case the one of ``metrics.csv``, which report and sweeps read."""
+    loggers = [instantiate(node, f"logger.{name}") for name, node in chosen_nodes(cfg.logger).items()]
+    if not any(isinstance(logger, MetricsCsv) for logger in loggers):
+        loggers.append(MetricsCsv(f"{cfg.run_dir}/metrics.csv"))
+    return loggers
 
 
 def _checkpoint_interval(cfg: DictConfig, datamodule: DataModule, every_n_steps: int) -> int:
@@ -190,7 +202,7 @@ def _build_trainer(cfg: DictConfig, datamodule: DataModule, objective: Objective
         strategy=_build_strategy(cfg, objective),
         precision=cfg.precision,
         callbacks=_build_callbacks(cfg, datamodule),
-        logger=[instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node],
+        logger=_build_loggers(cfg),
         default_root_dir=cfg.run_dir,
         enable_progress_bar=bool(cfg.callbacks.get("progress_bar")),  # callbacks.progress_bar=null turns it off
         use_distributed_sampler=False,  # our samplers give each rank its share without repeating samples

@@ -17,6 +17,7 @@ from degla.compat.lightning import kill_children
 from degla.errors import ConfigError, DeglaError
 from degla.training.build import Run
 from degla.training.callbacks.preemption import Preemption
+from degla.training.loggers import Wandb
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,10 @@ def fit_or_explain(run: Run, checkpoint: Path | None, resumes_when_requeued: boo
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{advice} (step {trainer.global_step}: {reason})") from error
+    finally:
+        for logger in trainer.loggers:
+            if isinstance(logger, Wandb):
+                logger.close()
 
 
 def _exit_after_signal(trainer: L.Trainer, resumes_when_requeued: bool) -> NoReturn:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -19,6 +18,7 @@ from degla.data.text_features import TextFeatures
 from degla.losses import Features, LossTerms, Objective
 from degla.models import ClipModel, PackedTexts, Teacher
 from degla.models.sharding import is_sharded, shard
+from degla.training.loggers import main_settings
 from degla.training.nonfinite import NonFiniteGuard
 from degla.training.optim import name_state, number_state
 from degla.training.validation import CaptionChoice, RetrievalRecall
@@ -38,7 +38,7 @@ class DeGLAModule(L.LightningModule):
         non_finite: ``stop`` the run where a loss or gradient is not finite, or ``skip`` the step.
         teacher_texts: store of a frozen teacher's text features; None computes them again in each step.
         negative_types: types of the negatives of the validation samples.
-        config: plain nested dict of the run, kept in checkpoints and shown as TensorBoard's hparams.
+        config: plain nested dict of the run, kept in checkpoints; its main settings go to the loggers.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class DeGLAModule(L.LightningModule):
         self.teacher_texts = teacher_texts
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
-        self.save_hyperparameters(config or {})
+        self.save_hyperparameters(config or {}, logger=False)  # loggers get the main settings only
         self.guard = NonFiniteGuard(student, skip=non_finite == "skip")
         self.retrieval = RetrievalRecall()
         self.caption_choice = CaptionChoice(negative_types)
@@ -146,11 +146,13 @@ class DeGLAModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Attach the hook that moves the teacher.
+        """Log the main settings, and attach the hook that moves the teacher.
 
         Restoring an optimizer under FSDP2 takes a dummy step, which must not move the teacher. So the hook is not
         attached before the optimizer is restored.
         """
+        for logger in self.loggers:
+            logger.log_hyperparams(main_settings(self.hparams))
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
         optimizer.register_step_post_hook(self._after_optimizer_step)
@@ -223,8 +225,6 @@ class DeGLAModule(L.LightningModule):
         self.caption_choice.reset()
         self.validated_step = self.global_step
         for logger in self.loggers:
-            if self.trainer.sanity_checking and isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(dict(self.hparams), metrics)
             logger.log_metrics(metrics, step=self.global_step)
         if not self.trainer.sanity_checking:  # for callbacks that watch a metric; every rank holds the same value
             self.log_dict(metrics, logger=False, batch_size=1)

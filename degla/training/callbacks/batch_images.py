@@ -1,10 +1,10 @@
-"""Images, captions and negatives of a training batch, shown in TensorBoard."""
+"""Images, captions and negatives of a training batch, shown by the loggers."""
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from degla.data.batch import Batch
+from degla.training.loggers import ShowsBatches
 
 
 class BatchImages(Callback):
@@ -25,13 +25,14 @@ class BatchImages(Callback):
     ) -> None:
         """Write the images and a table of the captions on rank 0."""
         step = trainer.global_step
-        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not trainer.is_global_zero or not writers or step % self.every_n_steps or step == self._last_step:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, ShowsBatches)]
+        if not trainer.is_global_zero or not loggers or step % self.every_n_steps or step == self._last_step:
             return
         self._last_step = step
-        for writer in writers:
-            writer.add_images("batch/images", batch.images[: self.num_images].cpu(), step)
-            writer.add_text("batch/captions", _table(batch, self.num_images), step)
+        images = batch.images[: self.num_images].cpu()
+        captions = [sample.caption for sample in batch.samples[: self.num_images]]
+        for logger in loggers:
+            logger.log_batch(images=images, captions=captions, table=_table(batch, self.num_images), step=step)
 
 
 def _table(batch: Batch, num_samples: int) -> str:

@@ -41,7 +41,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one line per metric."""
+        """Append one line per metric, except Lightning's ``epoch``: one epoch is the whole run."""
         if not self._is_repaired:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _remove_truncated_line(self.path)
@@ -50,7 +50,7 @@ class MetricsCsv(Logger):
             writer = csv.writer(file)
             if file.tell() == 0:
                 writer.writerow(["step", "name", "value"])
-            writer.writerows((step, name, float(value)) for name, value in metrics.items())
+            writer.writerows((step, name, float(value)) for name, value in metrics.items() if name != "epoch")
 
 
 def _remove_truncated_line(path: Path) -> None:

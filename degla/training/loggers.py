@@ -1,0 +1,220 @@
+"""Loggers: TensorBoard, Weights & Biases and MLflow, with the same numbers, settings, images and captions in each.
+
+``metrics.csv`` is written beside them in every run (``degla.training.callbacks.MetricsCsv``).
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
+
+from degla.errors import MissingDependencyError
+
+# Columns of TensorBoard's HPARAMS tab; a run that does not log one of them leaves it empty.
+_HPARAMS_METRICS = (
+    "train/loss",
+    "val/caption_choice",
+    "val/image_to_text_r@1",
+    "val/text_to_image_r@1",
+    "eval_mean/overall",
+)
+
+# Settings that are worth comparing between runs: the name shown -> the config key.
+_MAIN_SETTINGS = {
+    "model": "model.name",
+    "pretrained": "model.pretrained",
+    "data": "data.path",
+    "global_batch_size": "loader.global_batch_size",
+    "epochs": "loader.epochs",
+    "max_steps": "trainer.max_steps",
+    "num_negatives": "loader.num_negatives",
+    "lr": "optimizer.lr",
+    "weight_decay": "optimizer.weight_decay",
+    "warmup_steps": "scheduler.warmup_steps",
+    "teacher_decay": "teacher.decay",
+    "precision": "precision",
+    "seed": "seed",
+}
+
+
+def main_settings(config: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+    """Return the about 15 settings that runs are compared by, weights of the objective included.
+
+    Args:
+        config: the nested plain config of a run; settings that it lacks, and null, are left out.
+    """
+    settings = {name: _value(config, key) for name, key in _MAIN_SETTINGS.items()}
+    for name, value in (config.get("objective") or {}).items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            settings[f"objective.{name}"] = value
+    return {name: value for name, value in settings.items() if isinstance(value, str | int | float)}
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+@runtime_checkable
+class ShowsBatches(Protocol):
+    """A logger that can show a training batch."""
+
+    def log_batch(self, images: Tensor, captions: Sequence[str], table: str, step: int) -> None:
+        """Show images, their captions, and a table of captions and negatives.
+
+        Args:
+            images: ``(B, 3, H, W)`` uint8, on the CPU.
+            captions: B captions.
+            table: Markdown.
+            step: optimizer step.
+        """
+
+
+class _WithoutEpoch:
+    """Drops the metric ``epoch``, which Lightning adds and which is 0 throughout: one epoch is the whole run."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log all metrics but ``epoch``."""
+        kept = {name: value for name, value in metrics.items() if name != "epoch"}
+        if kept:
+            super().log_metrics(kept, step)  # type: ignore[misc]  # of the logger beside this mix-in
+
+
+class TensorBoard(_WithoutEpoch, TensorBoardLogger):
+    """TensorBoard with a filled HPARAMS tab.
+
+    Args:
+        save_dir: folder of the run.
+        version: name of the folder below it.
+    """
+
+    def __init__(self, save_dir: str, version: str = "tensorboard"):
+        super().__init__(save_dir=save_dir, name="", version=version, default_hp_metric=False)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, metrics: dict[str, Any] | None = None, step: int | None = None) -> None:
+        """Show settings in the HPARAMS tab.
+
+        Lightning's own method writes nothing there without a value of a metric, which would also appear as a scalar.
+
+        Args:
+            params: name -> plain value.
+            metrics: not used; the columns are those of ``_HPARAMS_METRICS``.
+            step: not used.
+        """
+        super().log_hyperparams(params)
+        for summary in hparams(dict(params), dict.fromkeys(_HPARAMS_METRICS, 0.0)):
+            self.experiment.file_writer.add_summary(summary)
+
+    @rank_zero_only
+    def log_batch(self, images: Tensor, captions: Sequence[str], table: str, step: int) -> None:
+        """See ``ShowsBatches``."""
+        self.experiment.add_images("batch/images", images, step)
+        self.experiment.add_text("batch/captions", table, step)
+
+
+class Wandb(_WithoutEpoch, WandbLogger):
+    """Weights & Biases; one of its runs for each run folder, which a resumed run continues.
+
+    Args:
+        save_dir: folder of the run.
+        project: name of the project.
+        name: name of the run; null is the name of the run folder.
+        offline: write to the run folder only; ``wandb sync`` uploads it later.
+
+    Raises:
+        MissingDependencyError: wandb is not installed.
+    """
+
+    def __init__(self, save_dir: str, project: str = "degla", name: str | None = None, offline: bool = False):
+        folder = Path(save_dir).resolve()
+        try:
+            super().__init__(
+                save_dir=save_dir,
+                project=project,
+                name=name or folder.name,
+                offline=offline,
+                id=hashlib.sha256(str(folder).encode()).hexdigest()[:16],
+                resume="allow",
+            )
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError.for_extra("logger=wandb needs wandb", "wandb") from error
+
+    @property
+    def experiment(self) -> Any:
+        """Return W&B's run, and create its folder first: W&B writes to the temporary folder where it is missing."""
+        if self.save_dir:
+            Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+        return super().experiment
+
+    @rank_zero_only
+    def close(self) -> None:
+        """End W&B's run; otherwise the next job of a sweep in this process would continue it."""
+        if self._experiment is not None:
+            self._experiment.finish()
+
+    @rank_zero_only
+    def log_batch(self, images: Tensor, captions: Sequence[str], table: str, step: int) -> None:
+        """See ``ShowsBatches``."""
+        pixels = [image.permute(1, 2, 0).numpy() for image in images]
+        self.log_image("batch/images", pixels, step=step, caption=list(captions))
+        self.log_text("batch/captions", columns=["table"], data=[[table]], step=step)
+
+
+class Mlflow(_WithoutEpoch, MLFlowLogger):
+    """MLflow; one of its runs for each run folder, which a resumed run continues.
+
+    Args:
+        save_dir: folder of the run.
+        experiment_name: name of the experiment.
+        run_name: name of the run; null is the name of the run folder.
+        tracking_uri: address of the server; null takes ``MLFLOW_TRACKING_URI``, or else a database in ``save_dir``.
+
+    Raises:
+        MissingDependencyError: mlflow is not installed.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        experiment_name: str = "degla",
+        run_name: str | None = None,
+        tracking_uri: str | None = None,
+    ):
+        folder = Path(save_dir).resolve()
+        self._run_id_file = folder / "mlflow_run_id"
+        self._is_continued = self._run_id_file.is_file()
+        try:
+            super().__init__(
+                experiment_name=experiment_name,
+                run_name=run_name or folder.name,
+                tracking_uri=tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db",
+                artifact_location=None if tracking_uri else (folder / "mlflow").as_uri(),
+                run_id=self._run_id_file.read_text().strip() if self._is_continued else None,
+            )
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError.for_extra("logger=mlflow needs mlflow", "mlflow") from error
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Log settings once; MLflow refuses other values for a run that it knows."""
+        if not self._is_continued:
+            super().log_hyperparams(params)
+            self._run_id_file.write_text(str(self.run_id))
+            self._is_continued = True
+
+    @rank_zero_only
+    def log_batch(self, images: Tensor, captions: Sequence[str], table: str, step: int) -> None:
+        """See ``ShowsBatches``."""
+        for number, image in enumerate(images):
+            pixels = image.permute(1, 2, 0).numpy()
+            self.experiment.log_image(self.run_id, pixels, f"batch/step-{step:08d}-image-{number}.png")
+        self.experiment.log_text(self.run_id, table, f"batch/step-{step:08d}-captions.md")
