@@ -65,12 +65,12 @@ def build_writer(cfg: DictConfig, job: Job) -> Writer:
     from degla.hard_negatives.pipeline import WHOLE
 
     # negatives=batch refers to the output, and `output=null` means a folder that only the job knows.
-    cfg = OmegaConf.merge(cfg, {"output": str(job.output)})
+    node = OmegaConf.merge(cfg, {"output": str(job.output)}).negatives
     shared = {"kinds": list(cfg.kinds), "count": cfg.per_kind, "seed": cfg.seed}
-    constructor, _ = check_node(cfg.negatives, "negatives")
+    constructor, _ = check_node(node, "negatives")
     accepted = signature(constructor).parameters  # a writer that only checks takes none of them
     shared = {name: value for name, value in shared.items() if name in accepted}
-    writer: Writer = instantiate(cfg.negatives, "negatives", **shared)
+    writer: Writer = instantiate(node, "negatives", **shared)
     if job.shard != WHOLE and not writer.supports_shards:
         raise ConfigError(f"shard={cfg.shard}: {type(writer).__name__} has no shards; set shard=null")
     return writer

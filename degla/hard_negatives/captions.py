@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from degla.data.schema import Negative, parse_negatives
-from degla.data.sources.annotations import read_records
+from degla.data.sources.records import read_records
 from degla.errors import ConfigError
 
+_MAX_CAPTION = 5000  # characters; some checks take quadratic time. CLIP reads about 350
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".json", ".txt")
 
 
@@ -105,6 +106,8 @@ def _caption_row(row_id: str, record: dict[str, Any], caption: str, image: str) 
         image_value = str(image_value)  # a number can be a file name
     if not isinstance(text, str) or not text.strip():
         return CaptionRow(row_id, image_value or None, "", [], "empty caption")
+    if len(text) > _MAX_CAPTION:
+        return CaptionRow(row_id, image_value or None, "", [], f"caption of more than {_MAX_CAPTION} characters")
     negatives = record.get("negatives")
     if negatives is None:
         columns = sorted(key for key in record if str(key).startswith("negative"))

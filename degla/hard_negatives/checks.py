@@ -25,8 +25,15 @@ _CHATTER = re.compile(
 )
 _LENGTH_RATIOS = (0.6, 1.6)  # allowed number of words of the negative over that of the caption
 _LENGTH_TOLERANCE = 2  # words; a smaller difference of length is always allowed
+_CHARACTER_RATIO = 4  # a text with more characters than this ratio and the tolerance allow is not read any further
+_CHARACTER_TOLERANCE = 200
 _MAX_REMOVED_WORDS = 4  # by one replacement
 _WORD_CLASSES = {"noun": ("noun", "nouns", "proper"), "adjective": ("adjective",), "relation": ("other", "verb")}
+
+
+def max_length(caption: str) -> int:
+    """Return the number of characters from which a text is too long to be a negative of the caption."""
+    return _CHARACTER_RATIO * len(caption) + _CHARACTER_TOLERANCE
 
 
 def rejection_reason(caption: str, text: str, kind: str, tagger: Tagger, earlier: Sequence[str] = ()) -> str:
@@ -45,6 +52,8 @@ def rejection_reason(caption: str, text: str, kind: str, tagger: Tagger, earlier
     text = text.strip()
     if not text:
         return "empty"
+    if len(text) > max_length(caption):  # before all others: some checks take quadratic time
+        return "length"
     if _CHATTER.search(text) and not _CHATTER.search(caption):
         return "refusal or chatter"
     before, after = lower_words(caption), lower_words(text)

@@ -12,6 +12,11 @@ from typing import NamedTuple
 _OFFSET_BITS = 44
 _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
 
+_FIELD_TYPES = {
+    "key": str, "caption": str, "kind": str, "texts": list, "failure": str, "is_final": bool, "input_tokens": int,
+    "output_tokens": int,
+}  # fmt: skip
+
 _SYNC_EVERY = 256  # lines between two calls of fsync
 
 
@@ -89,13 +94,18 @@ class Store:
             return _parse_line(file.readline())
 
     def add(self, answer: Answer) -> None:
-        """Append an answer. One that is not final is kept for the report only."""
+        """Append an answer. One that is not final is kept for the report only.
+
+        Raises:
+            ValueError: the line could not be read again. Nothing is written then.
+        """
+        line = (json.dumps(answer._asdict(), ensure_ascii=False) + "\n").encode(errors="replace")
+        _parse_line(line)
         if self._descriptor is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._files.append(self.folder / f"{uuid.uuid4().hex}.jsonl")
             self._descriptor = os.open(self._files[-1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             self._num_written = 0
-        line = (json.dumps(answer._asdict(), ensure_ascii=False) + "\n").encode(errors="replace")
         offset = os.lseek(self._descriptor, 0, os.SEEK_END)
         num_bytes = 0
         while num_bytes < len(line):
@@ -137,9 +147,21 @@ class Store:
 
 
 def _parse_line(line: bytes) -> Answer:
+    """Parse and check a line.
+
+    Raises:
+        ValueError: the line is truncated, is not JSON, or does not hold an answer.
+    """
     if not line.endswith(b"\n"):
         raise ValueError("the line is truncated")
     try:
-        return Answer(**json.loads(line))
-    except TypeError as error:
+        answer = Answer(**json.loads(line))
+        bytes.fromhex(answer.key)
+    except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
+    for name, value_type in _FIELD_TYPES.items():
+        if type(getattr(answer, name)) is not value_type:
+            raise ValueError(f"{name} is not of type {value_type.__name__}")
+    if not all(isinstance(text, str) for text in answer.texts):
+        raise ValueError("a text is not a string")
+    return answer

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -15,14 +15,26 @@ from degla.hard_negatives.rules import NoNegative, Rules
 MODES = ("good", "streamed", "slow", "chatter", "junk", "refusal", "cut", "same", "429", "500", "page", "hang", "reset")
 
 
+# A handler answers by itself, in place of a named mode.
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
 def mode_good(caption: str, kind: str, nth: int) -> str:
     return "good"
 
 
 class LlmServer:
-    """Serves from a thread of its own. ``asked`` counts requests by (caption, kind, seed), as they came in."""
+    """Serves from a thread of its own.
 
-    def __init__(self, mode: Callable[[str, str, int], str] = mode_good, delay: float = 0.0):
+    Args:
+        mode: takes caption, kind, and the number of the request for both; returns a mode or a handler.
+        delay: seconds before each answer.
+
+    Attributes:
+        asked: number of requests by (caption, kind, seed).
+    """
+
+    def __init__(self, mode: Callable[[str, str, int], str | Handler] = mode_good, delay: float = 0.0):
         self.mode = mode
         self.delay = delay
         self.retry_after = "0.05"
@@ -37,24 +49,24 @@ class LlmServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
-    def __enter__(self):
+    def __enter__(self) -> "LlmServer":
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    async def _stop(self):
+    async def _stop(self) -> None:
         await self._runner.cleanup()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
 
-    async def _start(self):
+    async def _start(self) -> None:
         app = web.Application(client_max_size=2**24)
         app.router.add_post("/v1/chat/completions", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
@@ -77,11 +89,14 @@ class LlmServer:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             await asyncio.sleep(self.delay)
-            return await self._behave(request, self.mode(caption, kind, self._times[caption, kind]), caption, kind)
+            mode = self.mode(caption, kind, self._times[caption, kind])
+            if not isinstance(mode, str):
+                return await mode(request)
+            return await self._behave(request, mode, caption, kind)
         finally:
             self.in_flight -= 1
 
-    async def _behave(self, request, mode: str, caption: str, kind: str) -> web.StreamResponse:
+    async def _behave(self, request: web.Request, mode: str, caption: str, kind: str) -> web.StreamResponse:
         if mode in ("429", "500", "401", "400", "403"):
             headers = {"Retry-After": self.retry_after} if mode == "429" else {}
             return web.json_response({"error": {"message": f"made-up {mode}"}}, status=int(mode), headers=headers)

@@ -22,7 +22,7 @@ class Lexicon(NamedTuple):
     nouns: dict[str, list[str]]  # word -> words that may replace it, one per meaning
     adjectives: dict[str, list[str]]  # word -> words that may replace it, one per meaning
     relations: list[tuple[Words, list[str]]]  # relation -> relations that may replace it; the longest first
-    same_relations: list[tuple[Words, str]]  # relation -> the name of its meaning; the longest first
+    same_relations: dict[str, list[tuple[Words, str]]]  # first word -> relations, each with the name of its meaning
     numbers: list[str]  # from "two" on
     mass: frozenset[str]
     plural_only: frozenset[str]
@@ -95,11 +95,14 @@ def _relations(groups: list[list[str]]) -> list[tuple[Words, list[str]]]:
     return sorted(relations.items(), key=lambda item: -len(item[0]))
 
 
-def _same_relations(content: dict[str, Any]) -> list[tuple[Words, str]]:
+def _same_relations(content: dict[str, Any]) -> dict[str, list[tuple[Words, str]]]:
+    """Return first word -> relations with the names of their meanings; the longest first."""
     names = {phrase: phrase for phrases in content["relations"] for phrase in phrases}
     names |= {phrase: phrases[0] for phrases in content["same_relations"] for phrase in phrases}
-    by_words = [(tuple(phrase.split()), name) for phrase, name in names.items()]
-    return sorted(by_words, key=lambda item: -len(item[0]))
+    by_first_word: dict[str, list[tuple[Words, str]]] = {}
+    for phrase, name in sorted(names.items(), key=lambda item: -len(item[0].split())):
+        by_first_word.setdefault(phrase.split()[0], []).append((tuple(phrase.split()), name))
+    return by_first_word
 
 
 def _members(content: dict[str, Any], key: str) -> frozenset[str]:

@@ -60,7 +60,7 @@ def _small_number(digits: str) -> int:
 
 def _relation_at(words: Sequence[str], i: int) -> tuple[int, str] | None:
     """Return the length and the name of the longest relation that begins at word ``i``."""
-    for phrase, name in lexicon().same_relations:
+    for phrase, name in lexicon().same_relations.get(words[i], ()):
         if tuple(words[i : i + len(phrase)]) == phrase:
             return len(phrase), name
     return None

@@ -8,6 +8,8 @@ from degla.hard_negatives.language.lexicon import lexicon
 from degla.hard_negatives.language.tagger import Tagger
 from degla.hard_negatives.language.words import Token, singular, tokenize
 
+_MAX_RELATION_WORDS = 8  # longer than every relation of the lexicon, with a comma before it
+
 
 class Phrase(NamedTuple):
     """The noun phrase ``tokens[start:end]``: determiner, adjectives, and a head of one or more nouns."""
@@ -51,9 +53,12 @@ def parse(text: str, tagger: Tagger) -> Caption:
 
 def is_symmetric(caption: Caption, first: Phrase, second: Phrase) -> bool:
     """Whether exchanging two phrases leaves the meaning as it was, such as in "a dog next to a cat"."""
-    between = tuple(token.text.lower() for token in caption.tokens[first.end : second.start])
-    while between and between[0] in lexicon().postures:
-        between = between[1:]
+    start, end = first.end, second.start
+    while start < end and caption.tokens[start].text.lower() in lexicon().postures:
+        start += 1
+    # The words of a long distance form no relation. Only the last one matters then.
+    start = max(start, end - _MAX_RELATION_WORDS)
+    between = tuple(token.text.lower() for token in caption.tokens[start:end])
     symmetric = lexicon().symmetric
     if between in symmetric or (between and between[0] == "," and between[1:] in symmetric):
         return True

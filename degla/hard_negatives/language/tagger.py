@@ -20,6 +20,7 @@ _SPACY_CLASSES = {
     "DT": "determiner", "PRP$": "determiner",
 }  # fmt: skip
 _CLASSES = frozenset({"noun", "nouns", "proper", "adjective", "number", "determiner", "verb"})
+_MAX_WORD_LENGTH = 40  # letters that HanTa sees
 _DETERMINERS = frozenset(
     ["a", "an", "the", "this", "that", "these", "those", "his", "her", "its", "their", "my", "your", "our", "some"]
 )
@@ -53,7 +54,9 @@ def _hanta_tagger() -> Tagger:
 
     def tag(words: Sequence[str]) -> list[str]:
         # Verb tags vary in their ends ("VVB", "VBZ"), so an unlisted tag is shortened to its first letter.
-        tags = (tag for _, _, tag in tag_sentence(_lowercase_first_word(words)))
+        # HanTa takes quadratic time in the length of a word: seconds for a word of 600 letters.
+        short_words = [word[:_MAX_WORD_LENGTH] for word in _lowercase_first_word(words)]
+        tags = (tag for _, _, tag in tag_sentence(short_words))
         return _correct_classes(words, [_HANTA_CLASSES.get(tag, tag[:1]) for tag in tags])
 
     return tag

@@ -5,10 +5,12 @@ from typing import Any, Literal
 
 from degla.errors import ConfigError
 from degla.hard_negatives.answer_index import AnswerIndex
+from degla.hard_negatives.checks import max_length
 from degla.hard_negatives.language.tagger import load_tagger
-from degla.hard_negatives.llm.client import Reply
+from degla.hard_negatives.llm.completion import Reply
 from degla.hard_negatives.llm.parse import InvalidAnswer, parse_answer
 from degla.hard_negatives.llm.prompts import ANSWER_SCHEMA, load_prompts
+from degla.hard_negatives.llm.redact import Redactor
 from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.store import Answer, Store
 from degla.hard_negatives.writers import AnswerWriter, Tasks
@@ -49,6 +51,7 @@ class LanguageModelWriter(AnswerWriter):
     ):
         if model is None:
             raise ConfigError("negatives.model is not set: set it to the name by which the server knows its model")
+        self.redact = Redactor()
         self.prompts = load_prompts(kinds, prompts)
         self.temperature = temperature
         self.max_tokens = max_tokens
@@ -97,13 +100,27 @@ class LanguageModelWriter(AnswerWriter):
             attempt: the attempt that the reply answers.
             reply: the completion.
         """
-        key = self.answer_index.key(caption, kind, attempt)
         tokens = (reply.input_tokens, reply.output_tokens)
         try:
             texts = parse_answer(reply.text, reply.finish_reason, reply.refusal)
         except InvalidAnswer as error:
-            if error.is_truncated:
-                key = self.answer_index.truncated_key(caption, kind, attempt)
-            raw = (reply.refusal or reply.text or "")[:_MAX_STORED_FAILURE]
+            index = self.answer_index
+            key = (index.truncated_key if error.is_truncated else index.key)(caption, kind, attempt)
+            raw = self.redact(reply.refusal or reply.text or "")[:_MAX_STORED_FAILURE]
             return Answer(key, caption, kind, [raw] if raw else [], str(error), True, *tokens)
-        return Answer(key, caption, kind, texts, "", True, *tokens)
+        # One character more than the checks allow is enough for them to reject a text because of its length.
+        texts = [self.redact(text)[: max_length(caption) + 1] for text in texts]
+        return Answer(self.answer_index.key(caption, kind, attempt), caption, kind, texts, "", True, *tokens)
+
+    def failure(self, caption: str, kind: str, attempt: int, reason: str, is_final: bool) -> Answer:
+        """Return the record of a request without a completion.
+
+        Args:
+            caption: the original caption.
+            kind: a key of ``KINDS``.
+            attempt: the attempt that failed.
+            reason: why there is no completion.
+            is_final: whether asking again would change nothing.
+        """
+        key = self.answer_index.key(caption, kind, attempt)
+        return Answer(key, caption, kind, [], self.redact(reason)[:_MAX_STORED_FAILURE], is_final)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from degla.errors import ConfigError
 from degla.hard_negatives.answer_index import Verdict
 from degla.hard_negatives.llm.base import LanguageModelWriter, Structured
-from degla.hard_negatives.llm.client import NoCompletion, parse_completion
+from degla.hard_negatives.llm.completion import NoCompletion, decode_json, error_message, parse_completion
 from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.store import Answer, Store
 from degla.hard_negatives.writers import Tasks
@@ -123,14 +123,13 @@ class BatchWriter(LanguageModelWriter):
     def _read_answer(self, caption: str, kind: str, attempt: int, location: Location) -> Answer:
         with Path(location.path).open("rb") as lines:
             lines.seek(location.offset)
-            record = json.loads(lines.readline())
-        response = record.get("response") or {}
+            response = decode_json(lines.readline())["response"]
         try:
-            if record.get("error") or response.get("status_code", 200) != 200:
-                raise NoCompletion(str(record.get("error") or response.get("body"))[:300])
+            if response.get("status_code", 200) != 200:
+                raise NoCompletion(error_message(response.get("body")))
             return self.answer(caption, kind, attempt, parse_completion(response.get("body")))
         except NoCompletion as error:
-            return Answer(self.answer_index.key(caption, kind, attempt), caption, kind, [], str(error))
+            return self.failure(caption, kind, attempt, str(error), is_final=True)
 
 
 class _RequestFiles:
@@ -165,7 +164,7 @@ def _records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     with Path(path).open("rb") as lines:
         for line in lines:
             try:
-                record = json.loads(line)
+                record = decode_json(line)
             except ValueError:
                 record = None
             if isinstance(record, dict) and isinstance(record.get("custom_id"), str):
@@ -175,5 +174,10 @@ def _records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _is_final(record: dict[str, Any]) -> bool:
     """Whether asking again would change nothing."""
-    response = record.get("response") or {"status_code": None}
-    return not record.get("error") and response.get("status_code", 200) in _FINAL_STATUSES
+    response = record.get("response")
+    return not record.get("error") and isinstance(response, dict) and _status(response) in _FINAL_STATUSES
+
+
+def _status(response: dict[str, Any]) -> int:
+    status = response.get("status_code", 200)
+    return status if isinstance(status, int) else 0

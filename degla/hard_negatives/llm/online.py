@@ -30,6 +30,7 @@ class OnlineWriter(LanguageModelWriter):
         timeout_seconds: limit of one request.
         max_retries: retries of one request after time-outs, resets and HTTP 408, 429 and 5xx.
         max_failures: number of failed requests in a row that ends the run.
+        max_server_wait_seconds: longest wait that the server may ask for; a longer one ends the run.
         tagger: word classes for the checks.
     """
 
@@ -50,10 +51,19 @@ class OnlineWriter(LanguageModelWriter):
         timeout_seconds: float = 120.0,
         max_retries: int = 8,
         max_failures: int = 32,
+        max_server_wait_seconds: float = 600.0,
         tagger: str = "hanta",
     ):
         super().__init__(kinds, count, seed, model, prompts, temperature, max_tokens, structured, attempts, tagger)
-        self.client = ChatClient(base_url, api_key_env, concurrency, timeout_seconds, max_retries)
+        self.client = ChatClient(
+            base_url,
+            api_key_env,
+            concurrency,
+            timeout_seconds,
+            max_retries,
+            max_server_wait_seconds=max_server_wait_seconds,
+        )
+        self.redact = self.client.redact
         self.concurrency = concurrency
         self.max_failures = max_failures
         self._num_failures = 0  # in a row
@@ -63,6 +73,7 @@ class OnlineWriter(LanguageModelWriter):
 
         A task is taken from the iterator only when a request can start, so memory does not grow with the input.
         """
+        self.client.announce = progress.print
         try:
             asyncio.run(self._write(iter(tasks), store, progress))
         except ExceptionGroup as group:  # the first worker that failed stopped the others
@@ -100,7 +111,6 @@ class OnlineWriter(LanguageModelWriter):
                 ) from error
             # Where no request was ever answered, the settings may be wrong: then a refusal is not final.
             is_final = isinstance(error, Refused) and self.client.has_answered
-            key = self.answer_index.key(caption, kind, attempt)
-            return Answer(key, caption, kind, [], str(error), is_final=is_final)
+            return self.failure(caption, kind, attempt, str(error), is_final)
         self._num_failures = 0
         return self.answer(caption, kind, attempt, reply)

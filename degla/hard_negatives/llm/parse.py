@@ -1,6 +1,8 @@
 """Read the negatives in the text of a model's answer."""
 
-import json
+from degla.hard_negatives.llm.completion import decode_json, without_surrogates
+
+_MAX_NEGATIVES = 64  # of one answer; more are left out
 
 
 class InvalidAnswer(ValueError):
@@ -29,8 +31,6 @@ def parse_answer(text: str | None, finish_reason: str | None = None, refusal: st
     """
     if refusal or finish_reason == "content_filter":
         raise InvalidAnswer("refused")
-    if text is not None and not isinstance(text, str):
-        raise InvalidAnswer("the answer is not a text")
     text = (text or "").rpartition("</think>")[2]  # the thoughts of a reasoning model can hold drafts
     if not text.strip():
         if finish_reason == "length":  # all tokens went into thoughts
@@ -38,7 +38,7 @@ def parse_answer(text: str | None, finish_reason: str | None = None, refusal: st
         raise InvalidAnswer("empty answer")
     start, end = text.find("{"), text.rfind("}")
     try:
-        content = json.loads(text[start : end + 1] if -1 < start < end else text)
+        content = decode_json(text[start : end + 1] if -1 < start < end else text)
         negatives = content["negatives"]
     except (ValueError, KeyError, TypeError) as error:
         if finish_reason == "length":
@@ -46,4 +46,4 @@ def parse_answer(text: str | None, finish_reason: str | None = None, refusal: st
         raise InvalidAnswer("no JSON of the form {negatives: [...]}") from error
     if not isinstance(negatives, list) or not all(isinstance(item, str) for item in negatives):
         raise InvalidAnswer("negatives is not a list of strings")
-    return [item.strip() for item in negatives]
+    return [without_surrogates(item).strip() for item in negatives[:_MAX_NEGATIVES]]

@@ -99,7 +99,7 @@ def test_every_caption_ends_with_negatives_or_a_reason(tmp_path):
     expected = {
         "chatter": "refusal or chatter", "junk": "no JSON", "refusal": "refused", "cut": "truncated",
         "same": "equal to the caption", "429": "HTTP 429: made-up 429", "500": "HTTP 500: made-up 500",
-        "page": "no completion: b'<html>", "hang": "no answer within 0.5 s", "reset": "Server",
+        "page": "no completion: '<html>", "hang": "no answer within 0.5 s", "reset": "Server",
     }  # fmt: skip
     for mode, pairs in outcomes.items():
         for lasting, reason in pairs:
