@@ -1,7 +1,9 @@
 """``degla-evaluate`` and ``python -m degla.evaluate``: compose, build, run, report."""
 
 import logging
+import sys
 import time
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,12 +15,16 @@ from degla.cli.main import run_program
 from degla.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from degla.api import Results
     from degla.data.schema import Problem
     from degla.evaluation import FeatureStore, Result, Task
     from degla.evaluation.items import ImageRef
     from degla.evaluation.ranks import Ranks
     from degla.evaluation.settings import Settings
+    from degla.models import ClipModel
+    from degla.models import ModelSource
     from degla.report.benchmark_results import Evaluation
+    from degla.report.benchmark_tables import BenchmarkTable
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +49,14 @@ def evaluate(cfg: DictConfig) -> float | None:
         DeglaError: the settings or the data do not allow the evaluation.
     """
     # torch and datasets take seconds to import; --help and shell completion must not wait for them.
-    from degla.cli.instantiate import instantiate_each
+    from degla.cli.instantiate import chosen_nodes, instantiate_each
     from degla.evaluation.ranks import join_ranks, leave_ranks
     from degla.evaluation.settings import read_settings
     from degla.report.benchmark_results import read_results
     from degla.report.doctor import print_survey
 
     settings = read_settings(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
-    _check(settings, has_benchmark=bool(cfg.benchmark))
+    check(settings, has_benchmark=bool(chosen_nodes(cfg.benchmark)))
     compared = [read_results(Path(folder)) for folder in settings.compare]
     tasks: dict[str, Task] = instantiate_each(cfg.benchmark, "benchmark")
     if settings.doctor:
@@ -60,13 +66,22 @@ def evaluate(cfg: DictConfig) -> float | None:
         return _report(settings, tasks, compared)
     ranks = join_ranks(settings.device)
     try:
-        _measure(cfg, settings, tasks, ranks)
+        measure(cfg, settings, tasks, ranks)
     finally:
         leave_ranks(ranks)
     return _report(settings, tasks, [*compared, read_results(Path(settings.run_dir))]) if ranks.rank == 0 else None
 
 
-def _check(settings: "Settings", has_benchmark: bool) -> None:
+def check(settings: "Settings", has_benchmark: bool) -> None:
+    """Refuse settings that measure nothing, or would write over results.
+
+    Args:
+        settings: the top-level keys.
+        has_benchmark: whether at least one benchmark is selected.
+
+    Raises:
+        ConfigError: they do.
+    """
     if not has_benchmark:
         raise ConfigError("benchmark=none measures nothing: no benchmark is selected; see --help for the choices")
     if settings.report_only and not settings.compare:
@@ -75,8 +90,25 @@ def _check(settings: "Settings", has_benchmark: bool) -> None:
         raise ConfigError(f"run_dir={settings.run_dir} holds results already: choose another")
 
 
-def _measure(cfg: DictConfig, settings: "Settings", tasks: Mapping[str, "Task"], ranks: "Ranks") -> None:
-    """Answer every item; the first rank writes the results."""
+def measure(
+    cfg: DictConfig,
+    settings: "Settings",
+    tasks: Mapping[str, "Task"],
+    ranks: "Ranks",
+    model: "ClipModel | None" = None,
+) -> None:
+    """Answer every item; the first rank writes the results.
+
+    Args:
+        cfg: the composed ``evaluate.yaml``.
+        settings: its top-level keys.
+        tasks: the benchmarks by name.
+        ranks: the processes that share the work.
+        model: a model in memory; None builds the one of ``cfg.model``.
+
+    Raises:
+        DeglaError: the settings or the data do not allow the evaluation.
+    """
     import torch
 
     from degla.cli.instantiate import instantiate
@@ -86,7 +118,7 @@ def _measure(cfg: DictConfig, settings: "Settings", tasks: Mapping[str, "Task"],
     start = time.monotonic()
     require_images(tasks, settings.max_missing)
     torch.manual_seed(0)  # random weights, where those are measured, are the same on every rank
-    model = instantiate(cfg.model, "model").to(ranks.device)
+    model = (instantiate(cfg.model, "model") if model is None else model).to(ranks.device)
     encoder = Encoder(model, settings.batch_size, settings.precision)
     cache_dir = Path(settings.cache_dir) if settings.cache_dir else None
     features = FeatureStore(encoder, cache_dir, settings.num_workers, ranks.rank, ranks.world_size)
@@ -95,7 +127,8 @@ def _measure(cfg: DictConfig, settings: "Settings", tasks: Mapping[str, "Task"],
     require_answers(tasks, results, settings.max_missing)
     if ranks.rank == 0:
         _warn_of_items_left_out(results)
-        _write(cfg, settings.label, tasks, results, features, seconds=time.monotonic() - start)
+        label = settings.label or model.source.description
+        _write(cfg, label, model.source, tasks, results, features, seconds=time.monotonic() - start)
 
 
 def _refuse_bad_images(bad: Sequence["Problem"], on_bad_image: str) -> None:
@@ -115,7 +148,8 @@ def _warn_of_items_left_out(results: Mapping[str, "Result"]) -> None:
 
 def _write(
     cfg: DictConfig,
-    label: str | None,
+    label: str,
+    source: "ModelSource",
     tasks: Mapping[str, "Task"],
     results: Mapping[str, "Result"],
     features: "FeatureStore",
@@ -130,8 +164,8 @@ def _write(
     fingerprint = features.encoder.fingerprint()
     write_results(
         run_dir,
-        label=label or f"{cfg.model.name} {cfg.model.pretrained or 'random weights'}",
-        model={"name": cfg.model.name, "pretrained": cfg.model.pretrained, "fingerprint": fingerprint},
+        label=label,
+        model={"name": source.architecture, "pretrained": source.pretrained, "fingerprint": fingerprint},
         benchmarks=benchmark_records(tasks, results, features),
         results=results,
         seconds=seconds,
@@ -139,15 +173,29 @@ def _write(
     )
 
 
-def _report(settings: "Settings", tasks: Mapping[str, "Task"], shown: Sequence["Evaluation"]) -> float | None:
-    """Write the report and print the tables; return the mean of the last model's averages."""
-    from degla.report.benchmark_report import print_tables, write_report
+def write_tables(
+    settings: "Settings", tasks: Mapping[str, "Task"], shown: Sequence["Evaluation"]
+) -> "list[BenchmarkTable]":
+    """Write the report of one or more results, and return its tables.
+
+    Args:
+        settings: the top-level keys.
+        tasks: the benchmarks by name, for their images.
+        shown: the results; the first is the base of every comparison.
+    """
+    from degla.report.benchmark_report import write_report
     from degla.report.benchmark_tables import benchmark_tables
 
-    run_dir = Path(settings.run_dir)
     tables = benchmark_tables(shown)
-    write_report(shown, tables, run_dir, _images_by_name(tasks, shown), settings.explorer_items)
-    print_tables(tables, run_dir)
+    write_report(shown, tables, Path(settings.run_dir), _images_by_name(tasks, shown), settings.explorer_items)
+    return tables
+
+
+def _report(settings: "Settings", tasks: Mapping[str, "Task"], shown: Sequence["Evaluation"]) -> float | None:
+    """Write the report and print the tables; return the mean of the last model's averages."""
+    from degla.report.benchmark_report import print_tables
+
+    print_tables(write_tables(settings, tasks, shown), Path(settings.run_dir))
     averages = [scores["means"].get("average", {}).get("accuracy") for scores in shown[-1].benchmarks.values()]
     measured = [average for average in averages if average is not None]
     return fmean(measured) if measured else None
@@ -164,6 +212,17 @@ def _images_by_name(tasks: Mapping[str, "Task"], shown: Sequence["Evaluation"]) 
                 continue
     return images
 
+
+class _CallableProgram(types.ModuleType):
+    """Lets ``degla.evaluate(...)`` be the function of the Python API, though this module has the same name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "Results":
+        from degla.api import evaluate
+
+        return evaluate(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableProgram
 
 if __name__ == "__main__":
     main()

@@ -70,6 +70,11 @@ def read_weights(path: Path, part: str = "student") -> Weights:
             f"model.pretrained: {path} cannot be read as weights ({first_line(error)}); give a .safetensors file, or a "
             ".pt file that holds tensors only"
         ) from error
+    if not isinstance(quick_gelu, bool | None) or not isinstance(preprocess, dict | None):
+        raise CheckpointError(
+            f"model.pretrained: {path} records quick_gelu={quick_gelu!r} and preprocess={preprocess!r}; "
+            "they must be true or false, and a mapping"
+        )
     state = _only_tensors(_without_prefixes(_inner_state(content, path), path, part), path)
     if quick_gelu is None and _looks_like_openai(state):
         quick_gelu = True

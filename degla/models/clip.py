@@ -11,6 +11,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from degla.models.packing import PackedTexts
+from degla.models.source import ModelSource
 from degla.models.text import encode_text
 from degla.models.tokenizer import CaptionTokenizer
 
@@ -28,6 +29,7 @@ class ClipModel(nn.Module):
         config: its open_clip ``model_cfg``, kept for export (its ``quick_gelu`` is what was built).
         preprocess: its open_clip ``preprocess_cfg`` (``mean``, ``std``, ``interpolation``, ``resize_mode``).
         tokenizer: turns captions into token ids for this model.
+        source: where architecture and weights come from, for labels and records.
         merges: file of its tokenizer's byte-pair merges, kept for export; None where they are CLIP's.
     """
 
@@ -40,6 +42,7 @@ class ClipModel(nn.Module):
         config: dict[str, Any],
         preprocess: dict[str, Any],
         tokenizer: CaptionTokenizer,
+        source: ModelSource,
         merges: Path | None = None,
     ):
         super().__init__()
@@ -47,6 +50,7 @@ class ClipModel(nn.Module):
         self.config = config
         self.preprocess = preprocess
         self.tokenizer = tokenizer
+        self.source = source
         self.merges = merges
         # Batches travel as uint8, a quarter of the size of float32, and are normalised on the device.
         mean, std = (torch.tensor(preprocess[key]).view(1, 3, 1, 1) * 255 for key in ("mean", "std"))

@@ -235,16 +235,16 @@ def test_a_vocabulary_of_its_own_travels_with_the_model(tmp_path):
 
 def test_the_merges_file_is_what_the_world_gives(tmp_path):
     from degla.data.scenes.words import write_merges
-    from degla.models.load import _ARCHITECTURES
+    from degla.models.source import ARCHITECTURES
 
     write_merges(tmp_path / "x.gz")
-    assert (tmp_path / "x.gz").read_bytes() == (_ARCHITECTURES / "degla-scenes.bpe.gz").read_bytes()
+    assert (tmp_path / "x.gz").read_bytes() == (ARCHITECTURES / "degla-scenes.bpe.gz").read_bytes()
 
 
 def test_bundled_weights_are_small_and_named_in_messages():
-    from degla.models.load import _BUNDLED
+    from degla.models.source import BUNDLED_WEIGHTS
 
-    file = _BUNDLED / "degla-scenes" / "plain_clip.safetensors"
+    file = BUNDLED_WEIGHTS / "degla-scenes" / "plain_clip.safetensors"
     assert file.stat().st_size < 2_000_000
     with pytest.raises(ConfigError, match="its tags: plain_clip"):
         load_clip("degla-scenes", "plain_klip")

@@ -1,0 +1,239 @@
+"""Where the architecture and the weights of a model come from: a name, a tag, a file, a folder or the hub.
+
+A folder or a repository of the hub decides the architecture, the activation and the preprocessing.
+"""
+
+import copy
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX, get_model_config
+from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
+
+from degla.compat.open_clip import find_weights
+from degla.errors import CheckpointError, ConfigError
+from degla.hub import reachable_hub
+from degla.models.checkpoints import Weights, first_line, read_weights
+
+ARCHITECTURES = Path(__file__).parent / "architectures"  # open_clip configs that come with the package
+BUNDLED_WEIGHTS = Path(__file__).parent / "pretrained"  # <name>/<tag>.safetensors
+_RANDOM = "random weights"
+# Settings of open_clip's tokenizers that run no code of a model's folder.
+_TOKENIZER_SETTINGS = {"additional_special_tokens", "bpe_path", "clean", "language", "lower", "reduction_mask",
+                       "strip_sep_token"}  # fmt: skip
+# Values of open_clip's ``preprocess_cfg``.
+_PREPROCESSING = {
+    "interpolation": ("bicubic", "bilinear", "random"),
+    "resize_mode": ("shortest", "longest", "squash"),
+}
+
+open_clip.add_model_config(ARCHITECTURES)
+
+
+class ModelSource(NamedTuple):
+    """What a model really is, for labels and records."""
+
+    architecture: str  # name of the architecture; that of a folder's config where a folder was given
+    pretrained: str | None  # tag, file, folder or repository of the weights; None for random weights
+
+    @property
+    def description(self) -> str:
+        """Architecture and weights in a few words, such as ``ViT-B-32 openai``."""
+        return f"{self.architecture} {self.pretrained or _RANDOM}"
+
+
+class Source(NamedTuple):
+    """The origin of architecture and weights, and what is recorded about the weights."""
+
+    name: str  # by which open_clip builds the model and its tokenizer
+    config: dict[str, Any]  # open_clip's ``model_cfg``
+    weights: Weights | None  # None for random weights
+    origin: str  # for messages
+    quick_gelu: bool | None  # None where nothing is recorded
+    preprocess: dict[str, Any]  # recorded part of open_clip's ``preprocess_cfg``
+    model: ModelSource
+
+
+def resolve_architecture(name: str, pretrained: str | None) -> str:
+    """Return the name to build by: a folder that is given as weights decides the architecture too.
+
+    Args:
+        name: as for ``load_clip``.
+        pretrained: as for ``load_clip``.
+
+    Returns:
+        ``local-dir:<folder>``, or ``name`` where ``pretrained`` is not a folder.
+    """
+    folder = (pretrained or "").removeprefix(LOCAL_DIR_PREFIX)
+    return LOCAL_DIR_PREFIX + folder if folder and Path(folder).is_dir() else name
+
+
+def has_bundled_weights(name: str) -> bool:
+    """Return whether a name stands for weights too, as ``hf-hub:`` and ``local-dir:`` names do."""
+    return name.startswith((LOCAL_DIR_PREFIX, HF_HUB_PREFIX))
+
+
+def find_source(name: str, pretrained: str | None, cache_dir: str | None, part: str) -> Source:
+    """Find architecture and weights, and read the weights.
+
+    Args:
+        name: as for ``load_clip``.
+        pretrained: as for ``load_clip``.
+        cache_dir: as for ``load_clip``.
+        part: as for ``load_clip``.
+
+    Raises:
+        ConfigError: the name or the tag is unknown, a folder or repository is not usable, or a download failed.
+        CheckpointError: the weights cannot be read.
+    """
+    if (folder := resolve_architecture(name, pretrained)) != name:
+        name, pretrained = folder, None
+    if has_bundled_weights(name) and not pretrained:
+        return _from_repository(name, cache_dir)
+    if has_bundled_weights(name) and not Path(str(pretrained)).is_file():
+        raise ConfigError(
+            f"model.name={name} has weights of its own: set model.pretrained=null, or to a file of weights for it"
+        )
+    config = _architecture(name)
+    model = ModelSource(_architecture_name(name, config), pretrained)
+    if pretrained is None:
+        return Source(name, config, None, _RANDOM, None, {}, model)
+    if Path(pretrained).is_file():
+        weights = read_weights(Path(pretrained), part)
+        return Source(name, config, weights, pretrained, weights.quick_gelu, weights.preprocess or {}, model)
+    bundled = BUNDLED_WEIGHTS / name / f"{pretrained}.safetensors"
+    if bundled.is_file():
+        weights = read_weights(bundled)
+        return Source(name, config, weights, f"{name}/{pretrained}", weights.quick_gelu, {}, model)
+    return _from_tag(name, pretrained, cache_dir, config)
+
+
+def own_merges(source: Source) -> Path | None:
+    """Return the file of byte-pair merges of a model that does not use CLIP's; it lies beside the model's config.
+
+    Args:
+        source: of the model.
+
+    Raises:
+        ConfigError: the config names a file that is not there.
+    """
+    file: str | None = (source.config["text_cfg"].get("tokenizer_kwargs") or {}).get("bpe_path")
+    if file is None:
+        return None
+    folder = Path(source.name.removeprefix(LOCAL_DIR_PREFIX))
+    folder = folder if source.name.startswith(LOCAL_DIR_PREFIX) else ARCHITECTURES
+    if Path(file).name != file or not (folder / file).is_file():
+        raise ConfigError(f"model.name: {source.name} reads text by {file}, which is not in {folder}; copy it there")
+    return folder / file
+
+
+def check_preprocess(preprocess: Mapping[str, Any], origin: str) -> None:
+    """Check what a file or folder records about preprocessing.
+
+    Args:
+        preprocess: open_clip's ``preprocess_cfg``.
+        origin: for the message.
+
+    Raises:
+        CheckpointError: a value cannot be used.
+    """
+    for key in ("mean", "std"):
+        value = preprocess.get(key)
+        if not (isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(v, int | float) for v in value)):
+            raise CheckpointError(f"{origin} records {key}={value!r} for its images; it must be three numbers")
+    for key, choices in _PREPROCESSING.items():
+        if preprocess.get(key) not in choices:
+            raise CheckpointError(
+                f"{origin} records {key}={preprocess.get(key)!r} for its images; it must be {' or '.join(choices)}"
+            )
+
+
+def _from_repository(name: str, cache_dir: str | None) -> Source:
+    """Read a folder, or a repository of the hub, with ``open_clip_config.json`` beside the weights."""
+    path: Path | None
+    try:
+        if name.startswith(HF_HUB_PREFIX):
+            with reachable_hub():
+                path = Path(download_pretrained_from_hf(name.removeprefix(HF_HUB_PREFIX), cache_dir=cache_dir))
+                config = _architecture(name)
+        else:
+            config = _architecture(name)
+            path = find_weights(Path(name.removeprefix(LOCAL_DIR_PREFIX)))
+    except (ConfigError, CheckpointError):
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"model.name: {name} cannot be loaded ({first_line(error)}); give a folder or repository that open_clip "
+            "wrote"
+        ) from error
+    if path is None:
+        raise ConfigError(f"model.name: {name} holds no weights; put open_clip_model.safetensors there")
+    model = ModelSource(_architecture_name(name, config), name.removeprefix(LOCAL_DIR_PREFIX))
+    return Source(name, config, read_weights(path), name, bool(config.get("quick_gelu", False)), {}, model)
+
+
+def _from_tag(name: str, tag: str, cache_dir: str | None, config: dict[str, Any]) -> Source:
+    recorded = get_pretrained_cfg(name, tag)
+    if not recorded:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        tags += sorted(path.stem for path in (BUNDLED_WEIGHTS / name).glob("*.safetensors"))
+        raise ConfigError(
+            f"model.pretrained={tag} is neither a file, nor a folder, nor a tag of {name} "
+            f"(its tags: {', '.join(tags) or 'none'})"
+        )
+    try:
+        with reachable_hub():
+            path = Path(download_pretrained(recorded, cache_dir=cache_dir))
+    except Exception as error:
+        hub = recorded.get("hf_hub")
+        page = f"https://huggingface.co/{hub.strip('/')}" if hub else recorded["url"]
+        raise ConfigError(
+            f"the weights {name}/{tag} could not be downloaded ({first_line(error)}): fetch them from {page} "
+            "on a machine with internet and set model.pretrained=/path/to/the/file"
+        ) from error
+    quick_gelu = bool(recorded.get("quick_gelu", False))
+    return Source(name, config, read_weights(path), f"{name}/{tag}", quick_gelu, recorded, ModelSource(name, tag))
+
+
+def _architecture(name: str) -> dict[str, Any]:
+    """Return a copy of open_clip's ``model_cfg`` for a name, after checking that it can be used."""
+    try:
+        config: dict[str, Any] | None = get_model_config(name)
+    except (OSError, ValueError) as error:
+        if not has_bundled_weights(name):
+            raise
+        raise ConfigError(f"model.name: {name} cannot be loaded ({first_line(error)})") from error
+    if config is None:
+        close = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
+        raise ConfigError(f"model.name={name} is unknown to open_clip; did you mean {' or '.join(close)}?")
+    if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in ("text_cfg", "vision_cfg")):
+        raise ConfigError(f"model.name: the open_clip_config.json of {name} has no model_cfg with text_cfg, vision_cfg")
+    if not isinstance(config.get("quick_gelu", False), bool):
+        raise ConfigError(f"model.name: {name} records quick_gelu={config['quick_gelu']!r}; set it to true or false")
+    _refuse_programs(name, config)
+    return copy.deepcopy(config)
+
+
+def _architecture_name(name: str, config: dict[str, Any]) -> str:
+    """Return open_clip's name of an architecture, whose config may come from a folder."""
+    if not has_bundled_weights(name):
+        return name
+
+    def without_activation(config: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in config.items() if key != "quick_gelu"}
+
+    for known in open_clip.list_models():
+        if without_activation(get_model_config(known)) == without_activation(config):
+            return str(known)
+    return "architecture of its own"
+
+
+def _refuse_programs(name: str, config: dict[str, Any]) -> None:
+    """Refuse tokenizer settings that are not open_clip's: transformers would get them, and some run code."""
+    unknown = set(config["text_cfg"].get("tokenizer_kwargs") or {}) - _TOKENIZER_SETTINGS
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise ConfigError(f"model.name: {name} sets {names} for its tokenizer, which is not allowed; remove it there")
