@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from degla.evaluation.items import ImageRef
     from degla.evaluation.ranks import Ranks
     from degla.evaluation.settings import Settings
-    from degla.models import ClipModel
-    from degla.models import ModelSource
+    from degla.models import ClipModel, ModelSource
     from degla.report.benchmark_results import Evaluation
     from degla.report.benchmark_tables import BenchmarkTable
 

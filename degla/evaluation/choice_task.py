@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 from degla.data.schema import Problem
+from degla.errors import ConfigError
 from degla.evaluation.items import Choice, ImageRef, Outcome
 from degla.evaluation.scoring import choice_margins, correct_and_tied
 from degla.evaluation.task import FeatureSource, Task
@@ -26,8 +27,22 @@ class ChoiceTask(Task):
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """All items, read once."""
-        return [choice for subset in self.subsets for choice in self._without_repeats(self.read(subset))]
+        """All items, read once.
+
+        Raises:
+            ConfigError: a subset is missing, malformed or empty, or an item cannot be scored.
+        """
+        choices = []
+        for subset in self.choice_subsets():
+            items = self.read(subset)
+            if not items:
+                raise ConfigError(f"benchmark.{self.name}: {subset} holds no items; {self.download_hint}")
+            choices += self._without_repeats([self._checked(choice) for choice in items])
+        return choices
+
+    def choice_subsets(self) -> Sequence[str]:
+        """Return the subsets that ``read`` knows; all by default."""
+        return self.subsets
 
     def list_images(self) -> Iterable[ImageRef]:
         """Return every image of the items."""
@@ -50,6 +65,14 @@ class ChoiceTask(Task):
         choices = self.read(part)
         return len(choices), (choice.image for choice in choices)
 
+    def _checked(self, choice: Choice) -> Choice:
+        # A string is a sequence too: its letters would be scored as captions.
+        if isinstance(choice.captions, str) or not all(isinstance(caption, str) for caption in choice.captions):
+            raise ConfigError(f"benchmark.{self.name}: {_where(choice)}: captions {choice.captions!r} must be strings")
+        if len(choice.captions) < 2:
+            raise ConfigError(f"benchmark.{self.name}: {_where(choice)} has {len(choice.captions)} captions, not 2")
+        return choice
+
     def _without_repeats(self, choices: list[Choice]) -> list[Choice]:
         """Keep the first item of each name; the other ones are reported in ``problems``."""
         counts = Counter((choice.subset, choice.item) for choice in choices)
@@ -59,6 +82,10 @@ class ChoiceTask(Task):
                     Problem(f"{subset}/{item}", f"{count} items of this name, the first is used", True)
                 )
         return list({(choice.subset, choice.item): choice for choice in reversed(choices)}.values())[::-1]
+
+
+def _where(choice: Choice) -> str:
+    return f"{choice.subset}/{choice.item}"
 
 
 def _never(subset: str) -> bool:

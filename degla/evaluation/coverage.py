@@ -17,9 +17,11 @@ def require_images(tasks: Mapping[str, Task], max_missing: float) -> None:
         max_missing: share of a benchmark's images that may be missing, in [0, 1].
 
     Raises:
+        ConfigError: a benchmark holds no items, or malformed ones.
         DataError: a benchmark lacks more images than that, or all of them. The message names the first.
     """
     for task in tasks.values():
+        task.check_items()
         images = dict.fromkeys(task.list_images())
         missing = [Problem(image.name, "no such file", True) for image in images if not image.exists()]
         _require(task, len(images), missing, max_missing)

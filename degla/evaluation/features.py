@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from degla.data.images import BadImage
 from degla.data.schema import Problem
-from degla.data.transforms import BadImage
 from degla.evaluation.encoder import Encoder
 from degla.evaluation.feature_table import Block, FeatureTable
 from degla.evaluation.items import ImageRef

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from degla.data.transforms import BadImage, decode
+from degla.data.images import BadImage, decode, read_file
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ImageRef:
             return self.data
         try:
             if self.span is None:
-                return Path(self.path).read_bytes()
+                return read_file(self.path)
             with Path(self.path).open("rb") as archive:
                 archive.seek(self.span[0])
                 return archive.read(self.span[1])

@@ -4,7 +4,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,18 @@ class Labelled(NamedTuple):
     labels: list[int]
     classes: list[str]
     templates: list[str]  # with {} for the name of the class
+
+    def check(self) -> None:
+        """Check that there are images and that every label names a class.
+
+        Raises:
+            ValueError: the data cannot be scored.
+        """
+        if not self.images:
+            raise ValueError("it holds no images")
+        wrong = [label for label in self.labels if not 0 <= label < len(self.classes)]
+        if wrong:
+            raise ValueError(f"label {wrong[0]} of {len(self.classes)} classes")
 
     def prompts(self) -> list[str]:
         """Return ``C * P`` texts, the prompts of one class after those of another."""
@@ -89,10 +101,14 @@ def read_webdataset(name: str, root: Path) -> Labelled:
         own: dict[str, int] = {}
         with tarfile.open(shard) as archive:
             for entry in archive:
-                stem, _, suffix = entry.name.partition(".")
+                path = PurePosixPath(entry.name)  # drops a leading "./"
+                name, _, suffix = path.name.partition(".")
+                if not entry.isfile() or not name:
+                    continue
+                stem = str(path.with_name(name))
                 if suffix == "cls":
                     own[stem] = int(_content(archive, entry))
-                elif suffix in ("jpg", "jpeg", "png", "webp"):
+                elif suffix.lower() in ("jpg", "jpeg", "png", "webp"):
                     members[stem] = ImageRef(str(shard), span=(entry.offset_data, entry.size))
         if set(members) != set(own):
             raise ValueError(f"{shard}: {min(set(members) ^ set(own))} has not both an image and a label")

@@ -6,13 +6,15 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter
 from tqdm import tqdm
 
 from degla.artifacts import atomic_write
 from degla.errors import ConfigError, MissingDependencyError
 from degla.evaluation.caption_files import CaptionedImage
+from degla.evaluation.schemas import ForeignModel, Text, validated
 
 _SPACY_MODEL = "en_core_web_sm"  # the model that ARO's code uses
 _MAX_WORDS = 30  # ARO truncates every caption to this length
@@ -21,7 +23,26 @@ Words = Callable[[str], list[str]]
 Tag = Callable[[str], tuple[list[str], list[str]]]  # text -> tokens, and "noun", "adjective" or "other" for each
 
 
-def frozen_order(path: Path, captioned: Sequence[CaptionedImage], seed: int = 1) -> dict[str, Any]:
+class OrderItem(ForeignModel):
+    """An image, and its caption in five word orders, the correct one first."""
+
+    image: Text
+    captions: Annotated[list[str], Field(min_length=2)]
+
+
+class FrozenOrder(ForeignModel):
+    """The content of a file of perturbed captions."""
+
+    tagger: str
+    seed: int
+    made_from: str  # hash of the original captions
+    items: list[OrderItem]
+
+
+_FILE = TypeAdapter(FrozenOrder)
+
+
+def frozen_order(path: Path, captioned: Sequence[CaptionedImage], seed: int = 1) -> FrozenOrder:
     """Read the perturbed captions in a file; make them and write the file where it is missing.
 
     The perturbations are random and depend on a tagger. Two machines that make their own measure two different
@@ -32,11 +53,8 @@ def frozen_order(path: Path, captioned: Sequence[CaptionedImage], seed: int = 1)
         captioned: images with their captions.
         seed: seed of the random number generator that makes the perturbations.
 
-    Returns:
-        ``tagger``, ``seed`` and ``items``: ``image`` and five ``captions``, the correct one first.
-
     Raises:
-        ConfigError: the file was made from other captions.
+        ConfigError: the file was made from other captions, or holds something else.
         MissingDependencyError: the file is missing, and no tagger is installed to make it.
     """
     captions = [(entry.name, entry.captions) for entry in captioned]
@@ -52,8 +70,11 @@ def frozen_order(path: Path, captioned: Sequence[CaptionedImage], seed: int = 1)
         made = {"tagger": tagger, "seed": seed, "made_from": made_from, "items": items}
         with atomic_write(path) as partial:
             partial.write_text(json.dumps(made, indent=0), encoding="utf-8")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("made_from") != made_from:
+    try:
+        content = validated(_FILE, json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} does not hold perturbed captions ({error}): delete it or move it") from error
+    if content.made_from != made_from:
         raise ConfigError(f"{path} was made from other captions than those that are read now: delete it or move it")
     return content
 

@@ -40,6 +40,8 @@ def run_benchmarks(
             same results.
         no_image_baseline: answer every item once more with a grey image.
     """
+    for task in tasks.values():
+        task.check_items()
     features.add(
         (image for task in tasks.values() for image in task.list_images()),
         (text for task in tasks.values() for text in task.list_texts()),

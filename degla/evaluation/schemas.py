@@ -1,8 +1,9 @@
 """Data from outside, checked by pydantic: the first thing that is wrong becomes one sentence."""
 
+import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -10,7 +11,7 @@ T = TypeVar("T")
 class ForeignModel(BaseModel):
     """Base of the objects in other people's files: strict types, unknown fields ignored."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, arbitrary_types_allowed=True)
 
 
 def _not_blank(text: str) -> str:
@@ -20,6 +21,9 @@ def _not_blank(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_not_blank)]  # a caption or a name
+Captions = Annotated[list[Text], Field(min_length=2)]  # of one item
+LooseInt = Annotated[int, Field(strict=False)]  # some files hold their numbers as text or as 3.0
+ItemId = int | str | None
 
 
 def validated(adapter: TypeAdapter[T], value: Any) -> T:
@@ -36,6 +40,11 @@ def validated(adapter: TypeAdapter[T], value: Any) -> T:
         return adapter.validate_python(value)
     except ValidationError as error:
         raise ValueError(first_error(error)) from error
+
+
+def is_json_error(error: Exception) -> bool:
+    """Return whether the text could not be read as JSON at all: broken, not UTF-8, or nested too deeply."""
+    return isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
 
 
 def first_error(error: ValidationError) -> str:

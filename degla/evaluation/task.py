@@ -8,11 +8,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from degla.data.schema import Problem
 from degla.errors import ConfigError
 from degla.evaluation.items import ImageRef, Outcome
+from degla.evaluation.schemas import is_json_error, validated
 from degla.evaluation.scoring import Ties
 
 T = TypeVar("T")
@@ -171,51 +173,61 @@ class Task(ABC):
         self.sources[path.name] = hashlib.sha256(data).hexdigest()[:16]
         return data
 
-    def read_json(self, path: Path, content: str) -> Any:
-        """Return the value that a JSON file holds.
+    def read_json(self, path: Path, content: str, adapter: TypeAdapter[T]) -> T:
+        """Return the value that a JSON file holds, as the type that the adapter describes.
 
         Args:
             path: the file.
             content: what the file holds, for the message.
+            adapter: of the expected type.
 
         Raises:
-            ConfigError: the file is missing or is not JSON.
+            ConfigError: the file is missing, is not JSON, or holds something else.
         """
         data = self.read_file(path, content)
         try:
-            return json.loads(data)
-        except ValueError as error:
-            raise ConfigError(f"benchmark.{self.name}: {path} is not JSON ({error}); {self.download_hint}") from error
+            return validated(adapter, json.loads(data))
+        except (ValueError, RecursionError) as error:
+            reason = f"is not JSON ({error})" if is_json_error(error) else f"does not hold {content}: {error}"
+            raise ConfigError(f"benchmark.{self.name}: {path} {reason}; {self.download_hint}") from error
 
-    def read_lines(self, path: Path, content: str) -> list[dict[str, Any]]:
-        """Return the objects of a file of JSON lines.
+    def read_lines(self, path: Path, content: str, adapter: TypeAdapter[T]) -> list[T]:
+        """Return the values of a file of JSON lines, each as the type that the adapter describes.
 
         Args:
             path: the file.
             content: what the file holds, for the message.
+            adapter: of the expected type of a line.
 
         Raises:
-            ConfigError: the file is missing, or a line is not JSON.
+            ConfigError: the file is missing, or a line is not JSON or holds something else.
         """
         rows = []
         for number, line in enumerate(self.read_file(path, content).split(b"\n"), 1):
             if line.strip():
                 try:
-                    rows.append(json.loads(line))
-                except ValueError as error:
-                    raise ConfigError(f"benchmark.{self.name}: {path}:{number} is not JSON ({error})") from error
+                    rows.append(validated(adapter, json.loads(line)))
+                except (ValueError, RecursionError) as error:
+                    reason = f"is not JSON ({error})" if is_json_error(error) else str(error)
+                    raise ConfigError(f"benchmark.{self.name}: {path}:{number}: {reason}") from error
         return rows
 
+    def check_items(self) -> None:
+        """Check that there are items, and that their images and texts have the right types.
 
-def value_or(row: Mapping[str, Any], key: str, default: T) -> Any | T:
-    """Return ``row[key]``, or the default where the key is missing or its value is null.
-
-    Args:
-        row: an object of a JSON file or a row of a table.
-        key: the field.
-        default: what stands in for a missing value.
-    """
-    return default if row.get(key) is None else row[key]
+        Raises:
+            ConfigError: there is no item, or one cannot be scored.
+        """
+        num_images = 0
+        for image in self.list_images():
+            num_images += 1
+            if not isinstance(image, ImageRef):
+                raise ConfigError(f"benchmark.{self.name}: an image is {image!r}, not a file")
+        if not num_images:
+            raise ConfigError(f"benchmark.{self.name} holds no items; {self.download_hint}")
+        for text in self.list_texts():
+            if not isinstance(text, str):
+                raise ConfigError(f"benchmark.{self.name}: the caption {text!r} is not a string")
 
 
 def mean(values: Iterable[Any]) -> Any:

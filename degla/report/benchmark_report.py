@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from degla.evaluation.items import ImageRef
 from degla.report.benchmark_results import Evaluation
@@ -61,10 +62,13 @@ def print_tables(tables: Sequence[BenchmarkTable], folder: Path) -> None:
         width = sum(3 + max(map(len, column)) for column in zip(*lines, strict=True))
         if width > console.width:  # too wide for the screen: a line a column
             lines = [list(column) for column in zip(*lines, strict=True)]
-        shown = Table(Column(lines[0][0], no_wrap=True), *lines[0][1:], title=f"{table.benchmark}, percent")
+        heads = [Text(head) for head in lines[0]]  # names of subsets are not markup
+        shown = Table(
+            Column(heads[0], no_wrap=True), *map(Column, heads[1:]), title=Text(f"{table.benchmark}, percent")
+        )
         for place, row in enumerate(lines[1:]):
             aside = width <= console.width and (place < table.num_published or row[0].startswith("  "))
-            shown.add_row(*row, style="dim" if aside else None)
+            shown.add_row(*map(Text, row), style="dim" if aside else None)
         console.print(shown)
         for note in table.notes:
             console.print(note, markup=False, highlight=False, style="dim")

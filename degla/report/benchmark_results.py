@@ -4,18 +4,50 @@ import datetime
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field, TypeAdapter
 
 from degla.artifacts import atomic_write, provenance
 from degla.errors import ConfigError
 from degla.evaluation import Result
 from degla.evaluation.items import Outcome
+from degla.evaluation.schemas import ForeignModel, validated
 
 FORMAT = 2
 _COLUMNS_OF_FORMAT_1 = {"right": "correct", "picture": "image"}  # format 2 renamed two columns
+
+
+class _Score(ForeignModel):
+    accuracy: float
+    interval: Annotated[list[float], Field(min_length=2, max_length=2)]
+    blind: float | None = None
+
+
+class _SubsetScore(_Score):
+    num_items: int
+    ties: int
+    macro: float | None
+    chance: float
+
+
+class _Benchmark(ForeignModel):
+    subsets: dict[str, _SubsetScore]
+    means: dict[str, _Score]
+    protocol: dict[str, Any]
+    fingerprint: str
+    num_left_out: int
+    official: dict[str, int | None] = {}
+
+
+class _Results(ForeignModel):
+    label: str
+    benchmarks: dict[str, _Benchmark]
+
+
+_RESULTS = TypeAdapter(_Results)
 
 
 class Evaluation(NamedTuple):
@@ -80,10 +112,16 @@ def read_results(folder: Path) -> Evaluation:
     path = folder / "results.json"
     if not path.is_file() or not (folder / "items.parquet").is_file():
         raise ConfigError(f"compare: there is no {path} with items.parquet; give folders of python -m degla.evaluate")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("format") not in (1, FORMAT):
-        raise ConfigError(f"compare: {path} is of format {content.get('format')}, this degla reads {FORMAT}")
-    return Evaluation(folder, content["label"], content["benchmarks"], content)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and record.get("format") not in (1, FORMAT):
+            raise ConfigError(f"compare: {path} is of format {record.get('format')}, this degla reads {FORMAT}")
+        validated(_RESULTS, record)
+        _check_columns(folder / "items.parquet")
+    except (ValueError, RecursionError, OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"compare: {folder} holds no results of python -m degla.evaluate: {reason}") from error
+    return Evaluation(folder, record["label"], record["benchmarks"], record)
 
 
 def protocol_differences(evaluations: Sequence[Evaluation], benchmark: str) -> list[str]:
@@ -102,6 +140,12 @@ def protocol_differences(evaluations: Sequence[Evaluation], benchmark: str) -> l
             parts = "; ".join(f"{key}: {_short(first.get(key))} against {_short(second.get(key))}" for key in keys)
             sentences.append(f"{measured[0].label} and {other.label} were not measured alike: {parts}.")
     return sentences
+
+
+def _check_columns(path: Path) -> None:
+    names = {_COLUMNS_OF_FORMAT_1.get(name, name) for name in pq.read_schema(path).names}
+    if missing := {"benchmark", *Outcome._fields} - names:
+        raise ValueError(f"{path} has no column {min(missing)}")
 
 
 def _items_table(results: Mapping[str, Result]) -> pa.Table:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -19,8 +20,8 @@ def print_survey(tasks: Mapping[str, Task]) -> None:
             whole = row.num_items and row.official_count in (None, row.num_items)
             images = f"{row.num_found} of {row.num_images}" if row.num_items else "-"
             table.add_row(
-                name,
-                row.part,
+                escape(name),
+                escape(row.part),
                 f"[{'green' if whole else 'red'}]{row.num_items or 'missing'}[/]",
                 "-" if row.official_count is None else str(row.official_count),
                 f"[{'green' if row.num_found == row.num_images else 'red'}]{images}[/]",

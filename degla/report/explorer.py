@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torchvision.transforms.v2 import functional as F
 
-from degla.data.transforms import BadImage
+from degla.data.images import BadImage
 from degla.evaluation.items import ImageRef
 from degla.report.benchmark_results import Evaluation
 

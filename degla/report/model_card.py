@@ -1,116 +1,256 @@
-"""The card of an exported model: what it is, how it was made, what it can do, how to load it."""
+"""The card of a model: what it is, how it was made, what it can do, how to load it.
 
+The card is written by ``huggingface_hub``, so the hub reads its metadata. It names no folder of the machine that the
+model was trained on: of every absolute path it shows the last part only.
+"""
+
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from omegaconf import OmegaConf
 
-from degla.artifacts import newest_checkpoint, read_metrics
-from degla.models import ClipModel
+from degla.artifacts import read_metrics
 
-_LOAD = {
-    "open_clip": "model, _, preprocess = open_clip.create_model_and_transforms('local-dir:<this folder>')\n"
-    "tokenizer = open_clip.get_tokenizer('local-dir:<this folder>')",
-    "safetensors": "model, _, preprocess = open_clip.create_model_and_transforms({name!r}, "
-    "pretrained='<this folder>/open_clip_model.safetensors', force_quick_gelu={quick_gelu},\n"
-    "    image_mean={mean}, image_std={std}, image_interpolation={interpolation!r}, image_resize_mode={resize_mode!r})",
-    "hf": "model = transformers.CLIPModel.from_pretrained('<this folder>')\n"
-    "processor = transformers.CLIPProcessor.from_pretrained('<this folder>')",
+# Groups of the run's config that say nothing about the model.
+_HIDDEN_GROUPS = ("callbacks", "logger", "hydra", "runs_dir", "run_dir", "ckpt_path", "data_dir", "name")
+# Numbers in the group ``objective`` that are not the weight of a loss term.
+_NOT_WEIGHTS = ("tgc_scale", "num_negatives", "upper_bound")
+# Architecture and tag in open_clip -> the same weights on the hub, for ``base_model``.
+_HUB_IDS = {
+    ("ViT-B-32", "openai"): "openai/clip-vit-base-patch32",
+    ("ViT-B-16", "openai"): "openai/clip-vit-base-patch16",
+    ("ViT-L-14", "openai"): "openai/clip-vit-large-patch14",
+    ("ViT-B-32", "laion2b_s34b_b79k"): "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
 }
-_NOT_SHOWN = ("callbacks", "logger", "hydra", "runs_dir", "run_dir", "ckpt_path", "data_dir")
+
+_OPEN_CLIP = """\
+import open_clip
+import torch
+from PIL import Image
+
+folder = "."  # this folder
+{load}
+model.eval()
+
+images = torch.stack([preprocess(Image.new("RGB", (320, 240), "red"))])  # your images
+with torch.no_grad():
+    image_features = model.encode_image(images, normalize=True)
+    text_features = model.encode_text(tokenizer(["a red square", "a blue square"]), normalize=True)
+print(image_features @ text_features.T)  # cosine similarity, (images, texts)"""
+
+_TRANSFORMERS = """\
+import torch
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+folder = "."  # this folder
+model = CLIPModel.from_pretrained(folder).eval()
+processor = CLIPProcessor.from_pretrained(folder)
+
+images = [Image.new("RGB", (320, 240), "red")]  # your images
+inputs = processor(text=["a red square", "a blue square"], images=images, padding=True, return_tensors="pt")
+with torch.no_grad():
+    print(model(**inputs).logits_per_image)  # (images, texts)"""
+
+_DEGLA = """\
+from degla.models import load_clip
+
+folder = "."  # this folder
+model = load_clip({name!r}, f"{{folder}}/open_clip_model.safetensors").eval()
+print(model.encode_text(model.tokenizer(["a red square", "a blue square"])).shape)"""
 
 
-def write_card(
-    folder: Path, model: ClipModel, wanted: dict[str, Any], checkpoint: Path, settings: dict, run_dir: Path | None
-) -> None:
-    """Write ``README.md``.
+class CardFacts(NamedTuple):
+    """The facts about a written model that its card states."""
+
+    layout: str  # open_clip, safetensors or hf
+    architecture: str
+    base: str | None  # the weights that fine-tuning started from: a tag, or a file; None: random
+    quick_gelu: bool
+    preprocess: Mapping[str, Any]
+    merges: str | None = None  # name of the file with the tokenizer's own merges, in the model's folder
+    weights: str = "student"  # or ema
+    wise_ft: float | None = None
+    checkpoint: str = ""  # name of the file that the weights come from
+    is_run_result: bool = True  # whether the last results of the run are those of these weights
+
+
+def write_card(folder: Path, facts: CardFacts, settings: Mapping[str, Any], run_dir: Path | None) -> None:
+    """Write ``README.md`` beside a model.
 
     Args:
-        folder: of the exported model.
-        model: that was written.
-        wanted: the settings of the export.
-        checkpoint: that it came from.
-        settings: of the training run; ``{}`` where it is not known.
-        run_dir: of the training run, for its results; None where there is none.
+        folder: folder of the model.
+        facts: what was written.
+        settings: config of the training run; ``{}`` if it is not known.
+        run_dir: folder of the training run, for its results; None if there is none.
     """
-    known = settings.get("model") or {}
-    name = (wanted.get("model") or known).get("name")
-    base = f"{name} / {known.get('pretrained') or 'random weights'}" if known else name
-    load = _LOAD[wanted["to"]].format(name=name, quick_gelu=model.config["quick_gelu"], **_preprocessing(model))
-    activation = "QuickGELU" if model.config["quick_gelu"] else "GELU"
-    share = wanted["wise_ft"]
-    lines = [
-        "---",
-        f"library_name: {'transformers' if wanted['to'] == 'hf' else 'open_clip'}",
-        "pipeline_tag: zero-shot-image-classification",
-        "tags: [clip, degla, hard-negatives]",
-        "---",
-        "",
-        "# A CLIP model fine-tuned with degla",
-        "",
-        f"- began as: {base}",
-        f"- weights: {wanted['weights']} of `{checkpoint.name}`"
-        + (f", {share:g} of them and {1 - share:g} of the base model's (WiSE-FT)" if share is not None else ""),
-        f"- activation: {activation}; a reader that builds another loses points",
-        f"- method: {_method(settings)}",
-        "",
-        "```python",
-        load,
-        "```",
-        "",
-    ]
-    if run_dir is not None and (run_dir / "metrics.csv").exists():
-        is_the_last = (
-            wanted["weights"] == "student" and share is None and newest_checkpoint(checkpoint.parent) == checkpoint
-        )
-        lines += _results(read_metrics(run_dir / "metrics.csv"), is_the_last)
-    lines += _data(settings)
-    if settings:
-        shown = {key: value for key, value in settings.items() if key not in _NOT_SHOWN}
-        lines += ["## Settings of the run", "", "```yaml", yaml.safe_dump(shown, sort_keys=False).rstrip(), "```", ""]
-    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
-
-
-def _preprocessing(model: ClipModel) -> dict[str, Any]:
-    known = model.preprocess
-    return {
-        "mean": tuple(known["mean"]),
-        "std": tuple(known["std"]),
-        "interpolation": known["interpolation"],
-        "resize_mode": known["resize_mode"],
-    }
-
-
-def _method(settings: dict) -> str:
-    weights = {name: value for name, value in (settings.get("objective") or {}).items() if value and name[0] != "_"}
-    if not weights:
-        return "not recorded in the checkpoint"
-    terms = ", ".join(
-        f"{name} {value:g}" if isinstance(value, float | int) else name for name, value in weights.items()
+    metrics_file = run_dir / "metrics.csv" if run_dir is not None else None
+    metrics = read_metrics(metrics_file) if metrics_file is not None and metrics_file.is_file() else {}
+    results = {name: values for name, values in metrics.items() if name.startswith(("val/", "eval")) and values}
+    data = ModelCardData(
+        model_name=f"{facts.architecture} fine-tuned with degla",
+        base_model=_hub_id(facts.architecture, facts.base),
+        library_name="transformers" if facts.layout == "hf" else "open_clip",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["clip", "degla", "hard-negatives"],
+        eval_results=_eval_results(results) if facts.is_run_result else None,
+        ignore_metadata_errors=False,
     )
-    return f"fine-tuning by {terms} (the terms are those of DeGLA, arXiv 2504.16801, and of what it is compared with)"
+    sections = [
+        "# A CLIP model fine-tuned with degla",
+        "\n".join(f"- {fact}" for fact in _facts(facts, settings)),
+        f"```python\n{snippet(facts)}\n```",
+        _result_table(results, facts.is_run_result),
+        _data(settings),
+        "## Licence\n\nNot stated. The licences of the base model and of the training data apply; "
+        "set `license` in the first lines of this file before you publish the model.",
+        _settings(settings),
+    ]
+    body = "\n\n".join(section for section in sections if section)
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n").save(folder / "README.md")
 
 
-def _results(metrics: dict[str, dict[int, float]], is_the_last: bool) -> list[str]:
-    rows = []
-    for name, values in metrics.items():
-        if name.startswith(("val/", "eval")) and values:
-            steps = list(values)
-            rows.append(f"| {name} | {values[steps[0]]:.3f} | {values[steps[-1]]:.3f} |")
-    whose = "" if is_the_last else " of the run's student, from its first step to its last, which these weights are not"
-    header = [f"## Results{whose}", "", "| | first | last |", "| --- | --- | --- |"]
-    return [*header, *rows, ""] if rows else []
+def write_run_card(run_dir: Path) -> None:
+    """Write the card of ``<run_dir>/model``, the model that a finished run leaves; do nothing if there is none."""
+    folder = run_dir / "model"
+    if not (folder / "open_clip_config.json").is_file():
+        return
+    settings: Any = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+    written = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+    model = settings.get("model") or {}
+    facts = CardFacts(
+        layout="open_clip",
+        architecture=_last_part(str(model.get("name"))),
+        base=model.get("pretrained"),
+        quick_gelu=written["model_cfg"]["quick_gelu"],
+        preprocess=written["preprocess_cfg"],
+        merges=(written["model_cfg"].get("text_cfg", {}).get("tokenizer_kwargs") or {}).get("bpe_path"),
+    )
+    write_card(folder, facts, settings, run_dir)
 
 
-def _data(settings: dict) -> list[str]:
-    """What the run was trained on, with the data's own card where there is one."""
+def snippet(facts: CardFacts) -> str:
+    """Return Python code that loads the model from its folder and uses it."""
+    if facts.layout == "hf":
+        return _TRANSFORMERS
+    look = facts.preprocess
+    if facts.layout == "open_clip":
+        # open_clip looks for a file of merges in the current folder, not in the model's.
+        merges = f', bpe_path=f"{{folder}}/{facts.merges}"' if facts.merges else ""
+        load = 'model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")\n'
+        load += f'tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}"{merges})'
+        return _OPEN_CLIP.format(load=load)
+    if facts.architecture.startswith(("degla-", "local-dir:")):  # open_clip does not know the architecture
+        return _DEGLA.format(name=facts.architecture)
+    load = f"""\
+model, _, preprocess = open_clip.create_model_and_transforms(
+    {facts.architecture!r},
+    pretrained=f"{{folder}}/open_clip_model.safetensors",
+    force_quick_gelu={facts.quick_gelu},
+    image_mean={tuple(look["mean"])},
+    image_std={tuple(look["std"])},
+    image_interpolation={look["interpolation"]!r},
+    image_resize_mode={look["resize_mode"]!r},
+)
+tokenizer = open_clip.get_tokenizer({facts.architecture!r})"""
+    return _OPEN_CLIP.format(load=load)
+
+
+def _facts(facts: CardFacts, settings: Mapping[str, Any]) -> list[str]:
+    base = _last_part(facts.base) if facts.base else "random weights"
+    weights = f"weights: {facts.weights}" + (f" of `{facts.checkpoint}`" if facts.checkpoint else "")
+    if facts.wise_ft is not None:
+        weights += f", {facts.wise_ft:g} of them and {1 - facts.wise_ft:g} of the base model's (WiSE-FT)"
+    activation = "QuickGELU" if facts.quick_gelu else "GELU"
+    return [
+        f"base model: {_last_part(facts.architecture)}" + (f" / {base}" if settings or facts.base else ""),
+        weights,
+        f"activation: {activation}; a program that builds another activation silently loses accuracy",
+        f"method: {_method(settings)}",
+    ]
+
+
+def _method(settings: Mapping[str, Any]) -> str:
+    terms = {
+        name: value
+        for name, value in (settings.get("objective") or {}).items()
+        if isinstance(value, float | int) and not isinstance(value, bool) and value and name not in _NOT_WEIGHTS
+    }
+    if not terms:
+        return "not recorded in the checkpoint"
+    listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+    return f"fine-tuning with the loss terms (weights) {listed}; see DeGLA, arXiv 2504.16801"
+
+
+def _eval_results(results: Mapping[str, Mapping[int, float]]) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="zero-shot-image-classification",
+            dataset_type=_dataset(name),
+            dataset_name=_dataset(name),
+            metric_type="accuracy",
+            metric_name=name.partition("/")[2],
+            metric_value=round(values[max(values)], 4),
+        )
+        for name, values in results.items()
+    ]
+
+
+def _dataset(metric: str) -> str:
+    stage, _, name = metric.partition("/")
+    return "validation samples of the run" if stage == "val" else name.partition("/")[0]
+
+
+def _result_table(results: Mapping[str, Mapping[int, float]], is_run_result: bool) -> str:
+    if not results:
+        return ""
+    title = "## Results"
+    if not is_run_result:
+        title += " of the run's student\n\nThe weights in this folder are others and were not measured."
+    lines = [f"| {name} | {values[min(values)]:.3f} | {values[max(values)]:.3f} |" for name, values in results.items()]
+    return "\n".join([f"{title}\n", "| | before training | after |", "| --- | --- | --- |", *lines])
+
+
+def _data(settings: Mapping[str, Any]) -> str:
+    """Return what the run was trained on, with the card of the data if there is one."""
     data = settings.get("data") or {}
     if not data:
-        return []
-    source = data.get("path") or data.get("annotations") or data.get("_target_")
-    lines = ["## Data", "", f"- {source}"]
-    card = Path(str(source)) / "README.md"
+        return ""
+    source = str(data.get("path") or data.get("annotations") or data.get("_target_"))
+    lines = [f"- {_last_part(source)}"]
+    card = Path(source) / "README.md"
     if card.is_file():
         text = card.read_text(encoding="utf-8").partition("# ")[2]
         lines += [line for line in text.partition("\n## ")[0].splitlines()[1:] if line.strip()]
-    return [*lines, ""]
+    return "## Data\n\n" + "\n".join(lines)
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    if not settings:
+        return ""
+    shown = {key: _without_folders(value) for key, value in settings.items() if key not in _HIDDEN_GROUPS}
+    return f"## Settings of the run\n\n```yaml\n{yaml.safe_dump(shown, sort_keys=False).rstrip()}\n```"
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(item) for item in value]
+    return _last_part(value) if isinstance(value, str) else value
+
+
+def _last_part(text: str) -> str:
+    """Return the name of a file or folder where ``text`` is an absolute path, else ``text``."""
+    path = text.removeprefix("local-dir:")
+    return Path(path).name if Path(path).is_absolute() else text
+
+
+def _hub_id(architecture: str, tag: str | None) -> str | None:
+    if architecture.startswith("hf-hub:"):
+        return architecture.removeprefix("hf-hub:")
+    return _HUB_IDS.get((architecture, tag or ""))

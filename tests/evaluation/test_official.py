@@ -122,7 +122,7 @@ def test_retrieval_and_order_on_real_photos(flickr, tmp_path):
         changed += sum(spoilt != choice.captions[0] for spoilt in choice.captions[1:])
     assert changed > 0.8 * 4 * 5000
     before = (tmp_path / "order.json").read_bytes()
-    assert len(frozen_order(tmp_path / "order.json", task.captioned, seed=5)["items"]) == 5000
+    assert len(frozen_order(tmp_path / "order.json", task.captioned, seed=5).items) == 5000
     with pytest.raises(ConfigError, match=r"order\.json was made from other captions"):
         frozen_order(tmp_path / "order.json", task.captioned[:3])
     assert (tmp_path / "order.json").read_bytes() == before  # frozen

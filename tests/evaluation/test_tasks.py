@@ -484,10 +484,10 @@ def test_ones_own_items(tmp_path):
     (tmp_path / "nulls.jsonl").write_text("\n".join(json.dumps(item, ensure_ascii=False) for item in nulls))
     assert len(Own(str(tmp_path / "nulls.jsonl")).choices) == 20
     for line, reason in (
-        ("{", "JSONDecodeError"),
+        ("{", "is not JSON"),
         ('{"image": "1.jpg", "captions": ["a", "b"]}', "label"),
         ('{"image": "1.jpg", "captions": ["a", "b"], "label": 2}', "label 2 of 2"),
-        ('{"image": "1.jpg", "captions": ["a", " "], "label": 0}', "an empty caption"),
+        ('{"image": "1.jpg", "captions": ["a", " "], "label": 0}', "captions.1 must not be empty"),
     ):
         (tmp_path / "bad.jsonl").write_text(json.dumps(items[0]) + "\n" + line)
         with pytest.raises(ConfigError, match=rf"bad\.jsonl:2: .*{reason}"):

@@ -6,9 +6,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.hub import hub_rows
 from degla.evaluation.items import Choice, ImageRef
+from degla.evaluation.schemas import ForeignModel, Text
 from degla.evaluation.scoring import Ties
 from degla.evaluation.tasks.word_order import order_choices
 
@@ -26,6 +29,47 @@ _DOWNLOAD_HINT = (
     "coco_karpathy_test.json and flickr30k_test.json: github.com/salesforce/BLIP; images: COCO val2014 "
     "(cocodataset.org), Flickr30k (a form at shannon.cs.illinois.edu)"
 )
+
+
+class _Pair(ForeignModel):
+    image_path: Text
+    bbox_x: float
+    bbox_y: float
+    bbox_w: float
+    bbox_h: float
+    true_caption: Text
+    false_caption: Text
+
+
+class _Relation(_Pair):
+    relation_name: str
+
+
+class _Attribution(_Pair):
+    attributes: list[str]
+
+
+class _HubPair(ForeignModel):
+    image: ImageRef
+    true_caption: Text
+    false_caption: Text
+
+
+class _HubOrder(ForeignModel):
+    images: ImageRef
+    correct_caption: str
+    hard_text_1: str
+    hard_text_2: str
+    hard_text_3: str
+    hard_text_4: str
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return self.correct_caption, self.hard_text_1, self.hard_text_2, self.hard_text_3, self.hard_text_4
+
+
+_RELATIONS = TypeAdapter(list[_Relation])
+_ATTRIBUTES = TypeAdapter(list[_Attribution])
 
 
 class Aro(ChoiceTask):
@@ -88,28 +132,31 @@ class Aro(ChoiceTask):
         return super().protocol() | {"tagger": self.taggers}
 
     def _pairs(self, subset: str) -> list[Choice]:
-        items = self.read_json(self.annotations / f"visual_genome_{subset}.json", "captions and boxes")
-        groups = _relations(items) if subset == "relation" else _attributes(items)
+        path, content = self.annotations / f"visual_genome_{subset}.json", "captions and boxes"
+        items: Sequence[_Pair]
+        if subset == "relation":
+            items = relations = self.read_json(path, content, _RELATIONS)
+            groups = _relation_groups(relations)
+        else:
+            items = attributes = self.read_json(path, content, _ATTRIBUTES)
+            groups = _attribute_groups(attributes)
         return [
             Choice(
                 subset=subset,
                 item=str(i),
                 image=ImageRef(
-                    str(self.images / item["image_path"]),
-                    box=(int(item["bbox_x"]), int(item["bbox_y"]), int(item["bbox_w"]), int(item["bbox_h"])),
+                    str(self.images / item.image_path),
+                    box=(int(item.bbox_x), int(item.bbox_y), int(item.bbox_w), int(item.bbox_h)),
                 ),
-                captions=(item["true_caption"], item["false_caption"]),
+                captions=(item.true_caption, item.false_caption),
                 group=group,
             )
             for i, (item, group) in enumerate(zip(items, groups, strict=True))
         ]
 
     def _hub_pairs(self, subset: str) -> list[Choice]:
-        rows = hub_rows(self, f"{self.hub}/{_HUB[subset]}", ("image", "true_caption", "false_caption"))
-        return [
-            Choice(subset, str(i), row["image"], (row["true_caption"], row["false_caption"]))
-            for i, row in enumerate(rows)
-        ]
+        rows = hub_rows(self, f"{self.hub}/{_HUB[subset]}", _HubPair)
+        return [Choice(subset, str(i), row.image, (row.true_caption, row.false_caption)) for i, row in enumerate(rows)]
 
     def _order(self, subset: str) -> list[Choice]:
         captions = self.caption_files[subset]
@@ -119,18 +166,17 @@ class Aro(ChoiceTask):
         return choices
 
     def _hub_order(self, subset: str) -> list[Choice]:
-        columns = ("images", "correct_caption", *(f"hard_text_{i}" for i in range(1, 5)))
-        rows = hub_rows(self, f"{self.hub}/{_HUB[subset]}", columns)
+        rows = hub_rows(self, f"{self.hub}/{_HUB[subset]}", _HubOrder)
         self.taggers[subset] = "as published on the hub"
-        return [Choice(subset, str(i), row["images"], tuple(row[c] for c in columns[1:])) for i, row in enumerate(rows)]
+        return [Choice(subset, str(i), row.images, row.captions) for i, row in enumerate(rows)]
 
 
-def _relations(items: Sequence[dict[str, Any]]) -> list[str]:
+def _relation_groups(items: Sequence[_Relation]) -> list[str]:
     symmetric = set(files("degla.evaluation").joinpath("symmetric_relations.txt").read_text().split("\n"))
-    return ["" if item["relation_name"] in symmetric else item["relation_name"] for item in items]
+    return ["" if item.relation_name in symmetric else item.relation_name for item in items]
 
 
-def _attributes(items: Sequence[dict[str, Any]]) -> list[str]:
-    names = ["_".join(item["attributes"]) for item in items]
+def _attribute_groups(items: Sequence[_Attribution]) -> list[str]:
+    names = ["_".join(item.attributes) for item in items]
     counts = Counter(names)
     return [name if counts[name] >= _MIN_PAIR_ITEMS else "" for name in names]

@@ -3,13 +3,33 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.hub import hub_rows
 from degla.evaluation.items import Choice, ImageRef
+from degla.evaluation.schemas import ForeignModel, ItemId, Text
 from degla.evaluation.scoring import Ties
-from degla.evaluation.task import value_or
 
 _COUNTS = {"coco_qwen": 509, "coco_mistral": 454, "cc3m_qwen": 474}
+
+
+class _Comparison(ForeignModel):
+    anchor: Text
+    half_truth: Text
+    id: ItemId = None
+    triplet_type: str | None = None
+
+
+class _Line(_Comparison):
+    image: Text
+
+
+class _HubRow(_Comparison):
+    image: ImageRef
+
+
+_LINE = TypeAdapter(_Line)
 
 
 class HalfTruths(ChoiceTask):
@@ -45,18 +65,16 @@ class HalfTruths(ChoiceTask):
         """Read the comparisons of one source."""
         lines = Path(self.hub) / f"{subset}.jsonl"
         if lines.is_file():
-            rows = self.read_lines(lines, "captions")
-            for row in rows:
-                row["image"] = ImageRef(str(self.images / row["image"]))
-        else:
-            rows = hub_rows(self, self.hub, ("image", "anchor", "half_truth"), subset)
-        return [
-            Choice(
-                subset=subset,
-                item=str(value_or(row, "id", i)),
-                image=row["image"],
-                captions=(row["anchor"], row["half_truth"]),
-                group=row.get("triplet_type") or "",
-            )
-            for i, row in enumerate(rows)
-        ]
+            rows = self.read_lines(lines, "captions", _LINE)
+            return [_choice(subset, i, row, ImageRef(str(self.images / row.image))) for i, row in enumerate(rows)]
+        return [_choice(subset, i, row, row.image) for i, row in enumerate(hub_rows(self, self.hub, _HubRow, subset))]
+
+
+def _choice(subset: str, number: int, row: _Comparison, image: ImageRef) -> Choice:
+    return Choice(
+        subset=subset,
+        item=str(number if row.id is None else row.id),
+        image=image,
+        captions=(row.anchor, row.half_truth),
+        group=row.triplet_type or "",
+    )

@@ -3,12 +3,33 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, TypeAdapter, model_validator
 
 from degla.errors import ConfigError
 from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.items import Choice, ImageRef
+from degla.evaluation.schemas import Captions, ForeignModel, ItemId, Text, is_json_error, validated
 from degla.evaluation.scoring import Ties
-from degla.evaluation.task import value_or
+
+
+class _Line(ForeignModel):
+    image: Text
+    captions: Captions
+    label: Annotated[int, Field(ge=0)]
+    id: ItemId = None
+    subset: ItemId = None
+    group: ItemId = None
+
+    @model_validator(mode="after")
+    def _label_names_a_caption(self) -> Self:
+        if self.label >= len(self.captions):
+            raise ValueError(f"label {self.label} of {len(self.captions)} captions")
+        return self
+
+
+_LINE = TypeAdapter(_Line)
 
 
 class Own(ChoiceTask):
@@ -41,7 +62,7 @@ class Own(ChoiceTask):
             raise ConfigError(f"benchmark.{name}: there is no file {file} (items); set benchmark.{name}.path")
         folder = Path(images) if images else file.parent
         self._by_subset: dict[str, list[Choice]] = {}
-        for number, line in enumerate(file.read_bytes().decode("utf-8").split("\n"), 1):
+        for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
             if line.strip():
                 choice = _read_choice(line, folder, f"{path}:{number}", number)
                 self._by_subset.setdefault(choice.subset, []).append(choice)
@@ -61,20 +82,17 @@ class Own(ChoiceTask):
         return self._by_subset[subset]
 
 
-def _read_choice(line: str, images: Path, where: str, number: int) -> Choice:
+def _read_choice(line: bytes, images: Path, where: str, number: int) -> Choice:
     try:
-        item = json.loads(line)
-        captions, label = item["captions"], item["label"]
-        if not 0 <= label < len(captions) or len(captions) < 2:
-            raise ValueError(f"label {label} of {len(captions)} captions")
-        if not all(isinstance(caption, str) and caption.strip() for caption in captions):
-            raise ValueError("an empty caption")
-        return Choice(
-            subset=str(value_or(item, "subset", "all")).replace(":", "/"),
-            item=str(value_or(item, "id", number)),
-            image=ImageRef(str(images / item["image"])),
-            captions=(captions[label], *captions[:label], *captions[label + 1 :]),
-            group=str(value_or(item, "group", "")),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error!r}; a line is {{image, captions: [...], label}}") from error
+        item = validated(_LINE, json.loads(line))
+    except (ValueError, RecursionError) as error:
+        reason = f"is not JSON ({error})" if is_json_error(error) else str(error)
+        raise ConfigError(f"{where}: {reason}; a line is {{image, captions: [...], label}}") from error
+    correct, others = item.captions[item.label], item.captions[: item.label] + item.captions[item.label + 1 :]
+    return Choice(
+        subset=("all" if item.subset is None else str(item.subset)).replace(":", "/"),
+        item=str(number if item.id is None else item.id),
+        image=ImageRef(str(images / item.image)),
+        captions=(correct, *others),
+        group="" if item.group is None else str(item.group),
+    )

@@ -58,11 +58,13 @@ class Scenes(ChoiceTask):
         self.num_items = num_items
         self.image_size = image_size
 
+    def choice_subsets(self) -> Sequence[str]:
+        """Return the compositional sub-tasks."""
+        return [subset for subset in self.subsets if not subset.startswith("general/")]
+
     def read(self, subset: str) -> list[Choice]:
-        """Draw the items of a compositional sub-task; the general sub-tasks have none."""
+        """Draw the items of a compositional sub-task."""
         benchmark, name = subset.split("/")
-        if benchmark == "general":
-            return []
         items = suite_items(benchmark, name, self.split, self.num_items, self.image_size)
         return [
             Choice(subset, str(i), ImageRef.embedded(item.image_bytes), (item.caption, *item.foils))

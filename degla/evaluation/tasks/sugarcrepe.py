@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.hub import hub_rows
 from degla.evaluation.items import Choice, ImageRef
+from degla.evaluation.schemas import Captions, ForeignModel, Text
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import mean
 
@@ -24,6 +27,20 @@ _FAMILIES = {
     "swap": ("swap_obj", "swap_att"),
     "add": ("add_obj", "add_att"),
 }
+
+
+class _Item(ForeignModel):
+    filename: Text
+    caption: Text
+    negative_caption: Text
+
+
+class _HubRow(ForeignModel):
+    image: ImageRef
+    tested_labels: Captions
+
+
+_FILE = TypeAdapter(dict[str, _Item])
 
 
 class SugarCrepe(ChoiceTask):
@@ -64,15 +81,15 @@ class SugarCrepe(ChoiceTask):
     def read(self, subset: str) -> list[Choice]:
         """Read the items of a subset; the keys of ``swap_obj`` have a gap."""
         if self.hub:
-            rows = hub_rows(self, f"{self.hub}/SugarCrepe_{subset}", ("image", "tested_labels"))
-            return [Choice(subset, str(i), row["image"], tuple(row["tested_labels"])) for i, row in enumerate(rows)]
-        items = self.read_json(self.annotations / f"{subset}.json", "captions")
+            rows = hub_rows(self, f"{self.hub}/SugarCrepe_{subset}", _HubRow)
+            return [Choice(subset, str(i), row.image, tuple(row.tested_labels)) for i, row in enumerate(rows)]
+        items = self.read_json(self.annotations / f"{subset}.json", "captions", _FILE)
         return [
             Choice(
                 subset=subset,
                 item=key,
-                image=ImageRef(str(self.images / item["filename"])),
-                captions=(item["caption"], item["negative_caption"]),
+                image=ImageRef(str(self.images / item.filename)),
+                captions=(item.caption, item.negative_caption),
             )
             for key, item in items.items()
         ]

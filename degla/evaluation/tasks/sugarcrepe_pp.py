@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import BeforeValidator, TypeAdapter
 from torch import Tensor
 
 from degla.evaluation.items import ImageRef, Outcome
+from degla.evaluation.schemas import ForeignModel, ItemId, Text
 from degla.evaluation.scoring import Ties, correct_and_tied
 from degla.evaluation.task import FeatureSource, Task, mean
 
@@ -22,6 +24,21 @@ _FILES = {
     "swap_att": ("swap_atribute", "swap_attribute"),
     "swap_obj": ("swap_object",),
 }
+
+
+class _Item(ForeignModel):
+    filename: Text
+    caption: Text
+    caption2: Text
+    negative_caption: Text
+    id: ItemId = None
+
+
+def _values(content: Any) -> Any:
+    return list(content.values()) if isinstance(content, dict) else content
+
+
+_FILE = TypeAdapter(Annotated[list[_Item], BeforeValidator(_values)])
 
 
 class _Triple(NamedTuple):
@@ -68,15 +85,15 @@ class SugarCrepePP(Task):
     def read(self, subset: str) -> list[_Triple]:
         """Read the triples of one file, such as ``replace_obj``."""
         paths = [self.annotations / f"{stem}.json" for stem in _FILES[subset]]
-        items = self.read_json(next((path for path in paths if path.is_file()), paths[0]), "captions")
+        items = self.read_json(next((path for path in paths if path.is_file()), paths[0]), "captions", _FILE)
         return [
             _Triple(
                 subset=subset,
-                item=str(item.get("id", i)),
-                image=ImageRef(str(self.images / item["filename"])),
-                captions=(item["caption"], item["caption2"], item["negative_caption"]),
+                item=str(i if item.id is None else item.id),
+                image=ImageRef(str(self.images / item.filename)),
+                captions=(item.caption, item.caption2, item.negative_caption),
             )
-            for i, item in enumerate(items.values() if isinstance(items, dict) else items)
+            for i, item in enumerate(items)
         ]
 
     @cached_property

@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from degla.errors import ConfigError
 from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.items import Choice, ImageRef, Outcome
+from degla.evaluation.schemas import ForeignModel, LooseInt, Text
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import FeatureSource, mean
 
@@ -37,6 +41,20 @@ _DOWNLOAD_HINT = (
 )
 
 
+class _Votes(ForeignModel):
+    caption: LooseInt
+
+
+class _Item(ForeignModel):
+    image_file: Text
+    caption: Text
+    foil: Text
+    mturk: _Votes
+
+
+_FILE = TypeAdapter(dict[str, _Item])
+
+
 class Valse(ChoiceTask):
     """Pairwise accuracy on the items that at least two of three annotators found valid.
 
@@ -66,11 +84,11 @@ class Valse(ChoiceTask):
 
     def read(self, subset: str) -> list[Choice]:
         """Read the valid items of a file."""
-        items = self.read_json(self.annotations / f"{subset}.json", "captions and foils")
+        items = self.read_json(self.annotations / f"{subset}.json", "captions and foils", _FILE)
         return [
-            Choice(subset, key, self._image(item["image_file"]), (item["caption"], item["foil"]))
+            Choice(subset, key, self._image(item.image_file), (item.caption, item.foil))
             for key, item in items.items()
-            if int(item["mturk"]["caption"]) >= self.min_votes
+            if item.mturk.caption >= self.min_votes
         ]
 
     def outcomes(self, features: FeatureSource) -> list[Outcome]:
@@ -98,4 +116,6 @@ class Valse(ChoiceTask):
         source = next((source for start, source in _SOURCES.items() if name.startswith(start)), None)
         if source is None:
             source = "coco_val2017" if Path(name).stem.isdigit() else "swig"
+        if source not in self.images:
+            raise ConfigError(f"benchmark.{self.name}.images has no folder for {source}, the source of {name}")
         return ImageRef(str(self.images[source] / name))

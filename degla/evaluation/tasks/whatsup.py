@@ -4,9 +4,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter
 
 from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.items import Choice, ImageRef, Outcome
+from degla.evaluation.schemas import Captions, ForeignModel, Text
 from degla.evaluation.scoring import Ties
 from degla.evaluation.task import FeatureSource
 
@@ -21,6 +25,22 @@ _FILES = {
 }
 _CONTROLLED = ("controlled_a", "controlled_b")
 _OPPOSITES = (("left", "right"), ("on", "under"), ("in-front", "behind"))
+
+
+class _Controlled(ForeignModel):
+    image_path: Text
+    caption_options: Captions
+
+
+_CONTROLLED_FILE = TypeAdapter(list[_Controlled])
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+
+
+_Question = Annotated[tuple[int | str, Text, Text], BeforeValidator(_tuple)]
+_QUESTIONS_FILE = TypeAdapter(list[_Question], config=ConfigDict(strict=True))
 
 
 class WhatsUp(ChoiceTask):
@@ -56,19 +76,19 @@ class WhatsUp(ChoiceTask):
     def read(self, subset: str) -> list[Choice]:
         """Read the items of a subset; in every file the first caption is correct."""
         file, folder = _FILES[subset]
-        items = self.read_json(self.annotations / file, "captions")
         root = self.coco_val2017 if folder == "val2017" else self.annotations / folder
         if subset in _CONTROLLED:
             return [
                 Choice(
                     subset=subset,
-                    item=Path(item["image_path"]).stem,
-                    image=ImageRef(str(root / Path(item["image_path"]).name)),
-                    captions=tuple(item["caption_options"]),
+                    item=Path(item.image_path).stem,
+                    image=ImageRef(str(root / Path(item.image_path).name)),
+                    captions=tuple(item.caption_options),
                 )
-                for item in items
+                for item in self.read_json(self.annotations / file, "captions", _CONTROLLED_FILE)
             ]
         digits = 12 if folder == "val2017" else 0
+        items = self.read_json(self.annotations / file, "captions", _QUESTIONS_FILE)
         return [
             Choice(subset, str(i), ImageRef(str(root / f"{str(image).zfill(digits)}.jpg")), (correct, wrong))
             for i, (image, correct, wrong) in enumerate(items)
@@ -89,8 +109,9 @@ def _joint_outcomes(subset: str, outcomes: Sequence[Outcome]) -> Iterator[Outcom
     """Answer the pairs and sets of images that show the same objects."""
     sets: dict[tuple[str, str], dict[str, Outcome]] = defaultdict(dict)
     for outcome in outcomes:
-        first, relation, *_, last = outcome.item.split("_")
-        sets[first, last][relation] = outcome
+        first, *relation, last = outcome.item.split("_")
+        if relation:
+            sets[first, last][relation[0]] = outcome
     for objects, members in sets.items():
         for pair in _OPPOSITES:
             if set(pair) <= set(members):

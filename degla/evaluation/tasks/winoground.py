@@ -8,11 +8,20 @@ import torch
 
 from degla.evaluation.hub import hub_rows
 from degla.evaluation.items import ImageRef, Outcome
+from degla.evaluation.schemas import ForeignModel, ItemId, Text
 from degla.evaluation.scoring import Ties, correct_and_tied
-from degla.evaluation.task import FeatureSource, Task, value_or
+from degla.evaluation.task import FeatureSource, Task
 
 _COUNT = 400
 _CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
+
+
+class _Row(ForeignModel):
+    image_0: ImageRef
+    image_1: ImageRef
+    caption_0: Text
+    caption_1: Text
+    id: ItemId = None
 
 
 class _Item(NamedTuple):
@@ -53,12 +62,12 @@ class Winoground(Task):
     @cached_property
     def items(self) -> list[_Item]:
         """All items, read once."""
-        rows = hub_rows(self, self.hub, ("image_0", "image_1", "caption_0", "caption_1"))
+        rows = hub_rows(self, self.hub, _Row)
         return [
             _Item(
-                item=str(value_or(row, "id", i)),
-                images=(row["image_0"], row["image_1"]),
-                captions=(row["caption_0"], row["caption_1"]),
+                item=str(i if row.id is None else row.id),
+                images=(row.image_0, row.image_1),
+                captions=(row.caption_0, row.caption_1),
             )
             for i, row in enumerate(rows)
         ]

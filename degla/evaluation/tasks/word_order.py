@@ -75,6 +75,5 @@ def order_choices(task: Task, subset: str, captions: Path, images: Path, frozen:
     task.read_file(frozen, "perturbed captions")
     by_name = {entry.name: entry.image for entry in captioned}
     return [
-        Choice(subset, str(i), by_name[item["image"]], tuple(item["captions"]))
-        for i, item in enumerate(content["items"])
-    ], content["tagger"]
+        Choice(subset, str(i), by_name[item.image], tuple(item.captions)) for i, item in enumerate(content.items)
+    ], content.tagger

@@ -71,6 +71,7 @@ class ZeroShot(Task):
             reader = read_torchvision if self.source == "torchvision" else read_webdataset
             try:
                 data = reader(subset, self.root)
+                data.check()
             except (RuntimeError, OSError, ValueError, tarfile.TarError) as error:
                 raise ConfigError(
                     f"benchmark.{self.name}: {subset} is not in {self.root} ({str(error).splitlines()[0]}); "
