@@ -9,7 +9,7 @@ from degla.hard_negatives.language.phrases import Caption, Phrase, is_symmetric,
 from degla.hard_negatives.language.tagger import load_tagger
 from degla.hard_negatives.language.words import Token, finish_caption, lower_words, plural, singular
 
-VERSION = 3  # part of the key of every stored answer; raise it when a rule or the lexicon changes
+VERSION = 4  # part of the key of every stored answer; raise it when a rule or the lexicon changes
 
 _MAX_SHUFFLES = 20  # orders that are tried for one caption
 

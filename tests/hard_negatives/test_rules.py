@@ -84,6 +84,45 @@ def test_replacements_are_of_another_meaning_and_not_in_the_caption():
             assert word not in rivals and not set(rivals) & lexicon().synonyms.get(word, set()), (word, rivals)
 
 
+TRUE_NEGATIVES = [  # a word, and a word that a viewer could use for the same thing
+    ("ball", "toy"), ("rope", "toy"), ("toy", "ball"), ("pants", "jeans"), ("jeans", "pants"), ("trousers", "jeans"),
+    ("boots", "shoes"), ("taxi", "car"), ("canoe", "boat"), ("backpack", "bag"), ("helmet", "hat"), ("jacket", "suit"),
+    ("shirt", "uniform"), ("skateboarder", "skater"), ("church", "building"), ("dog", "animal"), ("poster", "sign"),
+    ("mountain", "snow"), ("lake", "river"), ("mother", "grandmother"), ("bush", "tree"), ("chair", "bench"),
+    ("plate", "tray"), ("sandwich", "bread"), ("hot dog", "sandwich"), ("kitchen", "dining room"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "other"), TRUE_NEGATIVES)
+def test_no_replacement_by_what_the_thing_also_is(word, other):
+    lemmas = " ".join([*word.split()[:-1], singular(word.split()[-1])]), singular(other)
+    for first, second in (lemmas, lemmas[::-1]):
+        assert second not in lexicon().nouns.get(first, ())
+    for text in all_negatives(f"A man looks at the {word}", "replace_nouns"):
+        assert f" {other} " not in f" {text} "
+
+
+def test_tennis_balls_are_toys():
+    """The captions of issue 13."""
+    for caption in ("A dog plays with a tennis ball", "A dog pulls a rope", "A man in blue pants"):
+        negatives = all_negatives(caption, "replace_nouns")
+        assert negatives and not {"toy", "jeans"} & {word for text in negatives for word in lower_words(text)}
+
+
+@pytest.mark.parametrize(
+    ("caption", "text"),
+    [
+        ("A dog with a ball", "A dog with a toy"),
+        ("A dog on the grass", "An animal on the grass"),
+        ("A man in pants", "A man in jeans"),
+        ("A girl in a church", "A girl in a building"),
+    ],
+)
+def test_general_word_for_a_specific_one_is_a_paraphrase(caption, text):
+    assert rejection_reason(caption, text, "replace_nouns", HANTA) == "paraphrase: a word for the same"
+    assert rejection_reason(text, caption, "replace_nouns", HANTA) == "paraphrase: a word for the same"
+
+
 def test_seed_decides_the_negatives():
     caption = "A man in a red hat and a woman in a blue coat walk two dogs on a large beach"
     for kind in KINDS:

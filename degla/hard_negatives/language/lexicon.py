@@ -34,6 +34,7 @@ class Lexicon(NamedTuple):
     postures: frozenset[str]
     living: frozenset[str]
     synonyms: dict[str, frozenset[str]]
+    also: dict[str, frozenset[str]]  # word -> more general and more specific words
 
 
 @cache
@@ -41,10 +42,11 @@ def lexicon() -> Lexicon:
     """Return the lexicon. The file is read once per process."""
     text = files("degla.hard_negatives.language").joinpath("lexicon.yaml").read_text(encoding="utf-8")
     content: dict[str, Any] = yaml.safe_load(text)
-    synonyms = _synonyms(content)
+    synonyms, also = _synonyms(content), _also(content["also"])
+    excluded = _union(synonyms, also, _confusable(content, synonyms))
     return Lexicon(
-        nouns=_rivals(content["nouns"].values(), synonyms),
-        adjectives=_rivals([content["colours"], *content["adjectives"].values()], synonyms),
+        nouns=_rivals(content["nouns"].values(), excluded),
+        adjectives=_rivals([content["colours"], *content["adjectives"].values()], excluded),
         relations=_relations(content["relations"]),
         same_relations=_same_relations(content),
         numbers=content["numbers"],
@@ -60,6 +62,7 @@ def lexicon() -> Lexicon:
         postures=frozenset(content["postures"].split()),
         living=_members(content, "living"),
         synonyms={word: frozenset(others) for word, others in synonyms.items()},
+        also={word: frozenset(others) for word, others in also.items()},
     )
 
 
@@ -75,15 +78,56 @@ def _synonyms(content: dict[str, Any]) -> dict[str, set[str]]:
     return synonyms
 
 
-def _rivals(groups: Iterable[list[str]], synonyms: Mapping[str, set[str]]) -> dict[str, list[str]]:
-    """Return word -> the first words of the other meanings in its groups, without its synonyms."""
+def _also(general: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return word -> the words above and below it. Two words below the same one stay apart."""
+    also: dict[str, set[str]] = {}
+    for word, specific in general.items():
+        for other in specific.split():
+            also.setdefault(word, set()).add(other)
+            also.setdefault(other, set()).add(word)
+    return also
+
+
+def _confusable(content: dict[str, Any], synonyms: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Return word -> words that name the same thing for other people, synonyms of both words included."""
+    confusable: dict[str, set[str]] = {}
+    for pair in content["confusable"]:
+        first, second = _split_pair(pair)
+        for word, other in ((first, second), (second, first)):
+            others = {other} | synonyms.get(other, set())
+            for name in {word} | synonyms.get(word, set()):
+                confusable.setdefault(name, set()).update(others - {name})
+    return confusable
+
+
+def _split_pair(pair: str) -> tuple[str, str]:
+    """Split two words, of which each can be a compound."""
+    for compound in _COMPOUNDS:
+        if pair.startswith(f"{compound} "):
+            return compound, pair.removeprefix(f"{compound} ")
+        if pair.endswith(f" {compound}"):
+            return pair.removesuffix(f" {compound}"), compound
+    first, second = pair.split()
+    return first, second
+
+
+def _union(*tables: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    union: dict[str, set[str]] = {}
+    for table in tables:
+        for word, others in table.items():
+            union.setdefault(word, set()).update(others)
+    return union
+
+
+def _rivals(groups: Iterable[list[str]], excluded: Mapping[str, set[str]]) -> dict[str, list[str]]:
+    """Return word -> the first words of the other meanings in its groups, without those that are excluded for it."""
     rivals: dict[str, dict[str, None]] = {}
     for meanings in groups:
         for meaning in meanings:
             others = [_names(other)[0] for other in meanings if other != meaning]
             for word in _names(meaning):
                 rivals.setdefault(word, {}).update(dict.fromkeys(others))
-    return {word: [other for other in others if other not in synonyms.get(word, ())] for word, others in rivals.items()}
+    return {word: [other for other in others if other not in excluded.get(word, ())] for word, others in rivals.items()}
 
 
 def _relations(groups: list[list[str]]) -> list[tuple[Words, list[str]]]:

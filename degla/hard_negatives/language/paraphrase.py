@@ -67,7 +67,7 @@ def _relation_at(words: Sequence[str], i: int) -> tuple[int, str] | None:
 
 
 def meaning_changes(before: Sequence[str], after: Sequence[str]) -> list[Change]:
-    """Return where two normalized captions differ in meaning. Synonyms are no change."""
+    """Return where two normalized captions differ in meaning. Synonyms are no change, and "dog" to "animal" is none."""
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     changes = [Change(list(before[a:b]), list(after[c:d])) for op, a, b, c, d in matcher.get_opcodes() if op != "equal"]
     return [
@@ -119,4 +119,4 @@ def is_symmetric_swap(caption: Caption, after: Sequence[str]) -> bool:
 
 def _is_same(word: str, other: str) -> bool:
     word, other = singular(word), singular(other)
-    return word == other or other in lexicon().synonyms.get(word, ())
+    return word == other or other in lexicon().synonyms.get(word, ()) or other in lexicon().also.get(word, ())
