@@ -1,6 +1,7 @@
 """Every script in examples/ runs."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,16 +20,38 @@ def run_example(path: Path, cwd: Path) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_it_runs_as_a_script_and_has_cells(path, tmp_path):
-    text = path.read_text(encoding="utf-8")
-    assert text.startswith('"""') and text.count("# %% [markdown]") >= 2
-    assert run_example(path, tmp_path).strip()
-
-
-def test_the_losses_of_the_example_are_those_of_the_objective(tmp_path):
+def test_the_losses_add_up_to_the_total(tmp_path):
     """The printed total is the weighted sum of the printed terms."""
     lines = dict(line.split() for line in run_example(ROOT / "examples/losses_on_tensors.py", tmp_path).splitlines())
     weights = {"contrastive": 1.0, "igc": 0.1, "tgc": 0.1, "distill": 1.28}
     total = sum(weight * float(lines[name]) for name, weight in weights.items())
     assert float(lines["total"]) == pytest.approx(total, abs=2e-3)
+
+
+def test_finetuning_teaches_the_captions_of_the_folder(tmp_path):
+    output = run_example(ROOT / "examples/finetune_on_your_captions.py", tmp_path)
+    before, after = map(float, re.search(r"caption choice (\S+) -> (\S+)", output).groups())
+    assert after > before
+    scores = [float(score) for score in re.findall(r"^(\d\.\d+)  a ", output, re.MULTILINE)]
+    assert len(scores) == 2 and all(0 < score <= 1 for score in scores)
+    assert Path(tmp_path, re.search(r"report +(\S+)", output)[1]).is_file()
+
+
+def test_the_comparison_has_every_sub_task(tmp_path):
+    output = run_example(ROOT / "examples/compare_two_models.py", tmp_path)
+    rows = re.findall(r"^scenes/\S+ +(\d+\.\d) +(\d+\.\d) +([+-]\d+\.\d)$", output, re.MULTILINE)
+    assert len(rows) == 19 and any(float(change) != 0 for *_, change in rows)
+    assert all(float(after) - float(before) == pytest.approx(float(change), abs=0.11) for before, after, change in rows)
+    assert Path(tmp_path, re.search(r"explorer (\S+)", output)[1]).is_file()
+
+
+def test_no_example_is_forgotten_and_each_has_cells():
+    """Each script is a notebook too: a docstring, then cells."""
+    assert [path.stem for path in EXAMPLES] == [
+        "compare_two_models",
+        "finetune_on_your_captions",
+        "losses_on_tensors",
+    ]
+    for path in EXAMPLES:
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith('"""') and text.count("# %% [markdown]") >= 2 and path.name in text
