@@ -4,6 +4,7 @@
     python docs/tables.py --check                      # change nothing; exit code 1 if a block is out of date
     python docs/tables.py --demo runs/demo/<time>      # first take the record of a finished demo run
     python docs/tables.py --text-only                  # first measure the text-only baseline of the scenes again
+    python docs/tables.py --negatives Flickr8k=<folder> SugarCrepe=<folder>     # first read what degla-negatives wrote
 
 A block stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``. Each table says by which commit and versions its
 numbers were measured.
@@ -43,11 +44,15 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing, fail if a block is out of date")
     parser.add_argument("--demo", type=Path, metavar="RUN", help="folder of a finished run of experiment=demo")
     parser.add_argument("--text-only", action="store_true", help="measure the text-only baseline of the scenes")
+    parser.add_argument("--negatives", nargs="+", metavar="NAME=FOLDER", help="outputs of degla-negatives")
     arguments = parser.parse_args()
     if arguments.demo:
         write_record("demo", demo_record(arguments.demo))
     if arguments.text_only:
         write_record("scenes_text_only", text_only_record())
+    if arguments.negatives:
+        folders = dict(item.split("=", 1) for item in arguments.negatives)
+        write_record("negatives", negatives_record({name: Path(folder) for name, folder in folders.items()}))
     stale = []
     for name in PAGES:
         page = ROOT / name
@@ -114,6 +119,42 @@ def text_only_record() -> dict[str, Any]:
             accuracy[subset] = round(text_only_accuracy(train, test), 4)
     return {"command": "python docs/tables.py --text-only", **provenance(), "train": 1000, "test": 500,
             "accuracy": accuracy}  # fmt: skip
+
+
+def negatives_record(folders: dict[str, Path]) -> dict[str, Any]:
+    """Read how many negatives of each kind ``degla-negatives`` wrote, and what the text-only baseline makes of them."""
+    sys.path.insert(0, str(ROOT))
+    from degla.artifacts import provenance
+
+    sets = {}
+    for name, folder in folders.items():
+        summary = json.loads((folder / "log" / "summary.json").read_text(encoding="utf-8"))
+        kinds = {
+            row["kind"]: {
+                "negatives": summary["accepted"][row["kind"]],
+                "text_only": round(row["accuracy"], 4),
+                "half_interval": round((row["high"] - row["low"]) / 2, 4),
+            }
+            for row in summary["blind"]
+        }
+        sets[name] = {"captions": summary["num_rows"], "kinds": kinds}
+    return {"command": f"degla-negatives kinds=[{','.join(kinds)}]", **provenance(), "sets": sets}
+
+
+def negatives_table() -> str:
+    """Return the negatives of each kind with the accuracy of the text-only baseline, for each set of captions."""
+    record = read_record("negatives")
+    heads = ["kind"]
+    for name, measured in record["sets"].items():
+        heads += [f"{name}: negatives of {measured['captions']}", "text-only, percent"]
+    lines = []
+    for kind in next(iter(record["sets"].values()))["kinds"]:
+        line = [f"`{kind}`"]
+        for measured in record["sets"].values():
+            row = measured["kinds"][kind]
+            line += [str(row["negatives"]), f"{100 * row['text_only']:.1f} ± {100 * row['half_interval']:.1f}"]
+        lines.append(line)
+    return f"{_table(heads, lines)}\n\n{_measured(record)}"
 
 
 def demo_table() -> str:
@@ -185,6 +226,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scenes_model": scenes_model_table,
     "scenes_text_only": scenes_text_only_table,
     "benchmarks": benchmarks_table,
+    "negatives": negatives_table,
     "study_means": study_table(0),
     "study_rates": study_table(2),
     "study_differences": study_table(3),
