@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -32,13 +33,34 @@ def train(cfg: DictConfig) -> float:
     Raises:
         DeglaError: the settings, the data, or the machine do not allow the run.
     """
+    from degla.report.run_report import print_report
+    from degla.training.console import quiet_lightning
+
+    quiet_lightning()
+    return run_training(cfg, when_reported=print_report)
+
+
+def run_training(cfg: DictConfig, when_reported: Callable[[Path], None] | None = None) -> float:
+    """Train as ``train`` does; print nothing, and leave logging as it is.
+
+    Args:
+        cfg: the composed ``train.yaml``.
+        when_reported: called with the run's folder on the first rank when the report is written.
+
+    Returns:
+        What ``train`` returns.
+
+    Raises:
+        DeglaError: the settings, the data, or the machine do not allow the run.
+    """
     # torch and Lightning take seconds to import; --help and shell completion must not wait for them.
     import lightning as L
 
-    from degla.report.run_report import print_report, write_report
+    from degla.report.model_card import write_run_card
+    from degla.report.run_report import write_report
     from degla.training.build import build
-    from degla.training.console import quiet_lightning
     from degla.training.fit import fit_or_explain, refuse_hanging_restarts
+    from degla.training.resume import check_resume
     from degla.training.run_folder import (
         claim_run_folder,
         final_value,
@@ -47,7 +69,6 @@ def train(cfg: DictConfig) -> float:
         mark_as_finished,
     )
 
-    quiet_lightning()
     refuse_hanging_restarts()
     run_dir = Path(cfg.run_dir)
     if cfg.ckpt_path == "last" and (value := finished_value(cfg, run_dir)) is not None:
@@ -58,13 +79,17 @@ def train(cfg: DictConfig) -> float:
     with one_job_per_child():
         run = build(cfg)
         claim_run_folder(cfg, run_dir, is_first_rank=run.trainer.is_global_zero)
+        if checkpoint is not None:
+            check_resume(cfg, checkpoint, module=run.module, data=run.module.data_identity)
         fit_or_explain(run, checkpoint, resumes_when_requeued=cfg.ckpt_path == "last")
     value = final_value(run_dir)
     if math.isnan(value) and is_search():
         raise ConfigError(f"nothing was measured, so this trial has no value: see {run_dir}")
     if run.trainer.is_global_zero:
+        write_run_card(run_dir)
         write_report(run_dir)
-        print_report(run_dir)
+        if when_reported is not None:
+            when_reported(run_dir)
         mark_as_finished(run_dir, num_steps=run.trainer.global_step, value=value)
     return value
 

@@ -31,6 +31,7 @@ from degla.training.refusals import (
     refuse_objective,
     refuse_precision,
 )
+from degla.training.resume import identify_data
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def build(cfg: DictConfig) -> Run:
         scheduler=instantiate_partial(cfg.scheduler, "scheduler", total_steps=_total_steps(cfg, datamodule)),
         teacher_texts=_build_teacher_texts(cfg, teacher, datamodule),
         non_finite=cfg.non_finite,
+        data_identity=identify_data(source),
         negative_types=_validation_negative_types(datamodule),
         config=_plain(cfg),
     )

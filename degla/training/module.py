@@ -18,6 +18,7 @@ from degla.data.text_features import TextFeatures
 from degla.losses import Features, LossTerms, Objective
 from degla.models import ClipModel, PackedTexts, Teacher
 from degla.models.sharding import is_sharded, shard
+from degla.training import resume
 from degla.training.loggers import main_settings
 from degla.training.nonfinite import NonFiniteGuard
 from degla.training.optim import name_state, number_state
@@ -38,6 +39,7 @@ class DeGLAModule(L.LightningModule):
         non_finite: ``stop`` the run where a loss or gradient is not finite, or ``skip`` the step.
         teacher_texts: store of a frozen teacher's text features; None computes them again in each step.
         negative_types: types of the negatives of the validation samples.
+        data_identity: what tells the training data from others, kept in checkpoints.
         config: plain nested dict of the run, kept in checkpoints; its main settings go to the loggers.
     """
 
@@ -51,6 +53,7 @@ class DeGLAModule(L.LightningModule):
         non_finite: Literal["stop", "skip"] = "stop",
         teacher_texts: TextFeatures | None = None,
         negative_types: Sequence[str] = (),
+        data_identity: resume.DataIdentity | None = None,
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -58,6 +61,7 @@ class DeGLAModule(L.LightningModule):
         self.objective = objective
         self.teacher = teacher
         self.teacher_texts = teacher_texts
+        self.data_identity = data_identity or resume.DataIdentity(None, None)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.save_hyperparameters(config or {}, logger=False)  # loggers get the main settings only
@@ -146,7 +150,7 @@ class DeGLAModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Log the main settings, and attach the hook that moves the teacher.
+        """Log the main settings, apply them to a restored optimizer, and attach the hook that moves the teacher.
 
         Restoring an optimizer under FSDP2 takes a dummy step, which must not move the teacher. So the hook is not
         attached before the optimizer is restored.
@@ -155,27 +159,37 @@ class DeGLAModule(L.LightningModule):
             logger.log_hyperparams(main_settings(self.hparams))
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
+        if self.global_step:
+            scheduler: Any = self.lr_schedulers()
+            resume.apply_optimizer_settings(optimizer, scheduler, self.make_optimizer(self.student).param_groups)
         optimizer.register_step_post_hook(self._after_optimizer_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Key the optimizer's state by parameter names, so that every strategy can resume it."""
+        checkpoint[resume.KEY] = {"format": resume.FORMAT, "data": list(self.data_identity)}
         checkpoint["quick_gelu"] = self.student.config["quick_gelu"]  # so that readers need not guess
         checkpoint["preprocess"] = dict(self.student.preprocess)
         sharded = is_sharded(self.student)
         if sharded and not self.trainer.is_global_zero:
             return  # only rank 0 holds the gathered state
         states = checkpoint["optimizer_states"]
-        names = [name for name, _ in self.named_parameters()] if sharded else self._optimizer_order()
+        names = [name for name, _ in self.named_parameters()] if sharded else self.trained_parameters()
         checkpoint["optimizer_states"] = [name_state(state, names) for state in states]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Key the optimizer's state by this run's numbers; under FSDP2 Lightning loads it by name."""
-        if not is_sharded(self.student):
-            names = self._optimizer_order()
-            checkpoint["optimizer_states"] = [number_state(state, names) for state in checkpoint["optimizer_states"]]
+        """Make weights and optimizer state fit this run; under FSDP2 Lightning has loaded them by name already."""
+        if is_sharded(self.student):
+            return
+        resume.adapt_weights(checkpoint, self.state_dict())
+        names = self.trained_parameters()
+        groups = self.make_optimizer(self.student).param_groups
+        states = [resume.adapt_optimizer(state, names, groups) for state in checkpoint["optimizer_states"]]
+        checkpoint["optimizer_states"] = states
+        resume.adapt_schedulers(checkpoint)
+        checkpoint["optimizer_states"] = [number_state(state, names) for state in states]
 
-    def _optimizer_order(self) -> list[str]:
-        """Return the names of the parameters in the order in which the optimizer numbers them."""
+    def trained_parameters(self) -> list[str]:
+        """Return the names of the parameters that the optimizer updates, in the order in which it numbers them."""
         names = {id(parameter): name for name, parameter in self.named_parameters()}
         groups = self.make_optimizer(self.student).param_groups
         return [names[id(parameter)] for group in groups for parameter in group["params"]]

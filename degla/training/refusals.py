@@ -117,8 +117,8 @@ def count_negatives(source: SampleTable | SampleStream) -> tuple[int, int]:
         source: data of the run; at most 4000 rows of a table, or 200 samples of a stream, are checked.
     """
     if isinstance(source, SampleTable):
-        rows = np.unique(np.linspace(0, len(source) - 1, _MAX_CHECKED_ROWS).astype(int)) if len(source) else []
-        samples = source.texts([int(row) for row in rows])
+        rows = np.unique(np.linspace(0, max(len(source), 1) - 1, _MAX_CHECKED_ROWS).astype(int))[: len(source)]
+        samples = source.texts(rows.tolist())
     else:
         unshuffled = SampleStream(source.dataset, source.to_sample, shuffle_buffer=1)
         samples = list(itertools.islice(unshuffled.samples(seed=0, epoch=0, rank=0, world_size=1), _MAX_CHECKED_STREAM))

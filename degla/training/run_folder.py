@@ -78,7 +78,8 @@ def finished_value(cfg: DictConfig, run_dir: Path) -> float | None:
 
 def _settings(cfg: Any) -> dict[str, Any]:
     settings: Any = with_current_targets(OmegaConf.to_container(cfg, resolve=True))
-    settings.pop("ckpt_path", None)
+    for key in ("ckpt_path", "resume"):
+        settings.pop(key, None)
     return settings
 
 

@@ -102,7 +102,7 @@ def test_optimizer_state_by_name_and_back():
     optimizer = adamw(m.student)
     m.compute_losses(batch(m.student)).total.backward()
     optimizer.step()
-    names = m._optimizer_order()
+    names = m.trained_parameters()
     state = optimizer.state_dict()
     named = name_state(state, names)
     assert named["state"]["student.clip.visual.proj"]["exp_avg"].shape == m.student.clip.visual.proj.shape
