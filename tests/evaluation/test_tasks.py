@@ -75,13 +75,16 @@ def test_sugarcrepe_from_the_hub(tmp_path):
         SugarCrepe(hub=str(tmp_path), subsets=["swap_att"]).list_images()
 
 
-def test_sugarcrepe_pp_by_its_definition(tmp_path):
+@pytest.mark.parametrize(
+    ("file", "is_list"), [("swap_atribute", True), ("swap_attribute", True), ("swap_att", True), ("swap_att", False)]
+)
+def test_sugarcrepe_pp_by_its_definition(tmp_path, file, is_list):
     rng = random.Random(0)
     items = [
         {"id": i, "filename": f"{i}.jpg", **{k: sentence(rng) for k in ("caption", "caption2", "negative_caption")}}
         for i in range(40)
     ]
-    write_json(tmp_path / "swap_atribute.json", items)
+    write_json(tmp_path / f"{file}.json", items if is_list else {str(item["id"]): item for item in items})
     task = SugarCrepePP(annotations=str(tmp_path), images="x", subsets=["swap_att/itt", "swap_att/tot"])
     found = {(outcome.subset, outcome.item): outcome.correct for outcome in task.outcomes(FEATURES)}
     for item in items:

@@ -16,8 +16,9 @@ from degla.evaluation.task import FeatureSource, Task, mean
 
 _SIDES = ("itt", "tot")
 _COUNTS = {"replace_att": 788, "replace_obj": 1652, "replace_rel": 1406, "swap_att": 666, "swap_obj": 245}
-# Subset -> names of its file; "atribute" is how the published file is spelled.
-_FILES = {
+# Subset -> names of its file on the hub ("atribute" is how one is spelled there). The authors' repository,
+# github.com/Sri-Harsha/scpp, names its files by the subset: replace_att.json and so on.
+_HUB_FILES = {
     "replace_att": ("replace_attribute",),
     "replace_obj": ("replace_object",),
     "replace_rel": ("replace_relation",),
@@ -56,7 +57,8 @@ class SugarCrepePP(Task):
 
     Args:
         name: its name in results.
-        annotations: folder of the five JSON files: lists of ``id, filename, caption, caption2, negative_caption``.
+        annotations: folder of the five JSON files, lists or objects of
+            ``filename, caption, caption2, negative_caption``, named as on the hub or as in the authors' repository.
         images: folder of COCO val2017.
         subsets: such as ``replace_obj/itt``; None measures all.
         ties: the benchmark's own code loses ties as well.
@@ -76,7 +78,8 @@ class SugarCrepePP(Task):
             ties,
             official_counts={f"{subset}/{side}": count for subset, count in _COUNTS.items() for side in _SIDES},
             download_hint=(
-                "captions: huggingface.co/datasets/Aman-J/SugarCrepe_pp; images: COCO val2017 (cocodataset.org, 1 GB)"
+                "captions: github.com/Sri-Harsha/scpp, data/, or huggingface.co/datasets/Aman-J/SugarCrepe_pp; "
+                "images: COCO val2017 (cocodataset.org, 1 GB)"
             ),
         )
         self.annotations = Path(annotations)
@@ -84,7 +87,7 @@ class SugarCrepePP(Task):
 
     def read(self, subset: str) -> list[_Triple]:
         """Read the triples of one file, such as ``replace_obj``."""
-        paths = [self.annotations / f"{stem}.json" for stem in _FILES[subset]]
+        paths = [self.annotations / f"{stem}.json" for stem in (*_HUB_FILES[subset], subset)]
         items = self.read_json(next((path for path in paths if path.is_file()), paths[0]), "captions", _FILE)
         return [
             _Triple(
