@@ -51,8 +51,39 @@ def read_weights(path: Path, part: str = "student") -> Weights:
         CheckpointError: the file is damaged, is not a file of CLIP weights, or holds objects other than tensors and
             plain data.
     """
-    quick_gelu: bool | None = None
-    preprocess: dict[str, Any] | None = None
+    content, quick_gelu, preprocess = _read(path)
+    if not isinstance(quick_gelu, bool | None) or not isinstance(preprocess, dict | None):
+        raise CheckpointError(
+            f"model.pretrained: {path} records quick_gelu={quick_gelu!r} and preprocess={preprocess!r}; "
+            "they must be true or false, and a mapping"
+        )
+    state = _only_tensors(_without_prefixes(_inner_state(content, path), path, part), path)
+    if quick_gelu is None and _looks_like_openai(state):
+        quick_gelu = True
+    return Weights(state, quick_gelu, preprocess)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict of any model, under the names of the file, without running pickled code.
+
+    Args:
+        path: safetensors, or a PyTorch file.
+
+    Raises:
+        CheckpointError: the file is damaged or holds other objects than tensors.
+    """
+    content, _, _ = _read(path)
+    return _only_tensors(_inner_state(content, path), path)
+
+
+def first_line(error: Exception) -> str:
+    """Return the type and the first line of an error, at most 200 characters, for use inside a message of ours."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:200]
+
+
+def _read(path: Path) -> tuple[Any, Any, Any]:
+    """Return the content of a file of weights, and the activation and preprocessing that it records."""
+    quick_gelu, preprocess = None, None
     content: Any
     try:
         if path.suffix == ".safetensors":
@@ -70,23 +101,10 @@ def read_weights(path: Path, part: str = "student") -> Weights:
             f"model.pretrained: {path} cannot be read as weights ({first_line(error)}); give a .safetensors file, or a "
             ".pt file that holds tensors only"
         ) from error
-    if not isinstance(quick_gelu, bool | None) or not isinstance(preprocess, dict | None):
-        raise CheckpointError(
-            f"model.pretrained: {path} records quick_gelu={quick_gelu!r} and preprocess={preprocess!r}; "
-            "they must be true or false, and a mapping"
-        )
-    state = _only_tensors(_without_prefixes(_inner_state(content, path), path, part), path)
-    if quick_gelu is None and _looks_like_openai(state):
-        quick_gelu = True
-    return Weights(state, quick_gelu, preprocess)
+    return content, quick_gelu, preprocess
 
 
-def first_line(error: Exception) -> str:
-    """Return the type and the first line of an error, at most 200 characters, for use inside a message of ours."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:200]
-
-
-def _safetensors_metadata(path: Path) -> tuple[bool | None, dict[str, Any] | None]:
+def _safetensors_metadata(path: Path) -> tuple[Any, Any]:
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
     return json.loads(metadata.get("quick_gelu", "null")), json.loads(metadata.get("preprocess", "null"))

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from open_clip.model import (
     convert_to_custom_text_state_dict,
     resize_pos_embed,
     resize_text_pos_embed,
+    set_model_preprocess_cfg,
 )
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transform import PreprocessCfg
+from torch import nn
 
 from degla.errors import CheckpointError, ConfigError
 from degla.hub import reachable_hub
@@ -44,9 +48,9 @@ def load_clip(
     Args:
         name: open_clip architecture, ``hf-hub:org/repo``, or ``local-dir:/folder``. It is not used where
             ``pretrained`` is a folder, which decides the architecture itself.
-        pretrained: open_clip tag, tag of weights that come with degla, file, or folder in open_clip's ``local-dir:``
-            layout. None takes the weights that an ``hf-hub:`` or ``local-dir:`` name includes, and random weights
-            for other names.
+        pretrained: open_clip tag, tag of weights that come with degla, file, or folder in the layout of open_clip's
+            ``local-dir:`` or of ``transformers.CLIPModel``. None takes the weights that an ``hf-hub:`` or
+            ``local-dir:`` name includes, and random weights for other names.
         quick_gelu: whether the weights were trained with QuickGELU. None takes what the tag, folder or file
             records, and is an error where nothing is recorded. A value that contradicts what is recorded is an error.
         unlocked_image_groups: None trains the whole image tower, 0 freezes it, n trains its last n groups
@@ -112,16 +116,8 @@ def _build(source: Source) -> CLIP | CustomTextCLIP:
     if "multimodal_cfg" in source.config:
         raise ConfigError(f"model.name={source.name} is a CoCa model; DeGLA trains dual encoders without a decoder")
     try:
-        with _quiet(), reachable_hub():
-            clip = open_clip.create_model(
-                source.name,
-                load_weights=False,
-                force_quick_gelu=source.config["quick_gelu"],
-                force_preprocess_cfg=source.preprocess,
-                pretrained_text=False,
-                nonscalar_logit_scale=True,  # FSDP2 cannot shard a scalar
-            )
-    except (TypeError, ValueError, KeyError, AssertionError) as error:
+        clip = _build_hf(source) if source.is_hf else _build_by_name(source)
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
         if not has_bundled_weights(source.name):
             raise
         raise ConfigError(f"model.name: the config of {source.name} cannot be built ({first_line(error)})") from error
@@ -130,6 +126,35 @@ def _build(source: Source) -> CLIP | CustomTextCLIP:
     swap_block_classes_(clip)
     if clip.logit_bias is not None:
         clip.logit_bias.requires_grad_(False)  # a softmax does not depend on SigLIP's bias
+    return clip
+
+
+def _build_by_name(source: Source) -> nn.Module:
+    try:
+        with _quiet(), reachable_hub():
+            clip: nn.Module = open_clip.create_model(
+                source.name,
+                load_weights=False,
+                force_quick_gelu=source.config["quick_gelu"],
+                force_preprocess_cfg=source.preprocess,
+                pretrained_text=False,
+                nonscalar_logit_scale=True,  # FSDP2 cannot shard a scalar
+            )
+    except OSError as error:
+        tower = source.config["text_cfg"].get("hf_model_name")
+        raise ConfigError(
+            f"model.name={source.name} needs the config of {tower} from the Hugging Face hub, which is not on this "
+            f"machine and could not be downloaded ({first_line(error)}): run once with internet access, or choose a "
+            "model with open_clip's own text tower, such as model=vit_b_32"
+        ) from error
+    return clip
+
+
+def _build_hf(source: Source) -> CLIP:
+    """Build a ``transformers.CLIPModel`` as open_clip's ``CLIP``; open_clip knows no name for it."""
+    clip = CLIP(**source.config, nonscalar_logit_scale=True)
+    preprocess = {**asdict(PreprocessCfg()), "size": clip.visual.image_size, **source.preprocess}
+    set_model_preprocess_cfg(clip, preprocess)
     return clip
 
 
@@ -163,6 +188,8 @@ def _freeze(clip: CLIP | CustomTextCLIP, image_groups: int | None, text_layers: 
 
 
 def _tokenizer(source: Source, context_length: int, merges: Path | None) -> SimpleTokenizer | HFTokenizer:
+    if source.is_hf:
+        return SimpleTokenizer(context_length=context_length)
     settings: dict[str, Any] = {}
     if merges:
         settings["bpe_path"] = str(merges)

@@ -3,6 +3,7 @@
 A folder or a repository of the hub decides the architecture, the activation and the preprocessing.
 """
 
+import contextlib
 import copy
 import difflib
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import open_clip
+from huggingface_hub import hf_hub_download, snapshot_download
 from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX, get_model_config
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 
@@ -17,6 +19,7 @@ from degla.compat.open_clip import find_weights
 from degla.errors import CheckpointError, ConfigError
 from degla.hub import reachable_hub
 from degla.models.checkpoints import Weights, first_line, read_weights
+from degla.models.hf_folder import FILES, PICKLED_WEIGHTS, is_hf_folder, read_hf
 
 ARCHITECTURES = Path(__file__).parent / "architectures"  # open_clip configs that come with the package
 BUNDLED_WEIGHTS = Path(__file__).parent / "pretrained"  # <name>/<tag>.safetensors
@@ -55,6 +58,13 @@ class Source(NamedTuple):
     quick_gelu: bool | None  # None where nothing is recorded
     preprocess: dict[str, Any]  # recorded part of open_clip's ``preprocess_cfg``
     model: ModelSource
+    is_hf: bool = False  # ``config`` comes from a ``transformers.CLIPModel``, whose name open_clip does not know
+
+
+class _Architecture(NamedTuple):
+    config: dict[str, Any]
+    preprocess: dict[str, Any]  # {} where open_clip finds it by the name
+    hf_folder: Path | None = None  # folder of a ``transformers.CLIPModel``
 
 
 def resolve_architecture(name: str, pretrained: str | None) -> str:
@@ -97,13 +107,15 @@ def find_source(name: str, pretrained: str | None, cache_dir: str | None, part: 
         raise ConfigError(
             f"model.name={name} has weights of its own: set model.pretrained=null, or to a file of weights for it"
         )
-    config = _architecture(name)
+    architecture = _architecture(name, cache_dir)
+    config, is_hf = architecture.config, architecture.hf_folder is not None
     model = ModelSource(_architecture_name(name, config), pretrained)
     if pretrained is None:
         return Source(name, config, None, _RANDOM, None, {}, model)
     if Path(pretrained).is_file():
         weights = read_weights(Path(pretrained), part)
-        return Source(name, config, weights, pretrained, weights.quick_gelu, weights.preprocess or {}, model)
+        preprocess = architecture.preprocess | (weights.preprocess or {})
+        return Source(name, config, weights, pretrained, weights.quick_gelu, preprocess, model, is_hf)
     bundled = BUNDLED_WEIGHTS / name / f"{pretrained}.safetensors"
     if bundled.is_file():
         weights = read_weights(bundled)
@@ -152,27 +164,50 @@ def check_preprocess(preprocess: Mapping[str, Any], origin: str) -> None:
 
 
 def _from_repository(name: str, cache_dir: str | None) -> Source:
-    """Read a folder, or a repository of the hub, with ``open_clip_config.json`` beside the weights."""
-    path: Path | None
-    try:
-        if name.startswith(HF_HUB_PREFIX):
+    """Read a folder, or a repository of the hub, that holds a config and weights."""
+    config, preprocess, hf_folder = _architecture(name, cache_dir)
+    model = ModelSource(_architecture_name(name, config), name.removeprefix(LOCAL_DIR_PREFIX))
+    quick_gelu = bool(config.get("quick_gelu", False))
+    if hf_folder is not None:
+        weights = Weights(read_hf(hf_folder).state, quick_gelu)
+        return Source(name, config, weights, name, quick_gelu, preprocess, model, is_hf=True)
+    if name.startswith(HF_HUB_PREFIX):
+        try:
             with reachable_hub():
                 path = Path(download_pretrained_from_hf(name.removeprefix(HF_HUB_PREFIX), cache_dir=cache_dir))
-                config = _architecture(name)
-        else:
-            config = _architecture(name)
-            path = find_weights(Path(name.removeprefix(LOCAL_DIR_PREFIX)))
-    except (ConfigError, CheckpointError):
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"model.name: {name} cannot be loaded ({first_line(error)}); give a folder or repository that open_clip "
-            "wrote"
-        ) from error
-    if path is None:
+        except Exception as error:
+            raise ConfigError(f"model.name: {name} cannot be loaded ({first_line(error)})") from error
+        return Source(name, config, read_weights(path), name, quick_gelu, {}, model)
+    found = find_weights(Path(name.removeprefix(LOCAL_DIR_PREFIX)))
+    if found is None:
         raise ConfigError(f"model.name: {name} holds no weights; put open_clip_model.safetensors there")
-    model = ModelSource(_architecture_name(name, config), name.removeprefix(LOCAL_DIR_PREFIX))
-    return Source(name, config, read_weights(path), name, bool(config.get("quick_gelu", False)), {}, model)
+    return Source(name, config, read_weights(found), name, quick_gelu, {}, model)
+
+
+def _hf_folder(name: str, cache_dir: str | None) -> Path | None:
+    """Return the folder of a ``transformers.CLIPModel``, downloaded where it is on the hub; None for other names."""
+    if name.startswith(LOCAL_DIR_PREFIX):
+        folder = Path(name.removeprefix(LOCAL_DIR_PREFIX))
+        return folder if is_hf_folder(folder) else None
+    if not name.startswith(HF_HUB_PREFIX):
+        return None
+    repository = name.removeprefix(HF_HUB_PREFIX)
+    with reachable_hub():
+        with contextlib.suppress(Exception):
+            hf_hub_download(repository, "open_clip_config.json", cache_dir=cache_dir)
+            return None
+        try:
+            folder = Path(snapshot_download(repository, allow_patterns=list(FILES), cache_dir=cache_dir))
+            if not any(folder.glob("*.safetensors")):
+                snapshot_download(repository, allow_patterns=[*FILES, PICKLED_WEIGHTS], cache_dir=cache_dir)
+        except Exception as error:
+            raise ConfigError(
+                f"model.name: {name} could not be downloaded ({first_line(error)}): run once with internet access, or "
+                "set model.pretrained to a folder that holds it"
+            ) from error
+    if not is_hf_folder(folder):
+        raise ConfigError(f"model.name: {name} holds neither open_clip_config.json nor config.json of transformers")
+    return folder
 
 
 def _from_tag(name: str, tag: str, cache_dir: str | None, config: dict[str, Any]) -> Source:
@@ -198,14 +233,21 @@ def _from_tag(name: str, tag: str, cache_dir: str | None, config: dict[str, Any]
     return Source(name, config, read_weights(path), f"{name}/{tag}", quick_gelu, recorded, ModelSource(name, tag))
 
 
-def _architecture(name: str) -> dict[str, Any]:
+def _architecture(name: str, cache_dir: str | None) -> _Architecture:
     """Return a copy of open_clip's ``model_cfg`` for a name, after checking that it can be used."""
+    if (hf_folder := _hf_folder(name, cache_dir)) is not None:
+        hf = read_hf(hf_folder, with_weights=False)
+        return _Architecture(hf.config, hf.preprocess, hf_folder)
     try:
-        config: dict[str, Any] | None = get_model_config(name)
+        with reachable_hub() if name.startswith(HF_HUB_PREFIX) else contextlib.nullcontext():
+            config: dict[str, Any] | None = get_model_config(name)
     except (OSError, ValueError) as error:
         if not has_bundled_weights(name):
             raise
-        raise ConfigError(f"model.name: {name} cannot be loaded ({first_line(error)})") from error
+        raise ConfigError(
+            f"model.name: {name} cannot be loaded ({first_line(error)}); give a folder or repository that open_clip or "
+            "transformers wrote"
+        ) from error
     if config is None:
         close = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
         raise ConfigError(f"model.name={name} is unknown to open_clip; did you mean {' or '.join(close)}?")
@@ -214,7 +256,7 @@ def _architecture(name: str) -> dict[str, Any]:
     if not isinstance(config.get("quick_gelu", False), bool):
         raise ConfigError(f"model.name: {name} records quick_gelu={config['quick_gelu']!r}; set it to true or false")
     _refuse_programs(name, config)
-    return copy.deepcopy(config)
+    return _Architecture(copy.deepcopy(config), {})
 
 
 def _architecture_name(name: str, config: dict[str, Any]) -> str:
