@@ -202,12 +202,29 @@ def benchmarks_table() -> str:
     """Return the ratios of ``benchmarks/records`` with their spread, commit, versions and device."""
     lines = []
     for path in sorted((ROOT / "benchmarks" / "records").glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        ratio = record["figures"].get("ratio")
+        record = _benchmark_record(path.stem)
+        ratio = record.get("figures", {}).get("ratio")
         if isinstance(ratio, dict):
             spread = f"{ratio['median']:.1f} ({ratio['min']:.1f} to {ratio['max']:.1f})"
             lines.append([f"`{path.stem}`", spread, str(ratio["repeats"]), *_origin(record)])
     return _table(["record", "times faster", "repeats", "commit", "torch", "device"], lines)
+
+
+def scaling_table() -> str:
+    """Return how the seconds of a step grow with each quantity."""
+    record = _benchmark_record("scaling")
+    lines = []
+    for key, seconds in record["figures"].items():
+        values = [f"{value:.2f}" for value in seconds.values()]
+        lines.append([key.removeprefix("seconds_by_"), ", ".join(seconds), ", ".join(values)])
+    return f"{_table(['varied', 'values', 'seconds'], lines)}\n\n{_measured(record)}"
+
+
+def faults_table() -> str:
+    """Return the faults that were injected into runs, and how many runs survived."""
+    record = _benchmark_record("faults")
+    lines = [[name, str(fault["tries"]), str(fault["survived"])] for name, fault in record["figures"]["faults"].items()]
+    return f"{_table(['fault', 'times', 'survived'], lines)}\n\n{_measured(record)}"
 
 
 def study_table(number: int) -> Callable[[], str]:
@@ -226,11 +243,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "scenes_model": scenes_model_table,
     "scenes_text_only": scenes_text_only_table,
     "benchmarks": benchmarks_table,
+    "faults": faults_table,
+    "scaling": scaling_table,
     "negatives": negatives_table,
     "study_means": study_table(0),
     "study_rates": study_table(2),
     "study_differences": study_table(3),
 }
+
+
+def _benchmark_record(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "records" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _subtasks(record: dict[str, Any]) -> dict[str, dict[str, float]]:
