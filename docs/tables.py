@@ -227,6 +227,16 @@ def faults_table() -> str:
     return f"{_table(['fault', 'times', 'survived'], lines)}\n\n{_measured(record)}"
 
 
+def fuzz_table() -> str:
+    """Return how every boundary answered hostile input."""
+    record = _benchmark_record("fuzz")
+    answers = ("cases", "refused", "reported", "accepted", "defect")
+    rows = {**record["figures"], "all": {key: sum(row[key] for row in record["figures"].values()) for key in answers}}
+    lines = [[name, *(str(row[key]) for key in answers)] for name, row in rows.items()]
+    heads = ["input", "cases", "one clear error", "reported and skipped", "accepted rightly", "defects"]
+    return f"{_table(heads, lines)}\n\n{_measured(record)}"
+
+
 def study_table(number: int) -> Callable[[], str]:
     """Return a function that gives one of the tables that ``degla.study`` wrote from its record."""
 
@@ -244,6 +254,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scenes_text_only": scenes_text_only_table,
     "benchmarks": benchmarks_table,
     "faults": faults_table,
+    "fuzz": fuzz_table,
     "scaling": scaling_table,
     "negatives": negatives_table,
     "study_means": study_table(0),
