@@ -17,7 +17,7 @@ from PIL import Image
 from record import save, spread
 from torch.utils.data import DataLoader, Dataset
 
-from degla.data import transforms
+from degla.data import images
 from degla.data.datamodule import DataModule
 from degla.data.sources import folder
 from degla.models import load_clip
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--without-torchcodec", action="store_true", help="decode with Pillow")
     arguments = parser.parse_args()
     if arguments.without_torchcodec:
-        transforms.decode_jpeg = None
+        images.decode_jpeg = None
     model = load_clip("ViT-B-32", quick_gelu=True)
     plain = DataLoader(
         PlainRows(arguments.data, arguments.num_negatives, 224, (0.9, 1.0)),
@@ -81,7 +81,7 @@ def main() -> None:
     figures = {
         **{f"{name}_images_per_second": spread(values) for name, values in rates.items()},
         "ratio": spread([a / b for a, b in pairs]),
-        "decoder": "torchcodec" if transforms.decode_jpeg else "pillow",
+        "decoder": "torchcodec" if images.decode_jpeg else "pillow",
     }
     settings = {key: value for key, value in vars(arguments).items() if key != "data"}
     save("data_pillow" if arguments.without_torchcodec else "data", settings, figures)

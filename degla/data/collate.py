@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from degla.data.batch import Batch, Chunk
+from degla.data.images import BadImage, ImageLimits, decode
 from degla.data.schema import Negative, Problem, Sample, SampleTokens, image_key
 from degla.data.select import SELECTIONS, Slots
 from degla.data.text_features import TextFeatures
 from degla.data.tokenizer import Tokenizer
-from degla.data.transforms import BadImage, decode
 from degla.errors import ConfigError
 
 
@@ -43,6 +43,7 @@ class Collate:
         teacher_texts: cached features of the teacher, by text number.
         captions: what to do with a sample that has several captions: use the ``first`` or a ``random`` one, or make
             a sample of each (``all``).
+        image_limits: bounds of an image's size; None uses the defaults.
 
     Raises:
         ConfigError: ``negatives`` or ``chunk_size`` has a value that is not allowed.
@@ -57,6 +58,7 @@ class Collate:
         chunk_size: int | None = None,
         teacher_texts: TextFeatures | None = None,
         captions: Literal["first", "random", "all"] = "first",
+        image_limits: ImageLimits | None = None,
     ):
         if negatives not in SELECTIONS:
             raise ConfigError(f"loader.negatives={negatives} must be one of {', '.join(SELECTIONS)}")
@@ -68,6 +70,7 @@ class Collate:
         self.chunk_size = chunk_size
         self.teacher_texts = teacher_texts
         self.captions = captions
+        self.image_limits = image_limits or ImageLimits()
         self.select = SELECTIONS[negatives]
         self._empty_text_ids = tokenizer.ids([""])[0] if tokenizer.causal else []
 
@@ -102,7 +105,7 @@ class Collate:
             raise BadImage(sample.problem)
         if not sample.caption.strip():
             raise BadImage("empty caption")
-        return self.transform(decode(sample.image_bytes, sample.image_path), rng)
+        return self.transform(decode(sample.image_bytes, sample.image_path, self.image_limits), rng)
 
     def _captions(self, sample: Sample, draw: Draw) -> Sequence[str]:
         if not sample.captions or self.captions == "first":

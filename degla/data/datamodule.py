@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from degla.compat.lightning import batches_done
 from degla.data.batch import Batch
 from degla.data.collate import Collate
+from degla.data.images import ImageLimits
 from degla.data.loading import StreamBatches, TableBatches, identity_collate
 from degla.data.problems import ProblemLog
 from degla.data.sampler import RunSampler, ShardSampler
@@ -49,6 +50,8 @@ class DataModule(L.LightningDataModule):
         val_fraction: share of images that is held out for validation, with all their captions.
         max_val_rows: limit on the samples that are validated on.
         val_batch_size: samples of a validation batch on each process.
+        max_image_pixels: images with more pixels are unusable.
+        max_image_aspect: images whose longer side is more than this many times the shorter one are unusable.
         max_bad_fraction: share of samples that may be unusable before the run stops.
         chunk_size: samples encoded at a time; None is the whole batch. Loss and gradient are those of the whole
             batch (GradCache, Gao et al. 2021). It needs the memory of one chunk and a third more work.
@@ -77,6 +80,8 @@ class DataModule(L.LightningDataModule):
         val_fraction: float = 0.0,
         max_val_rows: int = 5000,
         val_batch_size: int = 64,
+        max_image_pixels: int = ImageLimits().max_pixels,
+        max_image_aspect: float = ImageLimits().max_aspect,
         max_bad_fraction: float = 0.01,
         chunk_size: int | None = None,
         num_workers: int = 4,
@@ -96,10 +101,19 @@ class DataModule(L.LightningDataModule):
         interpolation = preprocess["interpolation"]
         train_transform = TrainTransform(image_size, crop_scale, interpolation)
         eval_transform = EvalTransform(image_size, interpolation, preprocess["resize_mode"])
+        limits = ImageLimits(max_image_pixels, max_image_aspect)
         self.collate = Collate(
-            train_transform, tokenizer, num_negatives, negatives, chunk_size, captions=source.captions
+            train_transform,
+            tokenizer,
+            num_negatives,
+            negatives,
+            chunk_size,
+            captions=source.captions,
+            image_limits=limits,
         )
-        self.val_collate = Collate(eval_transform, tokenizer, _MAX_VALIDATION_NEGATIVES, "first", captions="all")
+        self.val_collate = Collate(
+            eval_transform, tokenizer, _MAX_VALIDATION_NEGATIVES, "first", captions="all", image_limits=limits
+        )
         _refuse_contradictions(source, val_source, hard_images, val_fraction)
         self.train_indices, self.val_indices = self._split(val_fraction, max_val_rows)
         num_rows = None if isinstance(source, SampleStream) else len(source)

@@ -1,72 +1,20 @@
-"""From image files to pixels: decode, crop and resize as uint8.
-
-Normalization happens on the device.
+"""Crop and resize pixels as uint8; normalization happens on the device.
 
 Shapes: H, W of the file, H', W' of the model.
 """
 
-import contextlib
-import io
 import math
 import random
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from degla.errors import ConfigError
 
-# torchcodec is twice as fast as Pillow and gives the same pixels (tests/data/test_transforms.py). It may be missing
-# or built for another version of torch.
-decode_jpeg: Callable[..., Any] | None
-try:
-    from torchcodec import decoders
-except (ImportError, RuntimeError, OSError):
-    decode_jpeg = None
-else:
-    decode_jpeg = decoders.decode_jpeg
-
 _LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))  # bounds of a crop's width by height, as in torchvision
-
-
-class BadImage(Exception):
-    """An image file that cannot be decoded; the message says why."""
-
-
-def decode(image_bytes: bytes | None, path: str | None) -> Tensor:
-    """Decode a whole image.
-
-    Args:
-        image_bytes: the encoded file; None reads ``path``.
-        path: the file, also named in messages.
-
-    Returns:
-        ``(3, H, W)`` uint8, RGB.
-
-    Raises:
-        BadImage: the file is missing, empty, truncated, not an image, or too large.
-    """
-    try:
-        data = image_bytes if image_bytes is not None else Path(path or "").read_bytes()
-        if not data:
-            raise BadImage("empty file")
-        with Image.open(io.BytesIO(data)) as image:  # reads the header only, and refuses too many pixels
-            if decode_jpeg and image.format == "JPEG":
-                with contextlib.suppress(RuntimeError, ValueError):  # then Pillow decides, and names the reason
-                    return cast(Tensor, decode_jpeg(data, mode="RGB"))
-            return cast(Tensor, F.pil_to_tensor(image.convert("RGB")))
-    except FileNotFoundError as error:
-        raise BadImage(f"no such file: {path}") from error
-    except BadImage as error:
-        raise BadImage(f"{error}: {path}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow's own message contains a memory address, which differs from run to run.
-        reason = "not an image" if "cannot identify" in str(error) else str(error)
-        raise BadImage(f"{reason}: {path}") from error
 
 
 class TrainTransform:

@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader
 
 from degla.data.collate import Collate, Draw
 from degla.data.datamodule import DataModule
+from degla.data.images import BadImage, decode
 from degla.data.loading import StreamBatches, TableBatches
 from degla.data.problems import ProblemLog
 from degla.data.sampler import RunSampler, ShardSampler
 from degla.data.schema import Negative, Problem
 from degla.data.select import SELECTIONS
 from degla.data.sources import folder, huggingface
-from degla.data.transforms import BadImage, EvalTransform, TrainTransform, decode
+from degla.data.transforms import EvalTransform, TrainTransform
 from degla.errors import ConfigError, DataError
 from degla.models import load_clip
 from tests.conftest import KINDS

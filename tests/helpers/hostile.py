@@ -24,8 +24,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from degla.cli.messages import sentence
+from degla.data.images import BadImage, decode
 from degla.data.sources import coco, folder, negclip_tsv
-from degla.data.transforms import BadImage, decode
 from degla.errors import DeglaError
 
 Answer = Literal["refused", "reported", "accepted"]

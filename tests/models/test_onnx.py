@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from degla.data.transforms import EvalTransform, decode
+from degla.data.images import decode
+from degla.data.transforms import EvalTransform
 from degla.errors import ConfigError
 from degla.models import load_clip
 from degla.models.onnx import save_onnx
