@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from degla.compat.torchvision import image_files, labels
+from degla.evaluation.class_names import class_indices, wording
 from degla.evaluation.items import ImageRef
-from degla.models.imagenet import IMAGENET_CLASSES, IMAGENET_TEMPLATES
 
 
 class Labelled(NamedTuple):
@@ -26,16 +26,13 @@ class Labelled(NamedTuple):
     templates: list[str]  # with {} for the name of the class
 
     def check(self) -> None:
-        """Check that there are images and that every label names a class.
+        """Check that there are images.
 
         Raises:
-            ValueError: the data cannot be scored.
+            ValueError: there are none.
         """
         if not self.images:
             raise ValueError("it holds no images")
-        wrong = [label for label in self.labels if not 0 <= label < len(self.classes)]
-        if wrong:
-            raise ValueError(f"label {wrong[0]} of {len(self.classes)} classes")
 
     def prompts(self) -> list[str]:
         """Return ``C * P`` texts, the prompts of one class after those of another."""
@@ -43,14 +40,13 @@ class Labelled(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """How to read a test set, and how to prompt for its classes."""
+    """How to read a test set."""
 
     open: Callable[[Path], Any]  # returns torchvision's data set; raises where it is missing
     files: Callable[[Any], Iterable[Any]]  # its image files, or arrays of pixels
     labels: Callable[[Any], Sequence[int]]
     classes: str  # the attribute that holds the class names
     webdataset: str  # name of the WebDataset copy
-    templates: list[str]
     num_test: int | None
 
 
@@ -71,14 +67,13 @@ def read_torchvision(name: str, root: Path) -> Labelled:
         ImageRef(str(file)) if isinstance(file, str | Path) else ImageRef.embedded(_png(file))
         for file in recipe.files(data)
     ]
-    classes = IMAGENET_CLASSES if name == "imagenet" else [_worded(text) for text in getattr(data, recipe.classes)]
-    return Labelled(images, [int(label) for label in recipe.labels(data)], classes, recipe.templates)
+    return _labelled(name, images, [int(label) for label in recipe.labels(data)], getattr(data, recipe.classes))
 
 
 def read_webdataset(name: str, root: Path) -> Labelled:
     """Read a copy in ``<root>/wds_<name>``.
 
-    The folder holds ``classnames.txt``, ``zeroshot_classification_templates.txt`` and ``test/*.tar``.
+    The folder holds ``classnames.txt`` and ``test/*.tar``. Its templates are not read: the table has the same.
 
     Args:
         name: a key of ``DATASETS``.
@@ -90,31 +85,41 @@ def read_webdataset(name: str, root: Path) -> Labelled:
     """
     folder = root / f"wds_{DATASETS[name].webdataset}"
     classes = (folder / "classnames.txt").read_text(encoding="utf-8").splitlines()
-    templates = (folder / "zeroshot_classification_templates.txt").read_text(encoding="utf-8").splitlines()
     shards = sorted((folder / "test").glob("*.tar"), key=lambda path: (len(path.name), path.name))
     if not shards:
         raise FileNotFoundError(f"no shards in {folder / 'test'}")
-    images: list[ImageRef] = []
-    numbers: list[int] = []
-    for shard in shards:
-        members: dict[str, ImageRef] = {}
-        own: dict[str, int] = {}
-        with tarfile.open(shard) as archive:
-            for entry in archive:
-                path = PurePosixPath(entry.name)  # drops a leading "./"
-                name, _, suffix = path.name.partition(".")
-                if not entry.isfile() or not name:
-                    continue
-                stem = str(path.with_name(name))
-                if suffix == "cls":
-                    own[stem] = int(_content(archive, entry))
-                elif suffix.lower() in ("jpg", "jpeg", "png", "webp"):
-                    members[stem] = ImageRef(str(shard), span=(entry.offset_data, entry.size))
-        if set(members) != set(own):
-            raise ValueError(f"{shard}: {min(set(members) ^ set(own))} has not both an image and a label")
-        images += members.values()
-        numbers += [own[stem] for stem in members]
-    return Labelled(images, numbers, classes, [template.replace("{c}", "{}") for template in templates if template])
+    samples = [sample for shard in shards for sample in _read_shard(shard)]
+    return _labelled(name, [image for image, _ in samples], [label for _, label in samples], classes)
+
+
+def _read_shard(shard: Path) -> list[tuple[ImageRef, int]]:
+    """Return the images of a shard with their labels; files of one sample have the same name up to the first dot."""
+    images: dict[str, ImageRef] = {}
+    label_of: dict[str, int] = {}
+    with tarfile.open(shard) as archive:
+        for entry in archive:
+            path = PurePosixPath(entry.name)  # drops a leading "./"
+            base, _, suffix = path.name.partition(".")
+            if not entry.isfile() or not base:
+                continue
+            sample = str(path.with_name(base))
+            if suffix == "cls":
+                label_of[sample] = int(_content(archive, entry))
+            elif suffix.lower() in ("jpg", "jpeg", "png", "webp"):
+                images[sample] = ImageRef(str(shard), span=(entry.offset_data, entry.size))
+    if set(images) != set(label_of):
+        raise ValueError(f"{shard}: {min(set(images) ^ set(label_of))} has not both an image and a label")
+    return [(image, label_of[sample]) for sample, image in images.items()]
+
+
+def _labelled(name: str, images: list[ImageRef], source_labels: list[int], source_classes: Sequence[str]) -> Labelled:
+    """Translate the labels of a source into indices of our table of class names."""
+    wrong = [label for label in source_labels if not 0 <= label < len(source_classes)]
+    if wrong:
+        raise ValueError(f"label {wrong[0]} of {len(source_classes)} classes")
+    indices = class_indices(name, source_classes)
+    words = wording(name)
+    return Labelled(images, [indices[label] for label in source_labels], words.classes, words.templates)
 
 
 def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
@@ -124,37 +129,10 @@ def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _worded(name: str) -> str:
-    """Turn the name of a folder into words."""
-    return " ".join(name.replace("_", " ").replace("/", " ").split())
-
-
 def _png(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-_LOOKS: tuple[str, ...] = ("photo of a", "blurry photo of a", "black and white photo of a", "low contrast photo of a")
-_LOOKS += ("high contrast photo of a", "bad photo of a", "good photo of a", "photo of a small", "photo of a big")
-_CIFAR = [f"a {look} {{}}." for look in _LOOKS]
-_CARS = ["a photo of a {}.", "a photo of the {}.", "a photo of my {}.", "i love my {}!"]
-_CARS += [f"a photo of my {state} {{}}." for state in ("dirty", "clean", "new", "old")]
-_CALTECH = ["a photo of a {}.", "a painting of a {}.", "a plastic {}.", "a sculpture of a {}.", "a sketch of a {}."]
-_CALTECH += ["a tattoo of a {}.", "a toy {}.", "a rendition of a {}.", "a embroidered {}.", "a cartoon {}."]
-_CALTECH += ["a {} in a video game.", "a plushie {}.", "a origami {}.", "art of a {}.", "graffiti of a {}."]
-_CALTECH += ["a drawing of a {}.", "a doodle of a {}."]
-
-
-def _the(templates: list[str]) -> list[str]:
-    """Add each template once more with the definite article in place of the indefinite one."""
-    again = []
-    for template in templates:
-        if " of a " in template:
-            again.append(template.replace(" of a ", " of the "))
-        else:
-            again.append(template.replace("a ", "the ", 1))
-    return templates + again
 
 
 DATASETS: dict[str, Dataset] = {
@@ -164,7 +142,6 @@ DATASETS: dict[str, Dataset] = {
         attrgetter("targets"),
         "classes",
         "vtab-cifar10",
-        _the(_CIFAR),
         10_000,
     ),
     "cifar100": Dataset(
@@ -173,7 +150,6 @@ DATASETS: dict[str, Dataset] = {
         attrgetter("targets"),
         "classes",
         "vtab-cifar100",
-        _the(_CIFAR),
         10_000,
     ),
     "food101": Dataset(
@@ -182,7 +158,6 @@ DATASETS: dict[str, Dataset] = {
         labels,
         "classes",
         "food101",
-        ["a photo of {}, a type of food."],
         25_250,
     ),
     "pets": Dataset(
@@ -191,7 +166,6 @@ DATASETS: dict[str, Dataset] = {
         labels,
         "classes",
         "vtab-pets",
-        ["a photo of a {}, a type of pet."],
         3669,
     ),
     "flowers102": Dataset(
@@ -200,7 +174,6 @@ DATASETS: dict[str, Dataset] = {
         labels,
         "classes",
         "vtab-flowers",
-        ["a photo of a {}, a type of flower."],
         6149,
     ),
     "sun397": Dataset(
@@ -209,7 +182,6 @@ DATASETS: dict[str, Dataset] = {
         labels,
         "classes",
         "sun397",
-        _the(["a photo of a {}."]),
         19_850,  # of CLIP's split; torchvision has all 108,754 images, which a note under the table says
     ),
     "cars": Dataset(
@@ -218,7 +190,6 @@ DATASETS: dict[str, Dataset] = {
         labels,
         "classes",
         "cars",
-        _CARS,
         8041,
     ),
     "dtd": Dataset(
@@ -227,7 +198,6 @@ DATASETS: dict[str, Dataset] = {
         labels,
         "classes",
         "vtab-dtd",
-        _the([f"a photo of a {{}} {what}." for what in ("texture", "pattern", "thing", "object")]),
         1880,
     ),
     "caltech101": Dataset(
@@ -239,7 +209,6 @@ DATASETS: dict[str, Dataset] = {
         attrgetter("y"),
         "categories",
         "vtab-caltech101",
-        _the(_CALTECH),
         6085,  # of VTAB's split; torchvision has no split, which a note under the table says
     ),
     "aircraft": Dataset(
@@ -248,7 +217,6 @@ DATASETS: dict[str, Dataset] = {
         labels,
         "classes",
         "fgvc_aircraft",
-        _the(["a photo of a {}, a type of aircraft."]),
         3333,
     ),
     "imagenet": Dataset(
@@ -257,7 +225,6 @@ DATASETS: dict[str, Dataset] = {
         attrgetter("targets"),
         "classes",
         "imagenet1k",
-        IMAGENET_TEMPLATES,
         50_000,
     ),
 }

@@ -211,7 +211,9 @@ def webdataset(folder, names, labels):
 def test_webdataset_names_with_a_folder(tmp_path, prefix):
     webdataset(tmp_path / "wds_vtab-dtd", [f"{prefix}0001", f"{prefix}0002"], [1, 0])
     data = ZeroShot(root=str(tmp_path), source="webdataset", subsets=["dtd"]).read("dtd")
-    assert data.labels == [1, 0] and all(image.load().shape == (3, 30, 40) for image in data.images)
+    assert [data.classes[label] for label in data.labels] == ["dotted", "banded"] and all(
+        image.load().shape == (3, 30, 40) for image in data.images
+    )
 
 
 @pytest.mark.parametrize(("names", "labels", "message"), [([], [], "holds no images"), (["1"], [2], "label 2 of 2")])

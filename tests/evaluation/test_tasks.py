@@ -1,5 +1,6 @@
 """Every benchmark on made-up files in its official layout, against slow loops over its own definition."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -13,6 +14,7 @@ import torch
 import torchvision.datasets as tv
 
 from degla.errors import ConfigError
+from degla.evaluation.class_names import class_indices, wording
 from degla.evaluation.labelled import DATASETS
 from degla.evaluation.perturbations import cleaned, perturbed
 from degla.evaluation.statistics import point_estimates
@@ -341,7 +343,10 @@ def cars(root):
     for i in range(2):
         write_image(root / f"stanford_cars/cars_test/{i}.jpg")
     (root / "stanford_cars/devkit").mkdir()
-    savemat(root / "stanford_cars/devkit/cars_meta.mat", {"class_names": np.array(["Acura RL", "BMW X6"], object)})
+    savemat(
+        root / "stanford_cars/devkit/cars_meta.mat",
+        {"class_names": np.array(["Acura RL Sedan 2012", "BMW X6 SUV 2012"], object)},
+    )
     rows = np.array([("0.jpg", 1), ("1.jpg", 2)], [("fname", object), ("class", object)])
     savemat(root / "stanford_cars/cars_test_annos_withlabels.mat", {"annotations": rows})
 
@@ -369,6 +374,14 @@ def flowers102(root):
     savemat(root / "flowers-102/setid.mat", {"tstid": np.array([[1, 2]])})
 
 
+FIRST_TWO = {
+    "cars": ["Acura RL Sedan 2012", "BMW X6 SUV 2012"],
+    "imagenet": ["tench", "goldfish"],
+    "cifar10": ["airplane", "automobile"],
+    "flowers102": ["pink primrose", "hard-leaved pocket orchid"],
+}
+
+
 @pytest.mark.parametrize("make", [cars, imagenet, cifar10, flowers102], ids=lambda make: make.__name__)
 def test_zeroshot_from_binary_layouts(tmp_path, monkeypatch, make):
     """torchvision checks the originals' hashes, which made-up files cannot have: that check is left out here."""
@@ -378,11 +391,11 @@ def test_zeroshot_from_binary_layouts(tmp_path, monkeypatch, make):
     make(tmp_path)
     task = ZeroShot(root=str(tmp_path), subsets=[make.__name__])
     data = task.read(make.__name__)
-    assert data.labels == [0, 1] and len(data.images) == 2
+    assert [data.classes[label] for label in data.labels] == FIRST_TWO[make.__name__] and len(data.images) == 2
     assert all(image.load().shape[0] == 3 for image in data.images)
     outcomes = task.outcomes(FEATURES)
-    assert len(outcomes) == 2 and {outcome.group for outcome in outcomes} == {"0", "1"}
-    assert len(data.classes) == {"imagenet": 1000, "flowers102": 102}.get(make.__name__, len(data.classes))
+    assert len(outcomes) == 2 and {outcome.caption for outcome in outcomes} == set(FIRST_TWO[make.__name__])
+    assert data.classes == wording(make.__name__).classes
 
 
 def test_files_that_are_no_json_are_said(tmp_path):
@@ -403,7 +416,7 @@ def test_zeroshot_from_torchvision_layouts(tmp_path, name):
         (tmp_path / path).write_text(text)
     task = ZeroShot(root=str(tmp_path), subsets=[name])
     data = task.read(name)
-    assert data.classes == classes and data.labels == [0, 1]
+    assert [data.classes[label] for label in data.labels] == classes and data.classes == wording(name).classes
     assert [Path(image.path) for image in data.images] == [tmp_path / image for image in images]
     assert len(task.outcomes(FEATURES)) == 2
     assert task.survey()[0].num_found == 2
@@ -411,8 +424,52 @@ def test_zeroshot_from_torchvision_layouts(tmp_path, name):
         ZeroShot(root=str(tmp_path / "nowhere"), subsets=[name]).list_images()
 
 
+# Of the lists in CLIP_benchmark's en_classnames.json and builder.py (commit 48de38c), a name a line; ImageNet's too.
+CLASS_LISTS = {
+    "cifar10": (10, "bb3914949cecedee"),
+    "cifar100": (100, "60ae3a3ac1355fcf"),
+    "food101": (101, "9c0eeb5a368baacb"),
+    "pets": (37, "50be1443390f8a02"),
+    "flowers102": (102, "5429e1ef6e0e5aa3"),
+    "sun397": (397, "dd1277b1cfcf09ba"),
+    "cars": (196, "93d089469409bbd0"),
+    "dtd": (47, "681d23b9cd3c2ede"),
+    "caltech101": (102, "e0ecbf33d0f07158"),
+    "aircraft": (100, "e1c9e72060e63d52"),
+    "imagenet": (1000, "571ae1c583b4be7d"),
+}
+
+
+def test_class_names_are_those_of_clip_benchmark():
+    for name, (count, digest) in CLASS_LISTS.items():
+        classes = wording(name).classes
+        assert len(classes) == count
+        assert hashlib.sha256("\n".join(classes).encode()).hexdigest()[:16] == digest, name
+    assert set(CLASS_LISTS) == set(DATASETS)
+
+
+def test_names_of_the_sources_become_those_of_clip():
+    """What torchvision and TensorFlow Datasets call otherwise; the last two were wrong with / as a space."""
+    for name, theirs, ours in (
+        ("flowers102", "pink-yellow dahlia?", "pink and yellow dahlia"),
+        ("flowers102", "ball moss", "air plant"),
+        ("flowers102", "globe-flower", "globe flower"),
+        ("caltech101", "Faces_easy", "centered face"),
+        ("caltech101", "BACKGROUND_Google", "background"),
+        ("caltech101", "snoopy", "snoopy (cartoon beagle)"),
+        ("sun397", "theater/indoor_procenium", "theater indoor procenium"),
+        ("pets", "american_bulldog", "American Bulldog"),
+        ("cars", "Ram C/V Cargo Van Minivan 2012", "Ram C/V Cargo Van Minivan 2012"),
+        ("aircraft", "F/A-18", "F/A-18"),
+    ):
+        assert wording(name).classes[class_indices(name, [theirs])[0]] == ours
+    assert class_indices("flowers102", tv.Flowers102.classes) == list(range(102))
+    with pytest.raises(ValueError, match="its class 'tennis ball' is not in"):
+        class_indices("dtd", ["banded", "tennis ball"])
+
+
 def test_the_published_number_of_prompts():
-    counts = {name: len(dataset.templates) for name, dataset in DATASETS.items()}
+    counts = {name: len(wording(name).templates) for name in DATASETS}
     assert counts == {
         "cifar10": 18,
         "cifar100": 18,
@@ -426,8 +483,9 @@ def test_the_published_number_of_prompts():
         "aircraft": 2,
         "imagenet": 80,
     }
-    assert all(template.count("{}") == 1 for dataset in DATASETS.values() for template in dataset.templates)
-    assert all(len(set(dataset.templates)) == len(dataset.templates) for dataset in DATASETS.values())
+    for name in DATASETS:
+        templates = wording(name).templates
+        assert len(set(templates)) == len(templates) and all(template.count("{}") == 1 for template in templates)
 
 
 def test_zeroshot_from_webdataset_copies(tmp_path):
@@ -448,18 +506,21 @@ def test_zeroshot_from_webdataset_copies(tmp_path):
                     archive.addfile(info, io.BytesIO(data))
     task = ZeroShot(root=str(tmp_path), source="webdataset", metric="mean_per_class", subsets=["dtd"])
     data = task.read("dtd")
-    assert data.labels == labels and data.images[4].load().shape == (3, 30, 40)
-    assert data.prompts()[:3] == ["a banded texture.", "the banded thing.", "a dotted texture."]
+    names = ["banded", "dotted", "knitted"]
+    assert [data.classes[label] for label in data.labels] == [names[label] for label in labels]
+    assert data.images[4].load().shape == (3, 30, 40) and len(data.classes) == 47
+    assert data.prompts()[:2] == ["a photo of a banded texture.", "a photo of a banded pattern."]  # not the file's
+    labels = data.labels
     found = task.outcomes(FEATURES)
     rights = []
     for image, label in zip(data.images, labels, strict=True):
-        classifier = [sum(FEATURES.one(p) for p in data.prompts()[2 * c : 2 * c + 2]) for c in range(3)]
+        classifier = [sum(FEATURES.one(p) for p in data.prompts()[8 * c : 8 * c + 8]) for c in range(47)]
         scores = [float(FEATURES.one(image.name) @ (w / w.norm())) for w in classifier]
         rights.append(scores.index(max(scores)) == label)
     assert [outcome.correct for outcome in found] == rights
     subsets, means = point_estimates(task, found)
     per_class = [
-        sum(r for r, label in zip(rights, labels, strict=True) if label == c) / labels.count(c) for c in range(3)
+        sum(r for r, label in zip(rights, labels, strict=True) if label == c) / labels.count(c) for c in set(labels)
     ]
     assert subsets["dtd"] == pytest.approx(sum(per_class) / 3) == means["average_mean_per_class"]
     assert means["average_top1"] == pytest.approx(sum(rights) / 6)
