@@ -9,22 +9,18 @@ import difflib
 import functools
 import inspect
 import logging
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.hints import describe, fits, type_hints
-from degla.errors import ConfigError, DeglaError
+from degla.cli.targets import find_target
+from degla.errors import ConfigError, DeglaError, MissingDependencyError
 
 log = logging.getLogger(__name__)
-
-# A config is data, so it must not be able to call arbitrary code. The second tuple says where the object must be
-# defined: the path `degla.training.build.os.system` has an allowed prefix, but the object is not ours.
-_ALLOWED_TARGETS = ("degla.", "lightning.Trainer", "lightning.pytorch.")
-_ALLOWED_MODULES = ("degla.", "lightning.pytorch.")
 
 # Old path -> new path of each constructor that has moved. Configs of earlier runs hold the old paths. A path that
 # ends in a dot is a prefix.
@@ -48,8 +44,9 @@ def instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:
         arguments: objects that a config cannot hold. They take precedence over the node's keys.
 
     Raises:
-        ConfigError: the target is not allowed, a key is unknown or of the wrong type, or a library's constructor
-            refuses a value. Other exceptions of our own constructors are bugs and propagate.
+        ConfigError: the target is not allowed, a key is unknown or of the wrong type, or Lightning's constructor
+            refuses a value.
+        MissingDependencyError: Lightning's constructor needs a package that is not installed.
     """
     target, settings = check_node(node, key)
     try:
@@ -57,9 +54,13 @@ def instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:
     except DeglaError:
         raise
     except Exception as error:
-        if not _is_foreign(target) or not _is_refusal(error):
+        if not f"{target.__module__}.".startswith("lightning."):
+            raise  # of our own code, or the user's: a bug keeps its traceback
+        if isinstance(error, ModuleNotFoundError):
+            raise MissingDependencyError(_missing_package(error, key, target)) from error
+        if not _is_refusal(error):
             raise
-        raise ConfigError(f"{key}: {error}") from error
+        raise ConfigError(f"{key}: {_plain_refusal(error)}") from error
 
 
 def instantiate_partial(node: DictConfig, key: str, **arguments: Any) -> Callable[..., Any]:
@@ -78,7 +79,7 @@ def instantiate_partial(node: DictConfig, key: str, **arguments: Any) -> Callabl
 
 
 def instantiate_each(group: DictConfig, key: str) -> dict[str, Any]:
-    """Instantiate every node of a group of named nodes, each with its name as the argument ``name``.
+    """Instantiate every chosen node of a group of named nodes, each with its name as the argument ``name``.
 
     Args:
         group: name -> node, such as the group ``benchmark``.
@@ -87,7 +88,19 @@ def instantiate_each(group: DictConfig, key: str) -> dict[str, Any]:
     Raises:
         ConfigError: see ``instantiate``.
     """
-    return {str(name): instantiate(node, f"{key}.{name!s}", name=name) for name, node in group.items()}
+    return {name: instantiate(node, f"{key}.{name}", name=name) for name, node in chosen_nodes(group).items()}
+
+
+def chosen_nodes(group: DictConfig | None) -> dict[str, DictConfig]:
+    """Return the nodes of a group that name a ``_target_``.
+
+    A node is null where the user has left it out. It is without ``_target_`` where an experiment sets keys of an
+    option that the command line has replaced, as in ``experiment=demo benchmark=none``.
+
+    Args:
+        group: name -> node, such as the group ``benchmark``, or None.
+    """
+    return {str(name): node for name, node in (group or {}).items() if node and node.get("_target_") is not None}
 
 
 def check_node(node: DictConfig, key: str) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -104,16 +117,7 @@ def check_node(node: DictConfig, key: str) -> tuple[Callable[..., Any], dict[str
     path = settings.pop("_target_", None)
     if isinstance(path, str):
         path = current_target(path)
-    if not isinstance(path, str) or not path.startswith(_ALLOWED_TARGETS):
-        raise ConfigError(f"{key}._target_={path} is not allowed: it must begin with {' or '.join(_ALLOWED_TARGETS)}")
-    try:
-        target = get_object(path)
-    except Exception as error:
-        raise ConfigError(f"{key}._target_={path} does not exist") from error
-    if not f"{getattr(target, '__module__', None)}.".startswith(_ALLOWED_MODULES):
-        raise ConfigError(
-            f"{key}._target_={path} is not allowed: it must be defined in {' or '.join(_ALLOWED_MODULES)}"
-        )
+    target = find_target(path, key)
     hints = type_hints(target)
     parameters = inspect.signature(target).parameters
     takes_any_key = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -151,10 +155,19 @@ def _warn_once(old: str, new: str) -> None:
     log.warning(f"_target_: {old.rstrip('.')} has moved to {new.rstrip('.')}; the old path still works")
 
 
-def _is_foreign(target: Callable[..., Any]) -> bool:
-    return not f"{target.__module__}.".startswith("degla.")
-
-
 def _is_refusal(error: Exception) -> bool:
     # Lightning's class is known by its name only, because importing it would import torch.
     return isinstance(error, TypeError | ValueError) or type(error).__name__ == "MisconfigurationException"
+
+
+def _plain_refusal(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    if "gpu backend" in message or "can not run on your system" in message:
+        return "this machine has no such accelerator: set trainer.accelerator=cpu, or auto for what there is"
+    return message
+
+
+def _missing_package(error: ModuleNotFoundError, key: str, target: Callable[..., Any]) -> str:
+    named = re.search(r"pip install (?:-U )?['\"]?([\w.-]+)", str(error)) or re.search(r"'([\w-]+)", str(error))
+    package = error.name or (named.group(1) if named else str(error))
+    return f"{key}: {target.__name__} needs the package {package}: pip install {package}"

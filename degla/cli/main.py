@@ -3,22 +3,30 @@
 Imports no torch.
 """
 
+import functools
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from degla.cli.messages import sentence
+from degla.cli.bounds import check_bounds
+from degla.cli.keys import help_of_groups
+from degla.cli.messages import sentence, unread_argument
 from degla.cli.paths import config_dir, run_folder
 from degla.cli.sweeps import storage, trial_folder, trials_left
-from degla.errors import DeglaError
+from degla.cli.version import version_text
+from degla.errors import ConfigError, DeglaError
 
 USAGE_ERROR = 2  # exit code where the user can correct the command
+_CLOSED_PIPE = 141  # exit code of a program that SIGPIPE ends, in every shell
+_ONLY_PRINTS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}
 
 __all__ = ["USAGE_ERROR", "config_dir", "run_folder", "run_program"]
 
@@ -27,25 +35,60 @@ def run_program(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     """Run ``task`` under Hydra with this project's configs.
 
     An error that the user can correct is printed as one sentence, and the program exits with code 2. With
-    ``HYDRA_FULL_ERROR=1`` in the environment it keeps its traceback.
+    ``HYDRA_FULL_ERROR=1`` in the environment it keeps its traceback. ``--version`` prints our versions, not Hydra's.
 
     Args:
         config_name: the root config of the program, such as ``train``.
         task: called with the composed config.
     """
+    arguments = sys.argv[1:]
     keep_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     try:
-        hydra.main(version_base="1.3", config_path=config_dir(), config_name=config_name)(task)()
+        if "--version" in arguments:
+            print(version_text())
+        elif problem := unread_argument(arguments, config_name):
+            raise ConfigError(problem)
+        else:
+            _run_under_hydra(config_name, task)
+        sys.stdout.flush()
     except (DeglaError, HydraException, OmegaConfBaseException) as error:
         if keep_traceback:
             raise
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        print(f"error: {sentence(error, config_name, arguments)}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
+    except BrokenPipeError:
+        if not _ONLY_PRINTS & set(arguments):
+            raise
+        # The reader, such as head, has closed the pipe. The interpreter must not flush into it again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_CLOSED_PIPE)
+
+
+def _run_under_hydra(config_name: str, task: Callable[[DictConfig], Any]) -> None:
+    errors: list[DeglaError] = []
+
+    @functools.wraps(task)
+    def checked_task(cfg: DictConfig) -> Any:
+        try:
+            check_bounds(cfg, config_name)
+            return task(cfg)
+        except DeglaError as error:
+            # Hydra prints "Error executing job with overrides" for a job that raises. In a sweep that line says
+            # which job failed; for a single run it hides our sentence.
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise
+            errors.append(error)
+            return None
+
+    hydra.main(version_base="1.3", config_path=config_dir(), config_name=config_name)(checked_task)()
+    if errors:
+        raise errors[0]
 
 
 # Registered at import, because launchers unpickle a config in a fresh process before they call anything of ours.
 OmegaConf.register_new_resolver("degla.run_folder", run_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("degla.groups", help_of_groups, replace=True)
 OmegaConf.register_new_resolver("degla.storage", storage, replace=True)
 OmegaConf.register_new_resolver("degla.trials_left", trials_left, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("degla.trial_folder", trial_folder, replace=True)

@@ -5,82 +5,180 @@ Imports no torch.
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.errors import OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from degla.cli.paths import config_dir
+from degla.cli.keys import composed_keys, keys_of_options, normalized, options_of, root_keys
 
-# Keys of other projects -> the key that holds the same setting here.
-_KEYS_ELSEWHERE = {
-    "trainer.max_epochs": "loader.epochs",
-    "trainer.precision": "precision",
-    "trainer.strategy": "strategy",
-    "data.batch_size": "loader.global_batch_size",
-    "data.num_workers": "loader.num_workers",
-    "loader.batch_size": "loader.global_batch_size",
-    "model.lr": "optimizer.lr",
-    "max_bad_fraction": "loader.max_bad_fraction",
-    "lr": "optimizer.lr",
-    "blind": "no_image_baseline",  # its name in degla-evaluate before 0.2
+# What people type -> what may hold it here. The first one that the program has is named. A name with "=" is a
+# setting; one without takes the value that was typed.
+_ALIASES: dict[str, tuple[str, ...]] = {
+    "batch_size": ("loader.global_batch_size", "batch_size"),
+    "bs": ("loader.global_batch_size", "batch_size"),
+    "loader.batch_size": ("loader.global_batch_size",),
+    "data.batch_size": ("loader.global_batch_size", "batch_size"),
+    "per_device_train_batch_size": ("loader.global_batch_size",),
+    "epochs": ("loader.epochs",),
+    "num_epochs": ("loader.epochs",),
+    "max_epochs": ("loader.epochs",),
+    "trainer.max_epochs": ("loader.epochs",),
+    "lr": ("optimizer.lr",),
+    "learning_rate": ("optimizer.lr",),
+    "model.lr": ("optimizer.lr",),
+    "wd": ("optimizer.weight_decay",),
+    "warmup": ("scheduler.warmup_steps",),
+    "resume": ("ckpt_path=last",),
+    "resume_from_checkpoint": ("ckpt_path=last",),
+    "checkpoint": ("ckpt_path", "ckpt", "model.pretrained"),
+    "output_dir": ("run_dir", "out", "output"),
+    "out_dir": ("run_dir", "out", "output"),
+    "output": ("run_dir", "out"),
+    "out": ("run_dir", "output"),
+    "workers": ("loader.num_workers", "num_workers"),
+    "num_workers": ("loader.num_workers", "num_workers"),
+    "data.num_workers": ("loader.num_workers", "num_workers"),
+    "devices": ("trainer.devices", "device"),
+    "device": ("trainer.accelerator",),
+    "gpus": ("trainer.devices",),
+    "nodes": ("trainer.num_nodes",),
+    "steps": ("trainer.max_steps",),
+    "trainer.precision": ("precision",),
+    "trainer.strategy": ("strategy",),
+    "pretrained": ("model.pretrained",),
+    "grad_clip": ("trainer.gradient_clip_val",),
+    "accumulate": ("trainer.accumulate_grad_batches",),
+    "accum_freq": ("trainer.accumulate_grad_batches",),
+    "train_data": ("data.path",),
+    "max_bad_fraction": ("loader.max_bad_fraction",),
+    "blind": ("no_image_baseline",),
+}
+_MAX_HINTS = 3
+# The flags that Hydra takes; every other word with dashes is meant as a setting.
+_FLAGS = {
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun"),
+    *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun", "--info"),
 }
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: Exception, program: str, arguments: Sequence[str]) -> str:
     """Return one line that says what is wrong and what to write instead.
 
     Args:
         error: an error of ours, of Hydra or of OmegaConf.
+        program: name of the program's root config, such as ``train``.
+        arguments: the command line.
     """
     message = str(error).strip()
     if isinstance(error, OverrideParseException):
-        reason = message.splitlines()[0]
-        return f"'{error.override}' cannot be read as key=value (quote it for the shell and for Hydra): {reason}"
+        return _unreadable(error)
     if "Original Traceback" in message:  # raised in a DataLoader worker: the last line is our message
         message = message.splitlines()[-1].partition("Error: ")[2]
     override = re.search(r"Could not override '([^']+)'", message)
     if unknown := override or re.search(r"Key '([^']+)' is not in struct", message):
-        return _unknown_key(unknown.group(1))
+        return unknown_key(unknown.group(1), program, arguments)
     option = re.search(r"Could not find '([^']+)'", message)
     if option and "Available options" in message:
         return _unknown_option(option.group(1), re.findall(r"^\t(\S+)$", message, re.MULTILINE))
+    if option := re.search(r"Could not load '([^']+)'", message):
+        return f"there is no file {option.group(1)}.yaml in the folder of configs; see --help for the choices"
+    if ambiguous := re.search(r"Ambiguous value for argument '([^=']+)=([^']+)'", message):
+        key, values = ambiguous.groups()
+        return f"{key}={values} holds several values: write {key}=[{values}] for a list, or add -m to sweep over them"
     return " ".join(message.split())
 
 
-def _unknown_key(key: str) -> str:
-    keys = _all_keys()
-    if key in keys:
+def unknown_key(key: str, program: str, arguments: Sequence[str]) -> str:
+    """Return a sentence that names what ``key`` may have meant in this program.
+
+    Args:
+        key: a key that the composed config does not have.
+        program: name of the program's root config.
+        arguments: the command line; the groups that it chooses decide which keys there are.
+    """
+    keys = composed_keys(program, arguments)
+    start = f"there is no config key '{key}'"
+    if aliases := [name for name in _ALIASES.get(key, ()) if name.partition("=")[0] in keys]:
+        return f"{start}: did you mean {aliases[0]}?"
+    if options := keys_of_options(key, program):
         group = key.partition(".")[0]
-        return f"there is no config key '{key}' with this {group}: choose the {group}=... that has it"
-    close = [_KEYS_ELSEWHERE[key]] if key in _KEYS_ELSEWHERE else difflib.get_close_matches(key, keys, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else "see --help or --cfg job for the keys there are"
-    return f"there is no config key '{key}': {hint}"
+        choices = [f"{group}={option}" for option in options[:_MAX_HINTS]]
+        return f"{start} with this {group}: choose {' or '.join(choices)}, which {_have(choices)} it"
+    close = _close_keys(key, keys)
+    return f"{start}: did you mean {' or '.join(close)}?" if close else f"{start}: see --help for the keys there are"
+
+
+def unread_argument(arguments: Sequence[str], program: str) -> str:
+    """Return a sentence about the first argument that nothing would read; "" if there is none.
+
+    That is a setting written like a flag (``--lr 1``), or a key added at the top of the config (``+lr=1``).
+
+    Args:
+        arguments: the command line.
+        program: name of the program's root config.
+    """
+    for position, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name.startswith("--") and name not in _FLAGS:
+            following = arguments[position + 1] if position + 1 < len(arguments) else ""
+            is_value = following and "=" not in following and not following.startswith("-")
+            return _flag(name, value or (following if is_value else "..."), program)
+        key = name.lstrip("+").partition("@")[0]
+        if name.startswith("+") and "." not in key and "/" not in key and key not in root_keys(program):
+            return unknown_key(key, program, arguments)
+    return ""
+
+
+def _flag(flag: str, value: str, program: str) -> str:
+    key, keys = flag.lstrip("-").replace("-", "_"), composed_keys(program, [])
+    names = [name for name in _ALIASES.get(key, ()) if name.partition("=")[0] in keys]
+    names += [name for name in (key, *_close_keys(key, keys)) if name in keys]
+    setting = names[0] if names else key
+    return f"{flag}: settings are written without dashes: {setting if '=' in setting else f'{setting}={value}'}"
+
+
+def _have(choices: Sequence[str]) -> str:
+    return "has" if len(choices) == 1 else "have"
+
+
+def _close_keys(key: str, keys: Sequence[str]) -> list[str]:
+    """Return keys with the same last part, else keys that are spelt alike; the best ones first."""
+    last = key.rpartition(".")[2]
+    same = [name for name in keys if name.rpartition(".")[2] == last and not name.startswith("callbacks.")]
+    if same:
+        return same[:_MAX_HINTS]
+    if "." in key:  # then a whole group is no answer
+        return difflib.get_close_matches(key, [name for name in keys if "." in name], n=_MAX_HINTS)
+    if close := difflib.get_close_matches(key, keys, n=_MAX_HINTS):
+        return close
+    by_last_part = {name.rpartition(".")[2]: name for name in reversed(keys)}
+    return [by_last_part[name] for name in difflib.get_close_matches(key, by_last_part, n=1, cutoff=0.75)]
 
 
 def _unknown_option(path: str, options: list[str]) -> str:
     group, _, option = path.rpartition("/")
-    close = difflib.get_close_matches(option, options, n=1)
-    hint = f"did you mean {group}={close[0]}?" if close else f"choose one of {', '.join(options)}"
-    return f"there is no {group}={option}: {hint}"
+    if not group.startswith("hydra/"):  # an option of ours may have a slash in it, as experiment=study/clip has
+        group, _, option = path.partition("/")
+    options = options or options_of(group)
+    alike = [name for name in options if normalized(name) == normalized(option)]
+    close = alike or difflib.get_close_matches(option.lower(), options, n=1)
+    start = f"there is no {group}={option}"
+    if group == "model" and not alike:  # the options are the common ones; open_clip knows many more
+        any_other = f"model=vit_b_32 model.name={option}"
+        if close:
+            return f"{start}: did you mean model={close[0]}, or {any_other}?"
+        return f"{start}: choose one of {', '.join(options)}, or {any_other}"
+    if close:
+        return f"{start}: did you mean {group}={close[0]}?"
+    return f"{start}: choose one of {', '.join(options)}"
 
 
-def _all_keys() -> list[str]:
-    """List the keys of every config file, each with its group in front."""
-    keys = []
-    for file in Path(config_dir()).rglob("*.yaml"):
-        relative = file.relative_to(config_dir())
-        prefix = "" if relative.parent == Path() or relative.parts[0] == "experiment" else f"{relative.parts[0]}."
-        keys += [prefix + key for key in _flat_keys(OmegaConf.load(file))]
-    return sorted(set(keys))
-
-
-def _flat_keys(config: DictConfig | ListConfig, prefix: str = "") -> list[str]:
-    if not isinstance(config, DictConfig):
-        return []
-    keys = []
-    for key in map(str, config):
-        value = config._get_node(key)
-        keys.append(f"{prefix}{key}")
-        keys += _flat_keys(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else []
-    return keys
+def _unreadable(error: OverrideParseException) -> str:
+    override = str(error.override)
+    if "=" not in override:
+        hint = f"did you mean experiment={override}?" if override in options_of("experiment") else "write key=value"
+        return f"'{override}' is no setting: {hint}"
+    reason = str(error).strip().splitlines()[0]
+    file = f"; is '{Path(override.partition('=')[2]).name}' a path? then quote it" if "/" in override else ""
+    return f"'{override}' cannot be read as key=value (quote it for the shell and for Hydra){file}: {reason}"

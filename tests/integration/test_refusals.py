@@ -19,7 +19,7 @@ CASES = {
     "key of another project": (["trainer.max_epochs=3"], "did you mean loader.epochs"),
     "top-level key": (["sed=1"], "did you mean seed"),
     "added key": (["+optimizer.momentum=1"], "there is no config key 'optimizer.momentum'"),
-    "key of another choice": (["data.num_scenes=3"], "choose the data=... that has it"),
+    "key of another choice": (["data.num_scenes=3"], "choose data=scenes, which has it"),
     # wrong groups and options
     "option": (["model=vit_b32"], "there is no model=vit_b32: did you mean model=vit_b_32?"),
     "experiment": (["experiment=vit32"], "did you mean experiment=vitb32"),
@@ -39,7 +39,7 @@ CASES = {
     "target": (["optimizer._target_=os.system"], "optimizer._target_=os.system is not allowed"),
     "target by way of ours": (
         ["data._target_=degla.train.os.system"],
-        "data._target_=degla.train.os.system is not allowed: it must be defined in degla. or lightning.pytorch.",
+        "data._target_=degla.train.os.system is not allowed: it is neither a constructor of this package",
     ),
     # impossible together
     "distillation without teacher": (["teacher=none"], "tgc and distill need a teacher: set teacher=ema"),
