@@ -15,8 +15,10 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
+from degla.artifacts import read_metrics
 from degla.errors import ConfigError
 from degla.models import interpolate_weights, load_clip, save_open_clip
 from degla.models.hf import save_hf
@@ -87,9 +89,71 @@ def test_for_open_clip_with_a_card(run, tmp_path):
     card = (tmp_path / "out/README.md").read_text()
     assert "QuickGELU" in card and "base.pt" in card and "lr: 0.01" in card and "| val/" in card and "photos" in card
     again = exported(tmp_path, f"ckpt={folder_of(run)}", check=False)
-    assert again.returncode == 2 and "out is there already" in again.stderr
+    assert again.returncode == 2 and "out exists already" in again.stderr
     ours = load_clip(pretrained=str(tmp_path / "out"))
     torch.testing.assert_close(ours.clip.state_dict(), run.module.student.clip.state_dict(), atol=0, rtol=0)
+
+
+def code_of_card(folder: Path) -> str:
+    return (folder / "README.md").read_text().partition("```python\n")[2].partition("\n```")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("degla-tiny", ["to=open_clip"]),
+        ("degla-tiny", ["to=safetensors"]),
+        ("degla-tiny", ["to=hf"]),
+        ("degla-scenes", ["to=open_clip"]),  # with a vocabulary of its own
+        ("ViT-B-32", ["to=safetensors"]),
+    ],
+    ids=" ".join,
+)
+def test_the_code_of_the_card_runs(tmp_path, name, arguments):
+    (tmp_path / "weights").mkdir()
+    pretrained = "plain_clip" if name == "degla-scenes" else None
+    model = load_clip(name, pretrained, None if pretrained else True)
+    torch.save(model.clip.state_dict(), tmp_path / "weights/some.pt")
+    option = {"ViT-B-32": "vit_b_32", "degla-tiny": "tiny", "degla-scenes": "scenes"}[name]
+    activation = f"model.quick_gelu={str(model.config['quick_gelu']).lower()}"
+    exported(tmp_path, "ckpt=weights/some.pt", f"model={option}", "model.pretrained=null", activation, *arguments)
+    code = code_of_card(tmp_path / "out")
+    assert ("import open_clip" in code) == (name == "ViT-B-32" or arguments == ["to=open_clip"])
+    elsewhere = code.replace('folder = "."', f"folder = {str(tmp_path / 'out')!r}")
+    for text, cwd in ((code, tmp_path / "out"), (elsewhere, tmp_path)):
+        result = subprocess.run([sys.executable, "-c", text], cwd=cwd, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert result.stdout.startswith(("tensor([[", "torch.Size([2"))
+
+
+def test_the_card_can_be_shared(run, tmp_path):
+    """Metadata that the hub reads, terms that are terms, no folder of this machine, files that others may read."""
+    before = os.umask(0o022)
+    try:
+        exported(tmp_path, f"ckpt={folder_of(run)}", "to=hf")
+    finally:
+        os.umask(before)
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.library_name == "transformers" and card.data.model_name == "degla-tiny fine-tuned with degla"
+    results = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    last = read_metrics(folder_of(run) / "metrics.csv")["val/caption_choice"]
+    assert results["caption_choice"] == round(last[max(last)], 4)
+    assert "contrastive 1, igc 0.1, tgc 0.1, distill 1.28;" in card.text
+    assert "image_sees_negatives" not in card.text.partition("## ")[0]
+    assert str(folder_of(run).parent) not in card.content and "/tmp" not in card.content
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*") if path.is_file()} == {0o644}
+
+
+def test_every_run_leaves_a_card(tmp_path):
+    degla_forked("experiment=demo", "data.num_scenes=64", "loader.num_workers=0", "loader.global_batch_size=8",
+                 "trainer.max_steps=2", "benchmark.scenes.num_items=4", "callbacks.progress_bar=null", "run_dir=run",
+                 cwd=tmp_path)  # fmt: skip
+    card = ModelCard.load(tmp_path / "run/model/README.md")
+    assert "base model: degla-scenes / plain_clip" in card.text and str(tmp_path) not in card.content
+    assert {result.dataset_name for result in card.data.eval_results} >= {"scenes"}
+    result = subprocess.run([sys.executable, "-c", code_of_card(tmp_path / "run/model")], cwd=tmp_path / "run/model",
+                            capture_output=True, text=True)  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
 
 
 def test_the_teacher_and_what_lies_between(run, tmp_path):
@@ -279,7 +343,7 @@ def test_upload(run, tmp_path, monkeypatch, private):
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     server.shutdown()
     if not private:
-        assert result.returncode == 2 and "me/mine is there already, and public" in result.stderr and not Hub.files
+        assert result.returncode == 2 and "me/mine exists already and is public" in result.stderr and not Hub.files
         return
     assert result.returncode == 0, result.stderr[-3000:]
     assert {name: content == (tmp_path / "out" / name).read_bytes() for name, content in Hub.files.items()} == {

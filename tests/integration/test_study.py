@@ -78,4 +78,4 @@ def test_nothing_to_study_is_said(tmp_path):
         [sys.executable, "-m", "degla.study"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 2
-    assert result.stderr.strip().endswith("holds no finished run: first python -m degla.train +sweep=study")
+    assert result.stderr.strip().endswith("holds no finished run: first run python -m degla.train +sweep=study")
