@@ -26,8 +26,9 @@ def one_job_per_child() -> Iterator[None]:
     whole sweep. Inside this context it describes the current job: its own overrides, in its own folder. Afterwards
     the process group is destroyed, so that the next job of the sweep can set up its own.
     """
-    hydra = cast(DictConfig, HydraConfig.get())
-    if hydra.mode != RunMode.MULTIRUN:
+    # Without Hydra the caller is degla.finetune, which runs in one process.
+    hydra = cast(DictConfig, HydraConfig.get()) if HydraConfig.initialized() else None
+    if hydra is None or hydra.mode != RunMode.MULTIRUN:
         yield
         return
     import torch.distributed as dist

@@ -51,6 +51,8 @@ class SweepSummary(Callback):
 
 def is_search() -> bool:
     """Return whether this is a job of a search, which needs a value from every trial."""
+    if not HydraConfig.initialized():
+        return False
     hydra = HydraConfig.get()
     return hydra.mode is RunMode.MULTIRUN and "direction" in hydra.sweeper
 

@@ -29,6 +29,7 @@ ROOMS = {
     "report": BASE | {"data", "evaluation", "hard_negatives", "models"},
     "cli": BASE,
     "training": BASE | {"cli", "data", "evaluation", "losses", "models", "report"},
+    "api": BASE | {"cli", "data", "evaluation", "models", "report", "training", "train", "evaluate"},
 }
 # The programs and cli/ must start without torch. At import they may use these rooms only; inside functions, and for
 # type checkers, the programs may import every room and cli/ may import these. Nothing else is exempt: an import

@@ -1,0 +1,11 @@
+"""The Python API: fine-tune, evaluate and use models from a script or a notebook.
+
+The same configs, defaults and checks are underneath as for the programs. Errors are exceptions, ``degla.errors``;
+nothing exits, and logging is left as it was.
+"""
+
+from degla.api.evaluation import Results, evaluate
+from degla.api.model import Model, load
+from degla.api.training import Run, finetune
+
+__all__ = ["Model", "Results", "Run", "evaluate", "finetune", "load"]
