@@ -41,7 +41,7 @@ lint: install ## check style and types
 	$(BIN)/mypy
 
 docs: install ## build the documentation site into site/
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "open site/index.html"
 
 lock: ## renew requirements.lock (needs uv)
