@@ -107,9 +107,13 @@ class Store:
             self._descriptor = os.open(self._files[-1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             self._num_written = 0
         offset = os.lseek(self._descriptor, 0, os.SEEK_END)
-        num_bytes = 0
-        while num_bytes < len(line):
-            num_bytes += os.write(self._descriptor, line[num_bytes:])
+        try:
+            num_bytes = 0
+            while num_bytes < len(line):
+                num_bytes += os.write(self._descriptor, line[num_bytes:])
+        except OSError:  # a full disk: the next answer must not continue half a line
+            os.ftruncate(self._descriptor, offset)
+            raise
         self._count_tokens(answer)
         if answer.is_final:
             self._locations[bytes.fromhex(answer.key)] = len(self._files) - 1 << _OFFSET_BITS | offset
