@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -33,26 +33,26 @@ def make_negatives(cfg: DictConfig) -> None:
     Raises:
         DeglaError: a setting, the input or the server cannot be used.
     """
-    from degla.hard_negatives.pipeline import run
+    from degla.hard_negatives.output import explain_disk_errors, lock_output
+    from degla.hard_negatives.pipeline import WHOLE, run
 
     job = read_job(cfg)
     writer = build_writer(cfg, job)
-    if cfg.draft:
-        draft(job, writer, cfg.draft)
-    else:
-        report(cfg, job, run(job, writer))
+    with explain_disk_errors(job.output), lock_output(job.output, None if job.shard == WHOLE else job.shard):
+        if cfg.draft:
+            draft(job, writer, cfg.draft)
+        else:
+            report(cfg, job, run(job, writer))
 
 
 def read_job(cfg: DictConfig) -> Job:
     """Check the top-level settings and the input. Nothing large is loaded before that."""
+    from degla.hard_negatives.bounds import check_settings
     from degla.hard_negatives.captions import parse_shard, read_captions
-    from degla.hard_negatives.kinds import KINDS
     from degla.hard_negatives.pipeline import Job
 
-    if unknown := [kind for kind in cfg.kinds if kind not in KINDS]:
-        raise ConfigError(f"kinds: there is no kind {unknown[0]}; choose among {', '.join(KINDS)}")
-    if cfg.per_kind < 1:
-        raise ConfigError(f"per_kind={cfg.per_kind} must be 1 or more")
+    settings: Any = OmegaConf.to_container(cfg)
+    check_settings(settings)
     shard = parse_shard(cfg.shard)
     next(read_captions(cfg.input, cfg.caption, cfg.image), None)  # raises where the input cannot be read
     output = Path(cfg.output or f"{Path(cfg.input).with_suffix('')}_negatives")

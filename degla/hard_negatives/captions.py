@@ -4,6 +4,7 @@ import ast
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,10 +95,10 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     """
     if text is None:
         return 0, 1
-    index, _, num_shards = str(text).partition("/")
-    if not (index.isdigit() and num_shards.isdigit() and int(index) < int(num_shards)):
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(text))
+    if match is None or int(match[1]) >= int(match[2]):
         raise ConfigError(f"shard={text} is not of the form i/n with i from 0 to n-1, such as 0/8")
-    return int(index), int(num_shards)
+    return int(match[1]), int(match[2])
 
 
 def _caption_row(row_id: str, record: dict[str, Any], caption: str, image: str) -> CaptionRow:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from degla.errors import ConfigError
 from degla.hard_negatives.answer_index import AnswerIndex
+from degla.hard_negatives.bounds import check_number
 from degla.hard_negatives.checks import max_length
 from degla.hard_negatives.language.tagger import load_tagger
 from degla.hard_negatives.llm.completion import Reply
@@ -49,8 +50,11 @@ class LanguageModelWriter(AnswerWriter):
         attempts: int = 2,
         tagger: str = "hanta",
     ):
-        if model is None:
+        if not model:
             raise ConfigError("negatives.model is not set: set it to the name by which the server knows its model")
+        check_number("negatives.temperature", temperature, 0)
+        check_number("negatives.max_tokens", max_tokens, 1)
+        check_number("negatives.attempts", attempts, 1)
         self.redact = Redactor()
         self.prompts = load_prompts(kinds, prompts)
         self.temperature = temperature

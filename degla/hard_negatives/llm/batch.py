@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from degla.errors import ConfigError
 from degla.hard_negatives.answer_index import Verdict
+from degla.hard_negatives.bounds import check_number
 from degla.hard_negatives.llm.base import LanguageModelWriter, Structured
 from degla.hard_negatives.llm.completion import NoCompletion, decode_json, error_message, parse_completion
 from degla.hard_negatives.progress import Progress
@@ -65,6 +66,7 @@ class BatchWriter(LanguageModelWriter):
         attempts: int = 2,
         tagger: str = "hanta",
     ):
+        check_number("negatives.max_requests", max_requests, 1)
         super().__init__(kinds, count, seed, model, prompts, temperature, max_tokens, structured, attempts, tagger)
         self.requests = Path(requests)
         self.answers = tuple(answers)

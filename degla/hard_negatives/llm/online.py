@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from degla.errors import ConfigError
+from degla.hard_negatives.bounds import check_number
 from degla.hard_negatives.llm.base import LanguageModelWriter, Structured
 from degla.hard_negatives.llm.client import ChatClient, Refused, Unavailable
 from degla.hard_negatives.progress import Progress
 from degla.hard_negatives.store import Answer, Store
 from degla.hard_negatives.writers import Tasks
+
+_MAX_CONCURRENCY = 4096  # more connections than the file descriptors of a process allow
 
 
 class OnlineWriter(LanguageModelWriter):
@@ -54,6 +57,11 @@ class OnlineWriter(LanguageModelWriter):
         max_server_wait_seconds: float = 600.0,
         tagger: str = "hanta",
     ):
+        check_number("negatives.concurrency", concurrency, 1, _MAX_CONCURRENCY)
+        check_number("negatives.timeout_seconds", timeout_seconds, 0, exclusive=True)
+        check_number("negatives.max_retries", max_retries, 0)
+        check_number("negatives.max_failures", max_failures, 1)
+        check_number("negatives.max_server_wait_seconds", max_server_wait_seconds, 0)
         super().__init__(kinds, count, seed, model, prompts, temperature, max_tokens, structured, attempts, tagger)
         self.client = ChatClient(
             base_url,

@@ -1,8 +1,7 @@
 """Read the negatives in the text of a model's answer."""
 
+from degla.hard_negatives.bounds import MAX_PER_KIND
 from degla.hard_negatives.llm.completion import decode_json, without_surrogates
-
-_MAX_NEGATIVES = 64  # of one answer; more are left out
 
 
 class InvalidAnswer(ValueError):
@@ -46,4 +45,4 @@ def parse_answer(text: str | None, finish_reason: str | None = None, refusal: st
         raise InvalidAnswer("no JSON of the form {negatives: [...]}") from error
     if not isinstance(negatives, list) or not all(isinstance(item, str) for item in negatives):
         raise InvalidAnswer("negatives is not a list of strings")
-    return [without_surrogates(item).strip() for item in negatives[:_MAX_NEGATIVES]]
+    return [without_surrogates(item).strip() for item in negatives[:MAX_PER_KIND]]
