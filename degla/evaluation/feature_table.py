@@ -1,6 +1,10 @@
-"""Features by key, in memory and on disk."""
+"""Features by key, in memory and on disk; every file has a checksum and says what wrote it."""
 
+import contextlib
+import functools
+import hashlib
 import json
+import logging
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,8 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from degla.artifacts import atomic_write
+from degla.artifacts import atomic_write, provenance
 
+log = logging.getLogger(__name__)
+
+FORMAT = "2"  # the first with a checksum
 _ROWS_PER_FILE = 2048  # rows that a kill can lose
 
 Block = tuple[list[str], Tensor]  # keys and their ``(N, D)`` features
@@ -33,8 +40,10 @@ class FeatureTable:
         self._appended: list[Block] = []  # since the last flush
         self._num_unsaved = 0
         for path in sorted(folder.glob(f"{name}-*.safetensors")) if folder else ():
-            with safetensors.safe_open(path, "pt") as file:
-                self.hold(json.loads(file.metadata()["keys"]), file.get_tensor("features"))
+            try:
+                self.hold(*_read(path))
+            except _DamagedFile as error:
+                _set_aside(path, str(error))
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -90,6 +99,57 @@ class FeatureTable:
         if self.folder is None or not rows:
             return
         path = self.folder / f"{self.name}-{uuid.uuid4().hex}.safetensors"
-        metadata = {"keys": json.dumps([key for keys, _ in rows for key in keys])}
-        with atomic_write(path) as partial:
-            save_file({"features": torch.cat([features for _, features in rows])}, partial, metadata=metadata)
+        try:
+            _write(path, [key for keys, _ in rows for key in keys], torch.cat([features for _, features in rows]))
+        except OSError as error:
+            log.warning(f"cache_dir: {path} cannot be written ({error.strerror}); features are kept in memory only")
+            self.folder = None
+
+
+class _DamagedFile(Exception):
+    """A file whose content is not what was written; the message says why."""
+
+
+def _write(path: Path, keys: list[str], features: Tensor) -> None:
+    metadata = {
+        "format": FORMAT,
+        "keys": json.dumps(keys),
+        "checksum": _checksum(path.parent.name, keys, features),
+        "provenance": json.dumps(_provenance()),
+    }
+    # Without a flush to disk, a power cut can leave a file of the right name and length that holds zeros.
+    with atomic_write(path, flush_to_disk=True) as partial:
+        save_file({"features": features}, partial, metadata=metadata)
+
+
+def _read(path: Path) -> Block:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            keys, features = json.loads(metadata.get("keys", "null")), file.get_tensor("features")
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise _DamagedFile(f"it cannot be read ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise _DamagedFile("it has no checksum: an earlier version of degla wrote it")
+    if metadata.get("checksum") != _checksum(path.parent.name, keys, features):
+        raise _DamagedFile("its content does not have the checksum that it was written with")
+    return keys, features
+
+
+def _checksum(fingerprint: str, keys: list[str], features: Tensor) -> str:
+    """Return a hash of the rows, of their keys, and of the model that they belong to."""
+    digest = hashlib.sha256(json.dumps([fingerprint, keys, list(features.shape), str(features.dtype)]).encode())
+    digest.update(features.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _set_aside(path: Path, reason: str) -> None:
+    log.warning(f"cache_dir: {path} is not used: {reason}; it is set aside as {path.name}.bad and encoded again")
+    # Another rank may have moved it already, or the folder may be read-only. It is not used in either case.
+    with contextlib.suppress(OSError):
+        path.rename(path.with_name(f"{path.name}.bad"))
+
+
+@functools.cache
+def _provenance() -> dict[str, str]:
+    return provenance()

@@ -1,13 +1,17 @@
 """Encoded once, kept, shared, taken up again; bad images named."""
 
 import io
+import json
 import tarfile
 
 import pytest
+import safetensors
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from degla.evaluation import Encoder, FeatureStore
+from degla.evaluation.feature_table import FeatureTable
 from degla.evaluation.features import NoImageFeatures
 from degla.evaluation.items import ImageRef
 from degla.models import load_clip
@@ -100,6 +104,69 @@ def test_what_was_encoded_before_a_stop_stays(shipped, images, tmp_path, monkeyp
     again.add(images, [])
     assert again.num_encoded["images"] == 1
     assert not list((tmp_path / "kept").rglob("*.part"))
+
+
+def flip_a_byte_of_the_features(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_a_checksum(path):
+    """What versions before checksums wrote."""
+    with safetensors.safe_open(path, "pt") as file:
+        keys, features = file.metadata()["keys"], file.get_tensor("features")
+    save_file({"features": features + 1}, path, metadata={"keys": keys})
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip_a_byte_of_the_features, "does not have the checksum"),
+        (cut_in_half, "cannot be read"),
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "cannot be read"),
+        (without_a_checksum, "has no checksum"),
+    ],
+    ids=["flipped", "cut", "empty", "zeros", "old"],
+)
+def test_a_damaged_cache_file_is_named_set_aside_and_rebuilt(shipped, images, tmp_path, caplog, damage, reason):
+    first = FeatureStore(Encoder(shipped), tmp_path / "kept", progress=False)
+    first.add(images, TEXTS)
+    (path,) = (tmp_path / "kept").rglob("texts-*.safetensors")
+    damage(path)
+    second = FeatureStore(Encoder(shipped), tmp_path / "kept", progress=False)
+    assert str(path) in caplog.text and reason in caplog.text
+    second.add(images, TEXTS)
+    assert second.num_encoded == {"images": 0, "texts": 3}
+    assert torch.equal(first.text_features(TEXTS), second.text_features(TEXTS))
+    assert path.with_name(f"{path.name}.bad").exists() and not path.exists()
+    third = FeatureStore(Encoder(shipped), tmp_path / "kept", progress=False)
+    third.add(images, TEXTS)
+    assert third.num_encoded == {"images": 0, "texts": 0}
+
+
+def test_a_cache_file_says_what_wrote_it_and_belongs_to_one_model(shipped, images, tmp_path, caplog):
+    store = FeatureStore(Encoder(shipped), tmp_path / "kept", progress=False)
+    store.add(images, [])
+    (path,) = (tmp_path / "kept").rglob("images-*.safetensors")
+    with safetensors.safe_open(path, "pt") as file:
+        made = json.loads(file.metadata()["provenance"])
+    assert torch.__version__.startswith(made["torch"]) and made["commit"]
+    path.parent.rename(path.parent.with_name("another"))
+    FeatureTable(path.parent.with_name("another"), "images")
+    assert "does not have the checksum" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(shipped, images, tmp_path, caplog):
+    (tmp_path / "kept").write_text("a file in the way")
+    store = FeatureStore(Encoder(shipped), tmp_path / "kept", progress=False)
+    store.add(images, TEXTS)
+    assert store.text_features(TEXTS).shape[0] == 4 and "features are kept in memory only" in caplog.text
 
 
 def test_bad_pictures_are_named_and_left_out(shipped, images, tmp_path):
