@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from degla.training.refusals import (
     refuse_precision,
 )
 from degla.training.resume import identify_data
+from degla.training.shared_memory import limit_workers
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,12 @@ def build(cfg: DictConfig) -> Run:
         preprocess=student.preprocess,
         # An objective without negatives should not pay for reading them.
         **({} if objective.uses_negatives else {"num_negatives": 0}),
+    )
+    limit_workers(
+        datamodule,
+        image_size=student.image_size,
+        world_size=num_devices(cfg),
+        processes_per_node=int(os.environ.get("LOCAL_WORLD_SIZE", num_devices(cfg) // cfg.trainer.num_nodes)),
     )
     module = DeGLAModule(
         student=student,

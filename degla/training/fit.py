@@ -86,6 +86,11 @@ def advice_for(error: Exception) -> str:
             "out of memory: set loader.chunk_size to a part of the batch (the same result), "
             "model.grad_checkpointing=true or precision=bf16-mixed, or lower loader.global_batch_size"
         )
+    if "DataLoader worker" in str(error) and ("exited unexpectedly" in str(error) or "killed by signal" in str(error)):
+        return (
+            "a data-loading worker was killed, by a lack of memory or of shared memory: lower loader.num_workers or "
+            "loader.global_batch_size, then resume with ckpt_path=last"
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "the disk is full: free some space, then resume with ckpt_path=last"
     return ""

@@ -82,6 +82,8 @@ class DeGLAModule(L.LightningModule):
         Raises:
             DeglaError: the objective cannot work with these samples; the message says what to set.
         """
+        if not self.objective.uses_negatives:
+            batch = _without_negatives(batch)  # their texts would cost most of the step, and no term reads them
         student = encode_batch(self.student, batch)
         if teacher is None and self.objective.uses_teacher:
             teacher = self._teacher_features(batch)
@@ -270,6 +272,12 @@ def encode_batch(model: ClipModel | Teacher, batch: Batch) -> Features:
     return Features(
         image=image, text=text, negatives=negatives, negative_mask=batch.negative_mask, logit_scale=logit_scale
     )
+
+
+def _without_negatives(batch: Batch) -> Batch:
+    chunks = [chunk._replace(packed=None) for chunk in batch.chunks]  # packed texts include the negatives
+    negatives, mask = batch.negatives[:, :0], batch.negative_mask[:, :0]
+    return batch._replace(negatives=negatives, negative_mask=mask, chunks=chunks)
 
 
 def encoding_chunks(batch: Batch) -> Iterator[tuple[slice, Tensor | PackedTexts]]:

@@ -121,7 +121,7 @@ def count_negatives(source: SampleTable | SampleStream) -> tuple[int, int]:
         samples = source.texts(rows.tolist())
     else:
         unshuffled = SampleStream(source.dataset, source.to_sample, shuffle_buffer=1)
-        samples = list(itertools.islice(unshuffled.samples(seed=0, epoch=0, rank=0, world_size=1), _MAX_CHECKED_STREAM))
+        samples = list(itertools.islice(unshuffled.samples(seed=0, epoch=0), _MAX_CHECKED_STREAM))
     return len(samples), sum(bool(sample.negatives) for sample in samples)
 
 

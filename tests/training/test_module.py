@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from degla.data.batch import Batch
+from degla.data.batch import Batch, Chunk
 from degla.data.collate import Collate
 from degla.data.text_features import TextFeatures
 from degla.losses import DeGLAObjective, Features
@@ -51,6 +51,21 @@ def test_an_objective_without_negatives_is_the_same_with_and_without():
     m = module(DeGLAObjective(igc=0, tgc=0, distill=0, image_sees_negatives=False), with_teacher=False)
     losses = [m.compute_losses(batch(m.student, slots)).total for slots in (0, 2)]
     torch.testing.assert_close(*losses)
+
+
+@pytest.mark.parametrize("in_chunks", [False, True])
+def test_an_objective_without_negatives_encodes_none(in_chunks):
+    """Also where the loader has loaded them, packed or not."""
+    m = module(DeGLAObjective(igc=0, tgc=0, distill=0, image_sees_negatives=False), with_teacher=False)
+    data, counts = batch(m.student), []
+    if in_chunks:
+        tokens = torch.cat([data.captions, *data.negatives])
+        data = data._replace(chunks=[Chunk(0, 2, m.student.tokenizer.pack(tokens))])
+    m.student.clip.transformer.register_forward_hook(
+        lambda _, args, kwargs, out: counts.append(len(kwargs["attn_mask"].texts)), with_kwargs=True
+    )
+    m.compute_losses(data)
+    assert len(data.captions) == 2 and counts == [2]
 
 
 def test_encode_keeps_the_axis_of_negatives():

@@ -1,4 +1,4 @@
-"""Name the rank that all others wait for, and end a run that has stood still."""
+"""End a run that makes no progress, and name the rank that all others wait for."""
 
 import itertools
 import json
@@ -22,11 +22,12 @@ _VERDICT_KEY = "degla/verdict"  # set in the store by the rank that ends the run
 
 
 class Watchdog(Callback):
-    """Ends a run of several processes that has made no progress for too long, and says which rank is behind.
+    """Ends a run that has made no progress for too long, and says where it stands and which rank is behind.
 
-    Each rank counts its progress. A thread in each rank sends the count as a heartbeat to rank 0's store and reads
-    those of the others. A rank that is dead, stopped or waiting for its disk has a lower count than the ranks that
-    wait for it in a collective. A second thread detects a silent rank 0.
+    A single process watches itself: it names its stage, such as a batch that the data-loading workers do not deliver.
+    With several, each rank counts its progress. A thread in each rank sends the count as a heartbeat to rank 0's store
+    and reads those of the others. A rank that is dead, stopped or waiting for its disk has a lower count than the ranks
+    that wait for it in a collective. A second thread detects a silent rank 0.
 
     Args:
         timeout_seconds: longer than the longest validation, evaluation, checkpoint or compilation.
@@ -41,7 +42,10 @@ class Watchdog(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the threads."""
-        if trainer.world_size > 1:
+        self._mark("loading the first batch")
+        if trainer.world_size == 1:
+            threading.Thread(target=self._watch_this_process, args=(trainer,), daemon=True).start()
+        else:
             store = default_store().clone()  # a connection of its own, because calls may block
             self._last_answer = time.monotonic()
             threading.Thread(target=self._exchange_heartbeats, args=(store, trainer), daemon=True).start()
@@ -86,6 +90,15 @@ class Watchdog(Callback):
 
     def _pause(self) -> bool:
         return self._is_over.wait(min(10.0, self.timeout_seconds / 10))
+
+    def _watch_this_process(self, trainer: L.Trainer) -> None:
+        count, last_change = self._count, time.monotonic()
+        while not self._pause():
+            if self._count != count:
+                count, last_change = self._count, time.monotonic()
+            elif time.monotonic() - last_change > self.timeout_seconds:
+                self._log_verdict(f"the process is in {self._stage}")
+                self._end(trainer)
 
     def _exchange_heartbeats(self, store: Store, trainer: L.Trainer) -> None:
         host_and_process = f"{socket.gethostname()}, process {os.getpid()}"
@@ -134,7 +147,8 @@ class Watchdog(Callback):
     def _log_verdict(self, verdict: str) -> None:
         log.error(
             f"no progress for {self.timeout_seconds:g} s (callbacks.watchdog.timeout_seconds): {verdict}; "
-            "the run ends here, ckpt_path=last resumes it"
+            "the run ends here, ckpt_path=last resumes it (if it was loading a batch, check the storage of the data, "
+            "or try loader.num_workers=0)"
         )
 
     def _end(self, trainer: L.Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Rank 0, whose store carries the heartbeats, stands still."""
+"""A single process, or rank 0, whose store carries the heartbeats, stands still."""
 
 import os
 import signal
@@ -37,3 +37,14 @@ def test_a_silent_rank_0_is_detected(tmp_path, monkeypatch, caplog):
     assert ended.wait(10) and "rank 0 does not answer" in caplog.text
     watchdog.teardown(None, None, "fit")
     first.kill()
+
+
+def test_a_single_process_that_stands_still_is_detected(monkeypatch, caplog):
+    ended = threading.Event()
+    watchdog = Watchdog(timeout_seconds=1)
+    monkeypatch.setattr(watchdog, "_end", lambda trainer: (ended.set(), watchdog._is_over.set()))
+    watchdog.on_train_start(SimpleNamespace(world_size=1), None)
+    for number in range(30):
+        watchdog.on_train_batch_end(None, None, None, None, number)
+        assert not ended.wait(0.05)
+    assert ended.wait(10) and "the process is in loading batch 30" in caplog.text
