@@ -15,6 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,16 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, metavar="RUN", help="folder of a finished run of experiment=demo")
     parser.add_argument("--text-only", action="store_true", help="measure the text-only baseline of the scenes")
     parser.add_argument("--negatives", nargs="+", metavar="NAME=FOLDER", help="outputs of degla-negatives")
+    parser.add_argument("--balanced", nargs="+", metavar="NAME=FOLDER", help="the same of balance=true")
     arguments = parser.parse_args()
     if arguments.demo:
         write_record("demo", demo_record(arguments.demo))
     if arguments.text_only:
         write_record("scenes_text_only", text_only_record())
-    if arguments.negatives:
-        folders = dict(item.split("=", 1) for item in arguments.negatives)
-        write_record("negatives", negatives_record({name: Path(folder) for name, folder in folders.items()}))
+    for record, outputs in (("negatives", arguments.negatives), ("negatives_balanced", arguments.balanced)):
+        if outputs:
+            folders = dict(item.split("=", 1) for item in outputs)
+            write_record(record, negatives_record({name: Path(folder) for name, folder in folders.items()}))
     stale = []
     for name in PAGES:
         page = ROOT / name
@@ -137,13 +140,14 @@ def negatives_record(folders: dict[str, Path]) -> dict[str, Any]:
             }
             for row in summary["blind"]
         }
-        sets[name] = {"captions": summary["num_rows"], "kinds": kinds}
-    return {"command": f"degla-negatives kinds=[{','.join(kinds)}]", **provenance(), "sets": sets}
+        sets[name] = {"captions": summary["num_rows"], "without": summary["num_without"], "kinds": kinds}
+        balance = " balance=true" if summary["dropped"] else ""
+    return {"command": f"degla-negatives kinds=[{','.join(kinds)}]{balance}", **provenance(), "sets": sets}
 
 
-def negatives_table() -> str:
+def negatives_table(name: str) -> str:
     """Return the negatives of each kind with the accuracy of the text-only baseline, for each set of captions."""
-    record = read_record("negatives")
+    record = read_record(name)
     heads = ["kind"]
     for name, measured in record["sets"].items():
         heads += [f"{name}: negatives of {measured['captions']}", "text-only, percent"]
@@ -237,14 +241,10 @@ def fuzz_table() -> str:
     return f"{_table(heads, lines)}\n\n{_measured(record)}"
 
 
-def study_table(number: int) -> Callable[[], str]:
-    """Return a function that gives one of the tables that ``degla.study`` wrote from its record."""
-
-    def table() -> str:
-        text = (ROOT / "docs" / "study" / "study.md").read_text(encoding="utf-8")
-        return re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)[number].rstrip("\n")
-
-    return table
+def study_table(number: int) -> str:
+    """Return one of the tables that ``degla.study`` wrote from its record."""
+    text = (ROOT / "docs" / "study" / "study.md").read_text(encoding="utf-8")
+    return re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)[number].rstrip("\n")
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -256,10 +256,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "faults": faults_table,
     "fuzz": fuzz_table,
     "scaling": scaling_table,
-    "negatives": negatives_table,
-    "study_means": study_table(0),
-    "study_rates": study_table(2),
-    "study_differences": study_table(3),
+    "negatives": partial(negatives_table, "negatives"),
+    "negatives_balanced": partial(negatives_table, "negatives_balanced"),
+    "study_means": partial(study_table, 0),
+    "study_rates": partial(study_table, 2),
+    "study_differences": partial(study_table, 3),
 }
 
 
