@@ -1,4 +1,4 @@
-"""Kill a run of two ranks with two workers each at random until it is done, and count what is lost.
+"""Let a run of two ranks with two workers each fail at random until it is done, and count what is lost.
 
     python benchmarks/faults.py --kills 100
     python benchmarks/faults.py --kills 20 --stream       # from uneven Parquet shards
@@ -12,6 +12,8 @@ import csv
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,15 +33,36 @@ from tqdm import tqdm
 
 from degla.artifacts import newest_checkpoint
 
+
+class Fault(NamedTuple):
+    """What goes wrong in one start of the run."""
+
+    target: Literal["rank 0", "rank 1", "worker", "all", "none"]  # who gets the signal
+    number: signal.Signals = signal.SIGKILL
+    damage: Literal["", "truncate", "flip"] = ""  # to the newest checkpoint, afterwards
+    surroundings: Literal["", "full disk", "read-only", "removed", "small shm"] = ""
+
+
 _FAULTS = {
-    "kill -9 of rank 0": (0, signal.SIGKILL),
-    "kill -9 of rank 1": (1, signal.SIGKILL),
-    "kill -9 of a worker": (2, signal.SIGKILL),
-    "SIGTERM to rank 0": (0, signal.SIGTERM),
-    "SIGTERM to rank 1": (1, signal.SIGTERM),
-    "SIGTERM to every process": (5, signal.SIGTERM),
-    "kill -9 of all, newest checkpoint truncated": (3, signal.SIGKILL),
-    "kill -9 of all, newest checkpoint with a flipped bit": (4, signal.SIGKILL),
+    "kill -9 of rank 0": Fault("rank 0"),
+    "kill -9 of rank 1": Fault("rank 1"),
+    "kill -9 of a worker": Fault("worker"),
+    "SIGTERM to rank 0": Fault("rank 0", signal.SIGTERM),
+    "SIGTERM to rank 1": Fault("rank 1", signal.SIGTERM),
+    "SIGTERM to every process": Fault("all", signal.SIGTERM),
+    "SIGINT to every process (Ctrl-C)": Fault("all", signal.SIGINT),
+    "SIGHUP to every process (closed terminal)": Fault("all", signal.SIGHUP),
+    "kill -9 of all, newest checkpoint truncated": Fault("all", damage="truncate"),
+    "kill -9 of all, newest checkpoint with a flipped bit": Fault("all", damage="flip"),
+    "disk full at the next checkpoint": Fault("none", surroundings="full disk"),
+    "read-only run folder": Fault("none", surroundings="read-only"),
+    "run folder moved away": Fault("none", surroundings="removed"),
+    "/dev/shm of 64 KiB, then SIGTERM": Fault("rank 0", signal.SIGTERM, surroundings="small shm"),
+}
+# Shell commands that prepare the surroundings in a mount namespace of the run's own; they need root.
+_MOUNTS = {
+    "read-only": "mount --bind runs runs && mount -o remount,bind,ro runs",
+    "small shm": "mount -t tmpfs -o size=64k tmpfs /dev/shm",
 }
 _ROWS, _BATCH = 44, 4
 
@@ -66,17 +90,16 @@ def main() -> None:
             while not _is_finished(root / "killed"):
                 starts += 1
                 fault = rng.choice(list(_FAULTS)) if sum(tries.values()) < arguments.kills else None
-                before = _step(root / "killed")
-                process = subprocess.Popen(command, cwd=root / "killed", env=_environment(), start_new_session=True,
-                                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+                process = _start(command, root / "killed", _FAULTS[fault].surroundings if fault else "")
                 if fault is None:
                     errors = process.communicate(timeout=900)[1]
                     if process.returncode:
                         raise SystemExit(f"the last start failed: {errors[-2000:]}")
                     continue
-                if not _wait(process, root / "killed", before, rng):
+                must_progress = _FAULTS[fault].surroundings not in ("read-only", "full disk")
+                if must_progress and not _wait(process, root / "killed", rng):
                     continue  # the run ended first
-                ended = _strike(process, root / "killed", fault, rng)
+                ended = _strike(process, root / "killed", _FAULTS[fault], rng)
                 tries[fault] += 1
                 survived[fault] += ended  # whether the next start resumes shows in the steps
                 bar.update()
@@ -139,11 +162,7 @@ def _logged_steps(folder: Path) -> list[int]:
     return steps
 
 
-def _step(folder: Path) -> int:
-    return max(_logged_steps(folder), default=-1)
-
-
-def _wait(process: subprocess.Popen, folder: Path, before: int, rng: random.Random) -> bool:
+def _wait(process: subprocess.Popen, folder: Path, rng: random.Random) -> bool:
     """Wait until the run has made progress and a random time more; return False where it ended."""
     lines = len(_logged_steps(folder))
     while len(_logged_steps(folder)) < lines + 2:
@@ -154,20 +173,36 @@ def _wait(process: subprocess.Popen, folder: Path, before: int, rng: random.Rand
     return process.poll() is None
 
 
-def _strike(process: subprocess.Popen, folder: Path, fault: str, rng: random.Random) -> bool:
-    """Inject the fault, and return whether all processes ended in time."""
-    target, number = _FAULTS[fault]
+def _start(command: list[str], folder: Path, surroundings: str) -> subprocess.Popen:
+    """Start the run, in surroundings that make it fail where a fault is about those."""
+
+    def limit_files() -> None:
+        checkpoints = list(folder.glob("runs/train/*/checkpoints/step-*.ckpt"))
+        if surroundings == "full disk" and checkpoints:
+            size = checkpoints[0].stat().st_size // 2
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    if surroundings in _MOUNTS:
+        (folder / "runs").mkdir(exist_ok=True)
+        command = ["unshare", "-m", "sh", "-c", f'{_MOUNTS[surroundings]} && exec "$@"', "sh", *command]
+    return subprocess.Popen(command, cwd=folder, env=_environment(), start_new_session=True, preexec_fn=limit_files,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def _strike(process: subprocess.Popen, folder: Path, fault: Fault, rng: random.Random) -> bool:
+    """Inject the fault, and return whether all processes ended in time, those of bad surroundings with exit code 2."""
     ranks = [process.pid, *(pid for pid in _children(process.pid) if b"LOCAL_RANK=1\0" in _read(pid, "environ"))]
     workers = [pid for rank in ranks for pid in _children(rank) if pid not in ranks]
-    if target < 2:
-        os.kill(ranks[target], number)
-    elif target == 2:
-        os.kill(rng.choice(workers), number)
-    else:
-        os.killpg(process.pid, number)
+    if fault.surroundings == "removed":
+        shutil.move(folder / "runs", folder / "moved")
+    if fault.target == "all":
+        os.killpg(process.pid, fault.number)
+    elif fault.target != "none":
+        targets = {"rank 0": ranks[0], "rank 1": ranks[-1], "worker": rng.choice(workers or ranks)}
+        os.kill(targets[fault.target], fault.number)
     try:
-        process.communicate(timeout=60)
-        ended = True
+        process.communicate(timeout=120)
+        ended = fault.target != "none" or process.returncode == 2
     except subprocess.TimeoutExpired:
         ended = False
     time.sleep(0.3)
@@ -179,10 +214,13 @@ def _strike(process: subprocess.Popen, folder: Path, fault: str, rng: random.Ran
     for pid in (process.pid, *remaining):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL) if pid == process.pid else os.kill(pid, signal.SIGKILL)
-    newest = newest_checkpoint(_run(folder) / "checkpoints")
-    if newest is not None and target == 3:
+    if fault.surroundings == "removed":
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+        shutil.move(folder / "moved", folder / "runs")
+    newest = newest_checkpoint(_run(folder) / "checkpoints") if fault.damage else None
+    if newest is not None and fault.damage == "truncate":
         os.truncate(newest, rng.randrange(newest.stat().st_size))
-    if newest is not None and target == 4:
+    elif newest is not None:
         content = bytearray(newest.read_bytes())
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         newest.write_bytes(content)
