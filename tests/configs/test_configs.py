@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 import degla.cli.main
 from degla.cli.instantiate import check_node, instantiate, instantiate_each
 from degla.data.sources import SampleTable
 from degla.errors import NonFiniteError
 from degla.training.build import build
+from degla.training.run_folder import finished_value, mark_as_finished
 from tests.conftest import make_photo_folder
 
 CONFIGS = Path(degla.cli.main.config_dir())
@@ -118,6 +120,7 @@ def test_models_build_and_encode(option):
         ["data=scenes", "data.num_scenes=40", "~data.path"],
         ["data=scenes_and_general", "data.num_rows=40", "objective=clip"],
         ["benchmark=scenes", "benchmark.scenes.num_items=4"],
+        ["benchmark=scenes", "benchmark.scenes=null"],
         ["data@val_data=scenes", "val_data.num_scenes=9", "loader.val_fraction=0"],
     ],
     ids=" ".join,
@@ -136,6 +139,28 @@ def test_two_steps_with(photos, tmp_path, monkeypatch, overrides):
     assert run.trainer.global_step == 2
     assert math.isfinite(run.trainer.callback_metrics["train/loss"])
     assert (run.module.teacher is not None) == run.module.objective.uses_teacher
+
+
+def test_an_experiment_whose_benchmark_is_taken_away(tmp_path):
+    """``experiment=demo benchmark=none`` leaves keys of the scenes without their ``_target_``."""
+    cfg = composed("experiment=demo", "benchmark=none", "data.num_scenes=64", "loader.num_workers=0",
+                   "trainer.max_steps=1", "callbacks.progress_bar=null", run_dir=str(tmp_path))  # fmt: skip
+    assert set(cfg.benchmark.scenes) == {"split", "num_items"}
+    run = build(cfg)
+    assert not any(type(callback).__name__ == "Evaluate" for callback in run.trainer.callbacks)
+
+
+def test_a_finished_run_with_targets_of_earlier_names_is_the_same_run(tmp_path):
+    cfg = composed("experiment=demo", run_dir=str(tmp_path))
+    text = OmegaConf.to_yaml(cfg, resolve=True).replace("degla.training.callbacks.", "degla.callbacks.")
+    text = text.replace("degla.training.optim.", "degla.optim.").replace(
+        "degla.data.datamodule.Data", "degla.data.Data"
+    )
+    (tmp_path / "config.yaml").write_text(text)
+    mark_as_finished(tmp_path, num_steps=400, value=0.5)
+    assert "_target_: degla.optim.adamw" in text and finished_value(cfg, tmp_path) == 0.5
+    (tmp_path / "config.yaml").write_text(text.replace("lr: 0.00025", "lr: 0.1"))
+    assert finished_value(cfg, tmp_path) is None
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(photos, tmp_path):
@@ -194,8 +219,6 @@ STUDY = sorted(Path(file).stem for file in FILES if file.startswith("experiment/
 
 
 def test_the_study_sweeps_over_every_method():
-    from omegaconf import OmegaConf
-
     params = OmegaConf.load(CONFIGS / "sweep" / "study.yaml").hydra.sweeper.params
     assert sorted(name.strip() for name in params.experiment.split(",")) == [f"study/{name}" for name in STUDY]
     assert len(params["optimizer.lr"].split(",")) >= 3 and len(params.seed.split(",")) >= 3

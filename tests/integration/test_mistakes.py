@@ -114,6 +114,15 @@ def test_one_sentence_with_the_right_hint(degla, mistake):
     assert line.startswith("error: ") and MISTAKES[mistake] in line, line
 
 
+def test_a_file_where_a_folder_is_expected(degla, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/captions.csv").write_text("image,caption\n1.jpg,a dog\n")
+    _, _, err = degla("data.path=x/captions.csv")
+    assert "data.path: x/captions.csv is a CSV table of captions; set data=folder data.path=x data.annotations=" in err
+    _, _, err = degla("data.path=y/captions.csv")
+    assert "data.path: there is no folder y/captions.csv" in err
+
+
 def test_every_hint_of_a_key_exists_in_its_program(degla):
     """The hint, followed, composes: no key of another program is named."""
     for mistake, message in MISTAKES.items():
