@@ -1,5 +1,6 @@
 """``degla-train`` and ``python -m degla.train``: compose, build, run, report."""
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -66,6 +67,7 @@ def run_training(cfg: DictConfig, when_reported: Callable[[Path], None] | None =
         final_value,
         find_checkpoint,
         finished_value,
+        lock_run_folder,
         mark_as_finished,
     )
 
@@ -76,21 +78,23 @@ def run_training(cfg: DictConfig, when_reported: Callable[[Path], None] | None =
         return value
     checkpoint = find_checkpoint(cfg.ckpt_path, run_dir)
     L.seed_everything(cfg.seed, workers=True)
-    with one_job_per_child():
-        run = build(cfg)
-        claim_run_folder(cfg, run_dir, is_first_rank=run.trainer.is_global_zero)
-        if checkpoint is not None:
-            check_resume(cfg, checkpoint, module=run.module, data=run.module.data_identity)
-        fit_or_explain(run, checkpoint, resumes_when_requeued=cfg.ckpt_path == "last")
-    value = final_value(run_dir)
-    if math.isnan(value) and is_search():
-        raise ConfigError(f"nothing was measured, so this trial has no value: see {run_dir}")
-    if run.trainer.is_global_zero:
-        write_run_card(run_dir)
-        write_report(run_dir)
-        if when_reported is not None:
-            when_reported(run_dir)
-        mark_as_finished(run_dir, num_steps=run.trainer.global_step, value=value)
+    with contextlib.ExitStack() as lock:
+        with one_job_per_child():
+            run = build(cfg)
+            lock.enter_context(lock_run_folder(run_dir, is_first_rank=run.trainer.is_global_zero))
+            claim_run_folder(cfg, run_dir, is_first_rank=run.trainer.is_global_zero)
+            if checkpoint is not None:
+                check_resume(cfg, checkpoint, module=run.module, data=run.module.data_identity)
+            fit_or_explain(run, checkpoint, resumes_when_requeued=cfg.ckpt_path == "last")
+        value = final_value(run_dir)
+        if math.isnan(value) and is_search():
+            raise ConfigError(f"nothing was measured, so this trial has no value: see {run_dir}")
+        if run.trainer.is_global_zero:
+            write_run_card(run_dir)
+            write_report(run_dir)
+            if when_reported is not None:
+                when_reported(run_dir)
+            mark_as_finished(run_dir, num_steps=run.trainer.global_step, value=value)
     return value
 
 

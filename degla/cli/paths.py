@@ -4,8 +4,11 @@ Imports no torch.
 """
 
 import datetime
+import itertools
 import os
 from pathlib import Path
+
+from degla.errors import ConfigError
 
 
 def config_dir() -> str:
@@ -20,7 +23,7 @@ def config_dir() -> str:
 def run_folder(root: str, name: str, ckpt_path: str | None) -> str:
     """Return the folder of this run: a new one, or with ``ckpt_path=last`` the newest one of that name.
 
-    All processes of a torchrun launch get the same folder.
+    A new folder is created. All processes of a torchrun launch get the same folder.
 
     Args:
         root: folder of all runs, the key ``runs_dir``.
@@ -38,7 +41,13 @@ def run_folder(root: str, name: str, ckpt_path: str | None) -> str:
         # The default id is the same for every launch, so the launcher's own process id is added.
         return str(runs / f"torchrun-{run_id if run_id != 'none' else f'{datetime.date.today()}-{os.getppid()}'}")
     stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
-    folder, number = runs / stamp, 1
-    while folder.exists():  # another run started within the same second
-        folder, number = runs / f"{stamp}-{number}", number + 1
-    return str(folder)
+    for number in itertools.count():
+        folder = runs / (f"{stamp}-{number}" if number else stamp)
+        try:
+            folder.mkdir(parents=True)  # two runs that start within the same second cannot both create it
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"runs_dir={root}: {folder} cannot be created ({error.strerror})") from error
+        return str(folder)
+    raise AssertionError("unreachable")

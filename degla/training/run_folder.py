@@ -1,8 +1,13 @@
 """The folder of a training run: who may write to it, what it resumes from, and what it ended with."""
 
+import contextlib
+import fcntl
 import json
 import logging
 import math
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +21,57 @@ log = logging.getLogger(__name__)
 
 _FINISHED = "finished.json"  # written when a run has ended by itself and its report is there
 _CONFIG = "config.yaml"
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def lock_run_folder(run_dir: Path, is_first_rank: bool) -> Iterator[None]:
+    """Keep other processes out of a run folder until the block ends.
+
+    The lock is a POSIX record lock: it ends with this process, however that dies, and data-loading workers that
+    outlive it do not hold it.
+
+    Args:
+        run_dir: the folder; is created.
+        is_first_rank: whether this process holds the lock; the other ranks of the run do not.
+
+    Raises:
+        ConfigError: another process holds the lock.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if not is_first_rank:
+        yield
+        return
+    with (run_dir / _LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read() or "another process"
+            raise ConfigError(
+                f"run_dir: {run_dir} is in use by {holder}: wait until that run has ended, or set another name"
+            ) from error
+        except OSError as error:  # a file system without locks
+            log.warning(f"{run_dir} cannot be locked ({error.strerror}): do not start two runs in it")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def claim_run_folder(cfg: DictConfig, run_dir: Path, is_first_rank: bool) -> None:
-    """Create the folder of the run and save the resolved config in it.
+    """Save the resolved config in the folder of the run.
 
     Args:
         cfg: config of the run.
         run_dir: the folder.
-        is_first_rank: whether this process writes the files; the others only need the folder.
+        is_first_rank: whether this process writes the files.
 
     Raises:
         ConfigError: the folder holds another run, and ``ckpt_path`` is not ``last``.
     """
     if is_first_rank and cfg.ckpt_path != "last" and (run_dir / _CONFIG).exists():
         raise ConfigError(f"run_dir: {run_dir} holds a run already; set ckpt_path=last to resume it, or another name")
-    run_dir.mkdir(parents=True, exist_ok=True)
     if is_first_rank:
         (run_dir / _FINISHED).unlink(missing_ok=True)  # it belongs to other settings
         OmegaConf.save(cfg, run_dir / _CONFIG, resolve=True)
