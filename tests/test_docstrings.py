@@ -11,8 +11,8 @@ What is checked, for each public module, class, function and method:
 What is exempt:
 
 - magic methods may have no docstring (ruff's D105 and D107);
-- hooks that Lightning, Hydra or ``torch.autograd.Function`` define need no ``Args:`` and no shapes: their signatures
-  are documented there. The lists below name them, and only classes that inherit from those libraries may use them;
+- hooks that Lightning, torchmetrics, Hydra or ``torch.autograd.Function`` define need no ``Args:`` and no shapes: their
+  signatures are documented there. The lists below name them, and only classes that inherit from those libraries may use them;
 - a method that overrides a method of another class of degla may leave to it what it documents: ``Args:`` and shapes;
 - a mapping of tensors by name, such as a state dict, has no shape.
 """
@@ -39,14 +39,23 @@ HOOKS = {
         *("setup", "teardown", "on_train_start", "on_train_end", "on_train_batch_start", "on_train_batch_end"),
         *("on_exception", "on_save_checkpoint", "on_load_checkpoint", "on_fit_start", "on_fit_end"),
         *("on_validation_start", "on_validation_end", "on_validation_batch_start", "on_validation_batch_end"),
-        *("on_before_zero_grad", "on_sanity_check_start", "on_sanity_check_end", "on_validation_epoch_end"),
+        *(
+            "on_before_backward",
+            "on_before_optimizer_step",
+            "on_before_zero_grad",
+            "on_sanity_check_start",
+            "on_sanity_check_end",
+            "on_validation_epoch_end",
+        ),
         *("on_job_start", "on_job_end", "on_run_start", "on_run_end", "on_multirun_start", "on_multirun_end"),
         *("get_metrics", "state_dict", "load_state_dict"),
     },
     "TorchCheckpointIO": {"save_checkpoint", "load_checkpoint", "remove_checkpoint"},
     "Function": {"forward", "backward", "setup_context", "jvp", "vmap"},
+    "Logger": {"log_metrics", "log_hyperparams", "log_graph", "finalize", "save", "after_save_checkpoint"},
     "Metric": {"update", "compute", "reset"},
 }
+HOOKS |= dict.fromkeys(("TensorBoardLogger", "WandbLogger", "MLFlowLogger", "CSVLogger"), HOOKS["Logger"])
 HOOKS |= dict.fromkeys(("ModelCheckpoint", "TQDMProgressBar", "RichProgressBar", "ProgressBar"), HOOKS["Callback"])
 
 SHAPE = re.compile(r"``\([^`]*\)`")
@@ -372,6 +381,7 @@ def test_hooks_that_are_exempt_exist():
     from hydra.experimental.callback import Callback as HydraCallback
     from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.pytorch.callbacks import Callback, ProgressBar
+    from lightning.pytorch.loggers import Logger
 
     homes = {
         "LightningModule": (pl.LightningModule,),
@@ -379,6 +389,7 @@ def test_hooks_that_are_exempt_exist():
         "Callback": (Callback, HydraCallback, ProgressBar),
         "TorchCheckpointIO": (TorchCheckpointIO,),
         "Function": (torch.autograd.Function,),
+        "Logger": (Logger,),
         "Metric": (torchmetrics.Metric,),
     }
     for base, classes in homes.items():

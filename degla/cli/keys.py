@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -103,12 +104,15 @@ def _search_path(arguments: Sequence[str]) -> list[str]:
     return []
 
 
-def _flat_keys(config: DictConfig | ListConfig, prefix: str = "") -> list[str]:
-    if not isinstance(config, DictConfig):
+def _flat_keys(config: DictConfig | ListConfig) -> list[str]:
+    # Without resolving: a file alone lacks what its interpolations name.
+    return _keys_of(OmegaConf.to_container(config, resolve=False), "")
+
+
+def _keys_of(settings: Any, prefix: str) -> list[str]:
+    if not isinstance(settings, dict):
         return []
     keys = []
-    for key in map(str, config):
-        value = config._get_node(key)
-        keys.append(f"{prefix}{key}")
-        keys += _flat_keys(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else []
+    for key, value in settings.items():
+        keys += [f"{prefix}{key}", *_keys_of(value, f"{prefix}{key}.")]
     return keys

@@ -1,4 +1,7 @@
-"""Private names of huggingface_hub, read in version 2.4.0. Imports no torch."""
+"""Private names of huggingface_hub, read in version 2.4.0.
+
+Imports no torch.
+"""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""The addresses of data sets, read from a YAML file and checked against a schema. Imports no torch."""
+"""The addresses of data sets, read from a YAML file and checked against a schema.
+
+Imports no torch.
+"""
 
 import difflib
 from collections.abc import Iterable
