@@ -4,6 +4,7 @@ There is one class per set of terms. The weights come from the config. Terms are
 of the fields of ``Features`` does not matter.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -46,6 +47,9 @@ class Objective(nn.Module):
     Attributes:
         uses_teacher: whether some term of weight > 0 reads the teacher.
         uses_negatives: whether some term of weight > 0 reads negatives.
+
+    Raises:
+        ConfigError: a weight is negative or not finite.
     """
 
     uses_teacher = False
@@ -53,6 +57,9 @@ class Objective(nn.Module):
 
     def __init__(self, weights: dict[str, float], local_loss: bool = True):
         super().__init__()
+        for name, weight in weights.items():
+            if not 0 <= weight < math.inf:
+                raise ConfigError(f"objective.{name}={weight} must be a number of 0 or more; 0 leaves the term out")
         self.weights = {name: weight for name, weight in weights.items() if weight != 0}
         self.local_loss = local_loss
 
@@ -109,6 +116,9 @@ class DeGLAObjective(Objective):
         tgc_scale: fixed multiplier inside TGC.
         image_sees_negatives: whether negatives are columns of the contrastive loss (not so in plain CLIP).
         local_loss: see ``Objective``.
+
+    Raises:
+        ConfigError: a weight is negative, or ``tgc_scale`` is not above 0.
     """
 
     def __init__(
@@ -122,7 +132,7 @@ class DeGLAObjective(Objective):
         local_loss: bool = True,
     ):
         super().__init__({"contrastive": contrastive, "igc": igc, "tgc": tgc, "distill": distill}, local_loss)
-        self.tgc_scale = tgc_scale
+        self.tgc_scale = _checked_scale(tgc_scale)
         self.image_sees_negatives = image_sees_negatives
         self.uses_teacher = bool(tgc or distill)
         self.uses_negatives = bool(igc or tgc or distill or (contrastive and image_sees_negatives))
@@ -171,6 +181,9 @@ class ReleasedObjective(Objective):
         tgc: weight of the tiled text-grounded contrast.
         distill: weight of the summed self-distillation; it grows with the global batch.
         tgc_scale: fixed multiplier inside TGC.
+
+    Raises:
+        ConfigError: a weight is negative, or ``tgc_scale`` is not above 0.
     """
 
     def __init__(
@@ -183,7 +196,7 @@ class ReleasedObjective(Objective):
     ):
         # The released code fails with local_loss, because its labels and its logits then have different sizes.
         super().__init__({"contrastive": contrastive, "tgc": tgc, "igc": igc, "distill": distill}, local_loss=False)
-        self.tgc_scale = tgc_scale
+        self.tgc_scale = _checked_scale(tgc_scale)
         self.uses_teacher = bool(tgc or distill)
 
     def terms(self, student: Features, teacher: Features | None, batch: GlobalBatch) -> dict[str, Tensor]:
@@ -242,6 +255,9 @@ class CEClipObjective(Objective):
         num_negatives: slots of negatives, one threshold each.
         upper_bound: largest threshold.
         local_loss: see ``Objective``.
+
+    Raises:
+        ConfigError: a weight, ``num_negatives`` or ``upper_bound`` is negative.
     """
 
     thresholds: Tensor  # (K,)
@@ -256,6 +272,10 @@ class CEClipObjective(Objective):
         local_loss: bool = True,
     ):
         super().__init__({"contrastive": contrastive, "imc": imc, "cmr": cmr}, local_loss)
+        if num_negatives < 0:
+            raise ConfigError(f"objective.num_negatives={num_negatives} must be 0 or more")
+        if not 0 <= upper_bound < math.inf:
+            raise ConfigError(f"objective.upper_bound={upper_bound} must be a number of 0 or more")
         self.upper_bound = upper_bound
         self.register_buffer("thresholds", torch.zeros(num_negatives))
 
@@ -268,6 +288,11 @@ class CEClipObjective(Objective):
         if "imc" in self.weights:
             terms["imc"] = self._over_rows(imc_loss, gathered, batch)
         if "cmr" in self.weights:
+            if student.negatives.shape[1] != len(self.thresholds):
+                raise ConfigError(
+                    f"objective.num_negatives={len(self.thresholds)} must be loader.num_negatives, which is "
+                    f"{student.negatives.shape[1]}: there is one threshold per slot"
+                )
             terms["cmr"] = batch.share * cmr_loss(
                 image_features=student.image,
                 text_features=student.text,
@@ -294,6 +319,12 @@ class CEClipObjective(Objective):
         updated = (means[0] - means[1:]).clamp(0, self.upper_bound)
         # Out of place: the backward pass of this step still needs the thresholds it was computed with.
         self.thresholds = torch.where(counts[1:] > 0, updated.to(self.thresholds.dtype), self.thresholds)
+
+
+def _checked_scale(tgc_scale: float) -> float:
+    if not 0 < tgc_scale < math.inf:
+        raise ConfigError(f"objective.tgc_scale={tgc_scale} must be a number above 0; the paper's is 10")
+    return tgc_scale
 
 
 def _required(teacher: Features | None) -> Features:

@@ -64,10 +64,15 @@ def load_clip(
         The model in float32 on the CPU. Weights load strictly. ``ClipModel.source`` says what was really loaded.
 
     Raises:
-        ConfigError: the name or tag is unknown, the activation contradicts the weights, or the config would run code
-            of the model's folder.
+        ConfigError: a number is negative, the name or tag is unknown, the activation contradicts the weights, or the
+            config would run code of the model's folder.
         CheckpointError: the weights cannot be read or do not fit the architecture.
     """
+    for key, groups in (("image", unlocked_image_groups), ("text", unlocked_text_groups)):
+        if groups is not None and groups < 0:
+            raise ConfigError(
+                f"model.unlocked_{key}_groups={groups} must be 0 (frozen), a number of groups, or null (all trained)"
+            )
     source = find_source(name, pretrained, cache_dir, part)
     config = source.config
     always_quick_gelu = config.get("quick_gelu", False)

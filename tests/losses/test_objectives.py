@@ -149,3 +149,27 @@ def test_two_ranks_equal_one(shards, case):
     for i, gradient in enumerate(gradients):
         torch.testing.assert_close(torch.cat([part[2][i] for part in parts]), gradient, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(sum(part[3] for part in parts), scale_gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "message"),
+    [
+        (DeGLAObjective, {"contrastive": -1.0}, r"objective\.contrastive=-1\.0 must be a number of 0 or more"),
+        (DeGLAObjective, {"distill": float("nan")}, r"objective\.distill=nan"),
+        (DeGLAObjective, {"igc": float("inf")}, r"objective\.igc=inf"),
+        (DeGLAObjective, {"tgc_scale": 0.0}, r"objective\.tgc_scale=0\.0 must be a number above 0"),
+        (ReleasedObjective, {"tgc": -0.1}, r"objective\.tgc=-0\.1"),
+        (ReleasedObjective, {"tgc_scale": -10.0}, r"objective\.tgc_scale=-10\.0"),
+        (CEClipObjective, {"cmr": -0.2}, r"objective\.cmr=-0\.2"),
+        (CEClipObjective, {"num_negatives": -1}, r"objective\.num_negatives=-1 must be 0 or more"),
+        (CEClipObjective, {"upper_bound": -1.0}, r"objective\.upper_bound=-1\.0"),
+    ],
+)
+def test_numbers_out_of_bounds(objective, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        objective(**settings)
+
+
+def test_one_threshold_per_slot(make_features):
+    with pytest.raises(ConfigError, match=r"objective\.num_negatives=5 must be loader\.num_negatives, which is 3"):
+        CEClipObjective(num_negatives=5)(make_features(4, slots=3))

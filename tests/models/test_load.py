@@ -152,6 +152,8 @@ def test_tag_contradicted_before_or_after_download():
         ({"name": "ViT-B-32", "pretrained": "opnai"}, "its tags: .*openai"),
         ({"name": "coca_ViT-B-32"}, "CoCa"),
         ({"name": "local-dir:/nowhere"}, "cannot be loaded|holds no weights"),
+        ({"name": "degla-tiny", "unlocked_image_groups": -1}, r"model\.unlocked_image_groups=-1 must be 0"),
+        ({"name": "degla-tiny", "unlocked_text_groups": -2}, r"model\.unlocked_text_groups=-2 must be 0"),
     ],
 )
 def test_refusals_name_the_fix(arguments, message):

@@ -54,7 +54,7 @@ def test_batch_norm_statistics_follow():
     assert torch.equal(teacher.model.clip.visual.bn1.running_mean, student.clip.visual.bn1.running_mean)
 
 
-@pytest.mark.parametrize("decay", [1.0, -0.1, 2.0])
+@pytest.mark.parametrize("decay", [1.0, -0.1, 2.0, float("nan")])
 def test_decay_out_of_range(student, decay):
     with pytest.raises(ConfigError, match="teacher=frozen"):
         Teacher(student, decay)
