@@ -77,6 +77,21 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert all(f'id="degla.losses.{name}"' in reference for name in ("igc_loss", "tgc_loss", "DeGLAObjective"))
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"]
+)
+def test_links_within_the_repository_lead_somewhere(page):
+    """MkDocs checks those of docs/; the pages outside it are read on the repository's site as well."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#\s:]+)(?:#([^)\s]*))?\)", text):
+        path = (ROOT / page).parent / target
+        assert path.exists(), f"{page} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+            assert anchor in slugs, f"{page} links to {target}#{anchor}"
+
+
 def test_keys_of_the_open_clip_table_exist():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = readme.partition("| open_clip | degla |")[2].partition("\n\n")[0].splitlines()[2:]
