@@ -1,6 +1,7 @@
 """``degla-evaluate`` and ``python -m degla.evaluate``: compose, build, run, report."""
 
 import logging
+import shlex
 import sys
 import time
 import types
@@ -9,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.main import run_program
@@ -169,7 +171,15 @@ def _write(
         results=results,
         seconds=seconds,
         num_encoded=features.num_encoded,
+        command=_command(),
     )
+
+
+def _command() -> str:
+    """Return the command line as Hydra has recorded it; "" where the evaluation was started from Python."""
+    if not HydraConfig.initialized():
+        return ""
+    return shlex.join(["degla-evaluate", *HydraConfig.get().overrides.task])
 
 
 def write_tables(

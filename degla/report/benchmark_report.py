@@ -1,22 +1,26 @@
-"""The report of one or several evaluations: console, Markdown, HTML, images."""
+"""The report of one or several evaluations: console, Markdown, HTML, plots."""
 
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from degla.evaluation.items import ImageRef
+from degla.evaluation.items import ImageRef, Outcome
+from degla.report.benchmark_plots import bars_figure, family_bars, front_figure, has_front
 from degla.report.benchmark_results import Evaluation
 from degla.report.benchmark_tables import BenchmarkTable
-from degla.report.explorer import write_explorer
-from degla.report.figures import png_bytes
-from degla.report.run_report import PAGE_STYLE
+from degla.report.disputed import disputed_items, in_words, spread_evenly, thumbnail
+from degla.report.explorer import explorer_link, write_explorer
+from degla.report.figures import embedded_png, png_bytes
+from degla.report.page import bars, facts, headline, page, table
 
-_COMPOSITIONAL = ("sugarcrepe", "aro", "valse")
+_MAX_HEADLINES = 6  # averages that open the report
+_NUM_SAMPLES = 4  # samples gained, and as many lost, that the report shows
+_CONSOLE_PUBLISHED = ("CLIP (degla)", "DeGLA (degla)")  # the console has no room for all published rows
 
 
 def write_report(
@@ -31,124 +35,146 @@ def write_report(
     Args:
         evaluations: the base model first.
         tables: from ``benchmark_tables``.
-        folder: where to.
-        images: by name, for the explorer.
-        explorer_items: how many it shows at most.
+        folder: where to write.
+        images: by name, for the samples.
+        explorer_items: number of items in the explorer at most.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bars.png").write_bytes(png_bytes(_bars(evaluations)))
-    plots = ["bars.png"]
-    if any(all(point) for point in map(_point, evaluations)):
-        (folder / "front.png").write_bytes(png_bytes(_front(evaluations)))
-        plots.append("front.png")
-    explorer = None
+    last = evaluations[-1]
+    sections = [headline(_headlines(evaluations)), facts(_facts(evaluations))]
+    (folder / "bars.png").write_bytes(png_bytes(bars_figure(evaluations)))
+    sections.append("<h2>Averages, percent</h2>" + bars(family_bars(evaluations)))
+    if has_front(evaluations):
+        figure = front_figure(evaluations)
+        (folder / "front.png").write_bytes(png_bytes(figure))
+        sections.append("<h2>What was gained, and what was kept</h2>" + embedded_png(figure, "both averages"))
     if len(evaluations) > 1:
-        explorer = write_explorer(evaluations[0], evaluations[-1], folder / "explorer.html", images, explorer_items)
+        sections.append(_samples(evaluations[0], last, images))
+        explorer = write_explorer(evaluations[0], last, folder / "explorer.html", images, explorer_items)
+        sections.append(explorer_link(explorer) if explorer else "")
+    sections += map(_html, tables)
     (folder / "report.md").write_text("\n\n".join(map(_markdown, tables)) + "\n", encoding="utf-8")
-    sections = [f"<h1>{html.escape(evaluations[-1].label)}</h1>"]
-    sections += [f'<img alt="{name}" src="{name}">' for name in plots]
-    if explorer:
-        sections.append('<p><a href="explorer.html">The items on which the first and the last model disagree</a></p>')
-    sections += [_html(table) for table in tables]
-    page = f"<!doctype html><meta charset=utf-8><title>degla evaluation</title>{PAGE_STYLE}{''.join(sections)}"
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    title = last.label if len(evaluations) == 1 else f"{last.label} against {evaluations[0].label}"
+    (folder / "report.html").write_text(page(title, sections), encoding="utf-8")
 
 
 def print_tables(tables: Sequence[BenchmarkTable], folder: Path) -> None:
-    """The tables on the console, and where everything else is."""
+    """Print the tables on the console, one row per subset, and the paths of everything else.
+
+    Args:
+        tables: from ``benchmark_tables``.
+        folder: where the report was written.
+    """
     console = Console()
-    for table in tables:
-        lines = [["model", *table.heads], *table.rows]
-        width = sum(3 + max(map(len, column)) for column in zip(*lines, strict=True))
-        if width > console.width:  # too wide for the screen: a line a column
-            lines = [list(column) for column in zip(*lines, strict=True)]
-        heads = [Text(head) for head in lines[0]]  # names of subsets are not markup
-        shown = Table(
-            Column(heads[0], no_wrap=True), *map(Column, heads[1:]), title=Text(f"{table.benchmark}, percent")
-        )
-        for place, row in enumerate(lines[1:]):
-            aside = width <= console.width and (place < table.num_published or row[0].startswith("  "))
-            shown.add_row(*map(Text, row), style="dim" if aside else None)
+    for benchmark in tables:
+        published = benchmark.rows[: benchmark.num_published]
+        models = [row for row in published if row[0] in _CONSOLE_PUBLISHED] + benchmark.rows[benchmark.num_published :]
+        dim = [row[0] in _CONSOLE_PUBLISHED or row[0].startswith("  ") for row in models]
+        # Names of subsets and models are texts, not markup: one may be called [/x].
+        columns = [
+            Column(Text(row[0].strip()), justify="right", style="dim" if aside else "")
+            for row, aside in zip(models, dim, strict=True)
+        ]
+        shown = Table(Column("subset"), *columns, title=Text(f"{benchmark.benchmark}, percent"))
+        for line in _by_subset(benchmark.heads, models):
+            shown.add_row(*map(Text, line))
         console.print(shown)
-        for note in table.notes:
+        for note in benchmark.notes:
             console.print(note, markup=False, highlight=False, style="dim")
     for name in ("report.html", "explorer.html", "results.json", "items.parquet"):
         if (folder / name).exists():
             console.print(f"{name:<14} {folder / name}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _markdown(table: BenchmarkTable) -> str:
-    lines = [f"## {table.benchmark}", "", f"| model | {' | '.join(table.heads)} |"]
-    lines.append("| --- " * (len(table.heads) + 1) + "|")
-    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table.rows]
-    return "\n".join([*lines, "", *(f"{note}\n" for note in table.notes)]).rstrip()
+def _headlines(evaluations: Sequence[Evaluation]) -> dict[str, str]:
+    """Return the averages of the last model, and what changed from the first."""
+    first, last = evaluations[0], evaluations[-1]
+    numbers = {}
+    for name, scores in list(last.benchmarks.items())[:_MAX_HEADLINES]:
+        score = scores["means"].get("average")
+        if score is None:
+            continue
+        low, high = score["interval"]
+        text = f"{100 * score['accuracy']:.1f} ± {50 * (high - low):.1f}"
+        before = first.benchmarks.get(name, {}).get("means", {}).get("average")
+        if before and first is not last:
+            text += f" ({100 * (score['accuracy'] - before['accuracy']):+.1f})"
+        numbers[f"{name}, average"] = text
+    return numbers
 
 
-def _html(table: BenchmarkTable) -> str:
-    heads = "".join(f"<th>{html.escape(head)}" for head in ("model", *table.heads))
-    rows = "".join(
-        ("<tr class=aside>" if place < table.num_published or row[0].startswith("  ") else "<tr>")
-        + "".join(f"<td>{html.escape(cell)}" for cell in row)
-        for place, row in enumerate(table.rows)
-    )
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
-    return (
-        f"<h2>{html.escape(table.benchmark)}, percent</h2><table><tr>{heads}</tr>{rows}</table><small>{notes}</small>"
-    )
+def _facts(evaluations: Sequence[Evaluation]) -> dict[str, str]:
+    """Return how the results of the last model were made, and where those of the others are."""
+    last = evaluations[-1]
+    made: dict[str, Any] = dict(last.record.get("made", {}))
+    seconds, encoded = made.pop("seconds", None), made.pop("encoded", {})
+    model = last.record.get("model", {})
+    values = {
+        "command": str(made.pop("command", "")),
+        "weights": " ".join(str(model[key]) for key in ("name", "pretrained", "fingerprint") if model.get(key)),
+        "duration": f"{seconds} s, {', '.join(f'{count} {kind} encoded' for kind, count in encoded.items())}",
+        **{name: str(value) for name, value in made.items()},
+    }
+    others = {f"compared with {other.label}": str(other.folder) for other in evaluations[:-1]}
+    return {name: value for name, value in (values | others).items() if value}
 
 
-def _bars(evaluations: Sequence[Evaluation]) -> Figure:
-    """Every benchmark's average (or, without one, its subsets' mean), a bar a model, with its interval."""
-    names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.benchmarks))
-    parts = [(name, mean) for name in names for mean in _means(evaluations, name)]
-    figure = Figure(figsize=(max(6.0, 0.9 * len(parts) + 2), 4), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(evaluations)
-    for place, evaluation in enumerate(evaluations):
-        bars = [evaluation.benchmarks.get(name, {}).get("means", {}).get(mean) for name, mean in parts]
-        heights = [100 * bar["accuracy"] if bar else 0 for bar in bars]
-        below = [100 * max(0, bar["accuracy"] - bar["interval"][0]) if bar else 0 for bar in bars]
-        above = [100 * max(0, bar["interval"][1] - bar["accuracy"]) if bar else 0 for bar in bars]
-        centres = [i + place * width for i in range(len(parts))]
-        axes.bar(centres, heights, width, yerr=(below, above), label=evaluation.label, capsize=2)
-    middle = width * (len(evaluations) - 1) / 2
-    axes.set_xticks([i + middle for i in range(len(parts))], [f"{name}\n{mean}" for name, mean in parts])
-    axes.tick_params(axis="x", labelsize=7, rotation=30)
-    axes.set(ylabel="accuracy, percent", ylim=(0, 100))
-    axes.legend(fontsize=8)
-    return figure
-
-
-def _means(evaluations: Sequence[Evaluation], benchmark: str) -> list[str]:
-    found = [evaluation.benchmarks.get(benchmark, {}).get("means", {}) for evaluation in evaluations]
-    return list(dict.fromkeys(mean for means in found for mean in means))
-
-
-def _point(evaluation: Evaluation) -> tuple[float | None, float | None]:
-    """Compositional and general accuracy, percent, of what was measured."""
-
-    def average(benchmark: str, mean: str = "average") -> float | None:
-        value = evaluation.benchmarks.get(benchmark, {}).get("means", {}).get(mean)
-        return value and 100 * value["accuracy"]
-
-    compositional = [value for name in _COMPOSITIONAL if (value := average(name)) is not None]
-    if compositional and (general := average("zeroshot")) is not None:
-        return sum(compositional) / len(compositional), general
-    return average("scenes", "compositional"), average("scenes", "general")
-
-
-def _front(evaluations: Sequence[Evaluation]) -> Figure:
-    """What was gained against what was kept, a point a model."""
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for evaluation in evaluations:
-        compositional, general = _point(evaluation)
-        if compositional is not None and general is not None:
-            axes.plot(general, compositional, "o")
-            axes.annotate(
-                evaluation.label, (general, compositional), fontsize=8, xytext=(4, 4), textcoords="offset points"
+def _samples(first: Evaluation, second: Evaluation, images: Mapping[str, ImageRef]) -> str:
+    """Return the samples that changed most in each direction, with images and captions."""
+    disputed = disputed_items(first, second)
+    parts = []
+    for kind, title in (("gained", "Samples most gained"), ("lost", "Samples most lost")):
+        members = spread_evenly([item for item in disputed if item.kind == kind], _NUM_SAMPLES)
+        cards = "".join(
+            _card(
+                item.subset,
+                item.second,
+                images,
+                [in_words(item.first, first.label), in_words(item.second, second.label)],
             )
-    axes.set(xlabel="general: zero-shot classification, percent", ylabel="compositional, percent")
-    axes.grid(alpha=0.3)
-    axes.margins(0.15)
-    return figure
+            for item in members
+        )
+        parts.append(f"<h2>{title}</h2><div class=samples>{cards}</div>" if cards else "")
+    return "".join(parts)
+
+
+def _card(subset: str, outcome: Outcome, images: Mapping[str, ImageRef], sentences: Sequence[str]) -> str:
+    address = thumbnail(images.get(outcome.image))
+    image = f'<img alt="{html.escape(outcome.image)}" src="{address}">' if address else ""
+    rival = f"<p class=down>✗ {html.escape(outcome.rival)}</p>" if outcome.rival else ""
+    words = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+    return (
+        f"<div class=sample>{image}<div><p class=up>✓ {html.escape(outcome.caption)}</p>{rival}{words}"
+        f"<small>{html.escape(subset)} {html.escape(outcome.item)}</small></div></div>"
+    )
+
+
+def _by_subset(heads: Sequence[str], models: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Turn rows of models into one row per subset."""
+    return [[head, *(row[number] for row in models)] for number, head in enumerate(heads, 1)]
+
+
+def _names(models: Sequence[Sequence[str]]) -> list[str]:
+    return [row[0].strip() for row in models]
+
+
+def _markdown(benchmark: BenchmarkTable) -> str:
+    names = [name.replace("|", "/") for name in _names(benchmark.rows)]
+    lines = [f"## {benchmark.benchmark}", "", f"| subset | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    for cells in _by_subset(benchmark.heads, benchmark.rows):
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join([*lines, "", *(f"{note}\n" for note in benchmark.notes)]).rstrip()
+
+
+def _html(benchmark: BenchmarkTable) -> str:
+    measured = benchmark.rows[benchmark.num_published :]
+    published = benchmark.rows[: benchmark.num_published]
+    parts = [
+        f"<h2>{html.escape(benchmark.benchmark)}, percent</h2>",
+        table(["subset", *_names(measured)], _by_subset(benchmark.heads, measured)),
+    ]
+    if published:
+        numbers = table(["subset", *_names(published)], _by_subset(benchmark.heads, published))
+        parts.append(f"<details><summary>Published numbers</summary>{numbers}</details>")
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in benchmark.notes)
+    return "".join([*parts, f"<small>{notes}</small>"])

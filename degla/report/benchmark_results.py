@@ -73,6 +73,7 @@ def write_results(
     results: Mapping[str, Result],
     seconds: float,
     num_encoded: Mapping[str, int],
+    command: str = "",
 ) -> None:
     """Write ``items.parquet``, then ``results.json``; a kill leaves each file whole or absent.
 
@@ -84,6 +85,7 @@ def write_results(
         results: name -> answers, from ``run_benchmarks``.
         seconds: duration of the evaluation.
         num_encoded: number of images and texts that were encoded.
+        command: the command line; "" where there was none.
     """
     with atomic_write(folder / "items.parquet") as partial:
         pq.write_table(_items_table(results), partial, compression="zstd")
@@ -93,6 +95,7 @@ def write_results(
         "model": model,
         "benchmarks": benchmarks,
         "made": {
+            "command": command,
             "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),
             "encoded": num_encoded,

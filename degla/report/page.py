@@ -35,6 +35,11 @@ align-items:center}
 .track i{position:absolute;left:0;top:0;bottom:0;border-radius:3px;background:var(--bar)}
 .track i.second{background:var(--bar2)}
 .track u{position:absolute;top:calc(50% - 1px);height:2px;background:var(--text)}
+.samples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(22rem,100%),1fr));gap:.8rem}
+.sample{display:flex;gap:.8rem;border:1px solid var(--line);border-radius:6px;padding:.6rem}
+.sample img{width:8rem;height:8rem;object-fit:contain;background:var(--panel);flex:none}
+.sample>div{min-width:0}.sample p{margin:.15rem 0}
+summary{cursor:pointer;color:var(--muted);margin:.6rem 0}
 @media (max-width:600px){body{padding:1rem .7rem 2rem;font-size:14px}h1{font-size:1.3rem}
 td,th{padding:.2rem .45rem}dl{grid-template-columns:1fr}dt{margin-top:.4rem}
 .bars{grid-template-columns:minmax(4.5rem,8rem) minmax(3rem,1fr) max-content;gap:.2rem .5rem;font-size:.9em}

@@ -32,7 +32,16 @@ def evaluation(folder: Path, label: str, rights: dict[str, list[bool]], protocol
     protocol = protocol or {"ties": "lost", "precision": "32"}
     scored = score_table(task, found, result.no_image)
     benchmarks = {"sugarcrepe": {**scored, "protocol": protocol, "fingerprint": "f", "num_left_out": 0, "problems": []}}
-    write_results(folder, label, {"name": "x"}, benchmarks, {"sugarcrepe": result}, 1.0, {"images": 4})
+    write_results(
+        folder,
+        label,
+        {"name": "x"},
+        benchmarks,
+        {"sugarcrepe": result},
+        1.0,
+        {"images": 4},
+        command="degla-evaluate benchmark=sugarcrepe",
+    )
     return read_results(folder)
 
 
@@ -142,6 +151,28 @@ def test_report_files(page):
     assert 'src="http' not in text and "<0>" not in text
 
 
+def test_the_report_opens_with_the_headline_and_says_how_it_was_made(page):
+    text = (page.parent / "report.html").read_text()
+    head, _, rest = text.partition("Averages, percent")
+    assert "sugarcrepe, average" in head and "other against base" in head
+    for name in ("command", "commit", "torch", "machine", "duration", "compared with base"):
+        assert f"<dt>{name}</dt>" in head, name
+    assert "degla-evaluate benchmark=sugarcrepe" in head
+    assert rest.count("class=track") == 6 and rest.count("<u ") == 6  # three means, two models, each with its interval
+    assert "Samples most gained" in rest and "Samples most lost" in rest
+    assert "base: a wrong answer scores higher by 0.1000" in rest
+    assert "other: the correct answer scores higher by 0.1000" in rest
+
+
+def test_one_row_a_subset_and_nothing_from_the_network(page):
+    text = (page.parent / "report.html").read_text()
+    rows = re.findall(r"<tr><td>(swap_obj|swap_att|swap avg\.|avg\.)</td>", text)
+    assert rows == ["swap_obj", "swap_att", "swap avg.", "avg."] * 2  # measured, then published
+    assert not re.search(r'(src|href)="(?!data:|explorer\.html)', text) and "url(" not in text and "@import" not in text
+    assert "prefers-color-scheme:dark" in text and 'name="viewport"' in text
+    assert "&lt;" in text and "true <" not in text  # captions are text
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -154,6 +185,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
         ("#subset=sugarcrepe/swap_obj", 19, {"gained"}),
         ("#subset=sugarcrepe/swap_obj&kind=lost", 0, set()),
         ("#words=false+45", 1, {"gained"}),
+        ("#sort=worst", 20, {"gained", "lost"}),
     ],
 )
 def test_filters_in_a_real_browser(page, tmp_path, state, shown, kinds):
@@ -163,6 +195,8 @@ def test_filters_in_a_real_browser(page, tmp_path, state, shown, kinds):
     articles = re.findall(r'<article class="(\w+)">', dom)
     assert len(articles) == shown and set(articles) == kinds
     assert f"{shown} shown of 20 here, 31 in all" in html.unescape(dom)
+    if "sort=worst" in state:
+        assert articles[0] == "lost"  # the only one with a negative margin
     if shown == 20:
         assert dom.count("data:image/jpeg;base64,") > 10 and "no image" in dom
         assert "true &lt;0&gt;" in dom  # text, not markup
