@@ -15,7 +15,7 @@ from degla.compat.lightning import batches_done
 from degla.data.batch import Batch
 from degla.data.collate import Collate
 from degla.data.images import ImageLimits
-from degla.data.loading import StreamBatches, TableBatches, identity_collate
+from degla.data.loading import StreamBatches, StreamSampler, TableBatches, identity_collate
 from degla.data.problems import ProblemLog
 from degla.data.sampler import RunSampler, ShardSampler
 from degla.data.schema import image_key
@@ -127,17 +127,9 @@ class DataModule(L.LightningDataModule):
         """Return the training batches, from where a resumed run stopped."""
         start = batches_done(self.trainer) if self.trainer else 0
         if isinstance(self.source, SampleStream):
-            if self.global_batch_size % self._world_size:
-                raise ConfigError(
-                    f"loader.global_batch_size={self.global_batch_size} of a stream must be a multiple of the "
-                    f"{self._world_size} processes"
-                )
-            batch_size = self.global_batch_size // self._world_size
-            self.problems.rows_read = start * batch_size
-            stream = StreamBatches(
-                self.source, self.collate, batch_size, self.seed, self._rank, self._world_size, start
-            )
-            return self._loader(stream, batch_size=None)
+            self.problems.rows_read = start * self.global_batch_size // self._world_size
+            shares = StreamSampler(self.source, self.global_batch_size, self.seed, self._rank, self._world_size, start)
+            return self._loader(StreamBatches(self.source, self.collate, self.seed), batch_sampler=shares)
         batches = TableBatches(self.source, self.collate, self.hard_images, self.tokens, self.train_indices)
         return self._loader(batches, batch_sampler=self._sampler(start))
 

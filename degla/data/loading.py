@@ -5,18 +5,17 @@ Shapes: N rows.
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, Sampler
 
-from degla.compat.torch import set_worker_number
 from degla.data.batch import Batch
 from degla.data.collate import Collate, Draw
 from degla.data.schema import Problem, Sample
 from degla.data.sources.table import SampleStream, SampleTable
 from degla.data.tokens import TokenTable
-from degla.errors import DataError
+from degla.errors import ConfigError, DataError
 
 _MAX_TRIES = 1000  # rows that are tried in place of a batch in which no sample can be used
 
@@ -84,92 +83,129 @@ class TableBatches(Dataset[Batch]):
         return list(zip(samples, draws, strict=True))
 
 
-class StreamBatches(IterableDataset[Batch]):
-    """Batches of one rank from an endlessly repeated stream.
+class StreamShare(NamedTuple):
+    """One rank's samples of one batch of a stream."""
 
-    A batch takes ``batch_size`` samples off the stream and holds those that can be used, or an earlier sample if
-    none can. So its position in the stream does not depend on which samples can be used. Resuming reads the samples
-    before ``start`` again without decoding them. With as many ranks and workers as before, the next batches are the
-    same as without the stop.
+    samples: list[tuple[Sample, Draw]]
+    epoch: int  # pass and row from which to read on if none of the samples can be used
+    next_row: int
+
+
+class StreamSampler(Sampler[StreamShare]):
+    """Reads a stream in the training process and yields one rank's share of every batch.
+
+    The stream is repeated without end. Batch number b consists of the rows ``b * global_batch_size`` and following of
+    all passes in sequence, and each rank takes its part of it. So every row is read exactly once per pass, and a
+    batch holds the same samples, for any number of shards, ranks and workers. All of these may change when a run is
+    resumed.
+
+    The price is that every rank reads all shards. It skips the other ranks' rows before they are parsed or decoded.
+    DataLoader workers do not read: they decode the samples that this class sends to them. Otherwise each worker would
+    have to read all shards as well.
 
     Args:
         stream: the samples.
-        collate: makes the batch.
-        batch_size: samples on this rank.
+        global_batch_size: samples of a batch over all ranks.
         seed: of shuffling, crops and choices.
         rank: this process.
-        world_size: number of processes.
-        start: batches this rank has trained on already.
+        world_size: number of processes; each takes a contiguous part of every batch.
+        start: batches to leave out, because the run that is resumed has trained on them. Their rows are read again
+            without decoding, at most one pass of them.
 
     Raises:
-        DataError: while iterating, if no sample at all can be used.
+        ConfigError: a batch has fewer samples than there are processes.
     """
 
     def __init__(
         self,
         stream: SampleStream,
-        collate: Collate,
-        batch_size: int,
+        global_batch_size: int,
         seed: int,
-        rank: int,
-        world_size: int,
-        start: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
     ):
+        if global_batch_size < world_size:
+            raise ConfigError(
+                f"loader.global_batch_size={global_batch_size} must be at least the number of processes, {world_size}"
+            )
         self.stream = stream
-        self.collate = collate
-        self.batch_size = batch_size
+        self.global_batch_size = global_batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.start = start
 
-    def __iter__(self) -> Iterator[Batch]:
-        done = self._done_by_this_worker()
-        samples = self._endless()
-        spare: list[tuple[Sample, Draw]] = []  # for a batch in which no sample can be used
-        for pair in itertools.islice(samples, done * self.batch_size):
-            spare = [pair]
-        problems: list[Problem] = []
-        while chunk := list(itertools.islice(samples, self.batch_size)):
-            batch = self.collate(chunk)
+    def __iter__(self) -> Iterator[StreamShare]:
+        first = self.global_batch_size * self.rank // self.world_size
+        last = self.global_batch_size * (self.rank + 1) // self.world_size
+        rows = _endless_rows(self.stream, self.seed, skip=self.start * self.global_batch_size)
+        while True:
+            share: list[tuple[Sample, Draw]] = []
+            epoch, row = 0, 0
+            for offset, (epoch, row, record) in enumerate(itertools.islice(rows, self.global_batch_size)):
+                if first <= offset < last:
+                    share.append(_drawn(self.stream, self.seed, epoch, row, record))
+            yield StreamShare(share, epoch, row + 1)
+
+
+class StreamBatches(Dataset[Batch]):
+    """A batch for each share of a stream.
+
+    The batch holds the samples that can be used. If none can, it holds the next sample of the stream that can.
+
+    Args:
+        stream: the samples.
+        collate: makes the batch.
+        seed: of shuffling, crops and choices.
+    """
+
+    def __init__(self, stream: SampleStream, collate: Collate, seed: int):
+        self.stream = stream
+        self.collate = collate
+        self.seed = seed
+
+    def __getitems__(self, share: StreamShare) -> Batch:
+        """Decode and tokenize the samples of one share.
+
+        Raises:
+            DataError: neither the samples nor the next thousand of the stream can be used.
+        """
+        batch = self.collate(share.samples)
+        if batch.samples:
+            return batch
+        problems = list(batch.problems)
+        for epoch, row, record in _endless_rows(self.stream, self.seed, share.next_row, share.epoch):
+            batch = self.collate([_drawn(self.stream, self.seed, epoch, row, record)])
             problems += batch.problems
             if batch.samples:
-                spare = [pair for pair in chunk if pair[0].id == batch.samples[0].id][:1]
-            elif spare:
-                batch = self.collate(spare)
-            if batch.samples:
-                yield batch._replace(problems=problems)
-                problems = []
-            elif len(problems) >= _MAX_TRIES:
-                raise _nothing_usable(problems)
+                return batch._replace(problems=problems)
+            if len(problems) >= _MAX_TRIES:
+                break
+        raise _nothing_usable(problems)
 
-    def _endless(self) -> Iterator[tuple[Sample, Draw]]:
-        for epoch in itertools.count():
-            empty = True
-            for row, sample in enumerate(self.stream.samples(self.seed, epoch, self.rank, self.world_size)):
-                empty = False
-                yield sample, Draw(row, f"{self.seed}-{epoch}-{sample.id}")
-            if empty:  # more workers than shards: this one has nothing to read
-                return
 
-    def _done_by_this_worker(self) -> int:
-        """Return the batches that were read by the worker whose turn is this worker's now.
+def _endless_rows(
+    stream: SampleStream, seed: int, skip: int = 0, epoch: int = 0
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield pass, row and record without end, after the first ``skip`` rows of pass ``epoch``."""
+    while True:
+        length = 0
+        for row, record in enumerate(stream.records(seed, epoch)):
+            length += 1
+            if skip:
+                skip -= 1
+            else:
+                yield epoch, row, record
+        if not length:
+            raise DataError("the stream holds no rows; check data.path, data.data_files and data.split")
+        passes, skip = divmod(skip, length)  # every pass has as many rows: whole ones need not be read
+        epoch += 1 + passes
 
-        The loader asks its workers in turn, beginning with the first. If another worker was next when the run was
-        stopped, the workers swap numbers, because ``datasets`` assigns shards to workers by number.
-        """
-        worker = get_worker_info()
-        if worker is None:
-            return self.start
-        shards: int = self.stream.dataset.num_shards
-        if shards % self.world_size == 0:  # else every rank reads every shard and leaves out the other ranks' rows
-            shards //= self.world_size
-        busy = min(worker.num_workers, shards)
-        if worker.id >= busy:
-            return 0
-        number = (worker.id + self.start) % busy
-        set_worker_number(number)
-        return self.start // busy + (number < self.start % busy)
+
+def _drawn(stream: SampleStream, seed: int, epoch: int, row: int, record: dict[str, Any]) -> tuple[Sample, Draw]:
+    sample = stream.to_sample(record, row)
+    return sample, Draw(row, f"{seed}-{epoch}-{sample.id}")
 
 
 def _nothing_usable(problems: list[Problem]) -> DataError:

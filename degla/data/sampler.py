@@ -17,20 +17,21 @@ class RunSampler(Sampler[list[Draw]]):
     """Yields one rank's share of every batch of the run, over all passes.
 
     Batch number b holds the same rows for any number of ranks and workers, so both may change when a run is
-    resumed. Exception: a last batch with fewer rows than ranks is left out.
+    resumed. Without ``drop_last`` every pass holds every row exactly once. A last batch of less than half the size
+    is joined with the batch before it, and their rows are divided evenly, so that every rank gets some.
 
     Args:
         indices: ``(N,)`` rows to train on.
         global_batch_size: rows of a batch over all ranks.
         epochs: passes over the rows, each in its own order.
         seed: of the orders, and of the random choices for each row.
-        drop_last: leave out the last, smaller batch of each pass.
+        drop_last: leave out the rows of each pass that do not fill a batch.
         rank: this process.
         world_size: number of processes; each takes a contiguous part of every batch.
         start: batches to leave out at the beginning, because the run that is resumed has trained on them.
 
     Raises:
-        ConfigError: the rows do not give a single batch.
+        ConfigError: the rows do not give a single batch, or a batch has fewer rows than there are ranks.
     """
 
     def __init__(
@@ -44,16 +45,19 @@ class RunSampler(Sampler[list[Draw]]):
         world_size: int = 1,
         start: int = 0,
     ):
-        full, rest = divmod(len(indices), global_batch_size)
-        # A last batch with fewer rows than ranks would leave a rank without any.
-        self.batches_per_epoch = full + (not drop_last and rest >= world_size)
-        if not self.batches_per_epoch or global_batch_size < world_size:
+        self.sizes = _batch_sizes(len(indices), global_batch_size, drop_last)
+        if not self.sizes or global_batch_size < world_size:
             raise ConfigError(
                 f"{len(indices)} training rows give no batch of loader.global_batch_size={global_batch_size} on "
                 f"{world_size} process(es): lower it, or set loader.drop_last=false"
             )
+        if min(self.sizes) < world_size:
+            raise ConfigError(
+                f"the last batch of {len(indices)} training rows has {min(self.sizes)} rows, fewer than the "
+                f"{world_size} processes: set loader.drop_last=true, or raise loader.global_batch_size"
+            )
         self.indices = indices
-        self.global_batch_size = global_batch_size
+        self.batches_per_epoch = len(self.sizes)
         self.epochs = epochs
         self.seed = seed
         self.rank = rank
@@ -66,14 +70,26 @@ class RunSampler(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         order, order_epoch = self.indices, -1
+        ends = np.cumsum(self.sizes)
         for number in range(self.start, len(self)):
             epoch, batch = divmod(number, self.batches_per_epoch)
             if epoch != order_epoch:
                 order = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
                 order_epoch = epoch
-            rows = order[batch * self.global_batch_size :][: self.global_batch_size]
+            rows = order[ends[batch] - self.sizes[batch] : ends[batch]]
             share = np.array_split(rows, self.world_size)[self.rank]
             yield [Draw(int(row), f"{self.seed}-{epoch}-{row}") for row in share]
+
+
+def _batch_sizes(rows: int, batch_size: int, drop_last: bool) -> list[int]:
+    """Return the sizes of a pass's batches. They must not depend on the number of ranks, which may change."""
+    full, rest = divmod(rows, batch_size)
+    if drop_last or not rest:
+        return [batch_size] * full
+    if full and 2 * rest < batch_size:
+        joined = batch_size + rest
+        return [*[batch_size] * (full - 1), joined - joined // 2, joined // 2]
+    return [*[batch_size] * full, rest]
 
 
 class ShardSampler(Sampler[list[Draw]]):

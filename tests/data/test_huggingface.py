@@ -52,7 +52,7 @@ def batches(source, student, **settings):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_list_of_captions_gives_one_a_step(tmp_path, student, captions, streaming):
     source = huggingface(**publish(tmp_path, caption=CAPTIONS), captions=captions, streaming=streaming)
-    samples = list(source.samples(0, 0, 0, 1)) if streaming else source.samples(range(12))
+    samples = list(source.samples(0, 0)) if streaming else source.samples(range(12))
     assert sorted(len(sample.captions) or 1 for sample in samples) == [1] * 4 + [2] * 4 + [3] * 4
     collate = Collate(TrainTransform((64, 64), (0.9, 1.0)), student.tokenizer, 1, "first", captions=source.captions)
     drawn = Counter()
@@ -175,7 +175,7 @@ def test_save_to_disk_folders(tmp_path):
         sample = huggingface(str(tmp_path / name)).samples([0])[0]
         assert sample.caption == "a dog" and sample.image_bytes and sample.negatives == [Negative("b")]
     stream = huggingface(str(tmp_path / "splits"), streaming=True)
-    assert isinstance(stream, SampleStream) and [s.caption for s in stream.samples(0, 0, 0, 1)] == ["a dog"]
+    assert isinstance(stream, SampleStream) and [s.caption for s in stream.samples(0, 0)] == ["a dog"]
     with pytest.raises(ConfigError, match=r"data.split=val is not in .*: set it to one of train, test"):
         huggingface(str(tmp_path / "splits"), split="val")
 
@@ -221,5 +221,5 @@ def test_local_files_are_read_without_the_network(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "t.parquet").rename(tmp_path / "folder" / "train.parquet")
     assert len(huggingface(str(tmp_path / "folder"), cache_dir=str(tmp_path / "cache"))) == 12
-    assert next(huggingface(str(tmp_path / "folder"), streaming=True).samples(0, 0, 0, 1)).caption
+    assert next(huggingface(str(tmp_path / "folder"), streaming=True).samples(0, 0)).caption
     assert asked == []

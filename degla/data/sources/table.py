@@ -1,13 +1,11 @@
 """Samples by row number from a memory-mapped table, or in sequence from a stream."""
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
-from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DatasetGenerationError
 
 from degla.data.schema import Negative, Sample, list_in_text, parse_negatives, text_error
@@ -95,25 +93,36 @@ class SampleStream:
         self.shuffle_buffer = shuffle_buffer
         self.captions: CaptionChoice = captions
 
-    def samples(self, seed: int, epoch: int, rank: int, world_size: int) -> Iterator[Sample]:
-        """Yield one pass over this rank's (and DataLoader worker's) share of the samples.
+    def samples(self, seed: int, epoch: int) -> Iterator[Sample]:
+        """Yield one pass over all samples.
 
         Args:
             seed: of the shuffled order.
             epoch: number of the pass; each has its own order.
-            rank: this process.
-            world_size: number of processes.
 
         Raises:
             DataError: a shard cannot be read; the ``datasets`` library has logged which one.
         """
-        part = self.dataset.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
-        part = split_dataset_by_node(part, rank, world_size)
-        part.set_epoch(epoch)
-        records = iter(part)
-        for number in itertools.count():
+        for number, record in enumerate(self.records(seed, epoch)):
+            yield self.to_sample(record, number)
+
+    def records(self, seed: int, epoch: int) -> Iterator[Record]:
+        """Yield one pass over all records, in the same order in every process and DataLoader worker.
+
+        Args:
+            seed: of the shuffled order.
+            epoch: number of the pass; each has its own order.
+
+        Raises:
+            DataError: a shard cannot be read; the ``datasets`` library has logged which one.
+        """
+        shuffled = self.dataset.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
+        shuffled.set_epoch(epoch)
+        # Not iter(shuffled): inside a DataLoader worker that yields only the worker's share of the shards.
+        batches = shuffled.iter(batch_size=1)
+        while True:
             try:
-                record = next(records)
+                batch = next(batches)
             except StopIteration:
                 return
             except Exception as error:
@@ -121,7 +130,7 @@ class SampleStream:
                     f"a shard of the stream cannot be read ({type(error).__name__}: {str(error)[:200]}); the "
                     "line above names it: repair it, or leave it out of data.data_files"
                 ) from error
-            yield self.to_sample(record, number)
+            yield {name: values[0] for name, values in batch.items()}
 
 
 def build_table(
