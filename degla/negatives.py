@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,16 +93,40 @@ def draft(job: Job, writer: Writer, count: int) -> None:
 
 def report(cfg: DictConfig, job: Job, result: Result | None) -> None:
     """Write the data card and print the summary; for a shard, say what comes next."""
+    from degla.artifacts import provenance
     from degla.hard_negatives.card import write_card
     from degla.report.negatives_report import print_summary
 
     if result is None:
         print(f"shard {cfg.shard} is done; when all are, the same command without shard= exports {job.output}")
         return
-    made_by = cfg.negatives.get("model") or cfg.negatives._target_
-    facts = {"input": Path(cfg.input).name, "written by": made_by, **result.facts}
+    recorded = provenance()
+    facts = {
+        "input": Path(cfg.input).name,
+        "command": shared_command(sys.argv[1:]),
+        "written by": cfg.negatives.get("model") or cfg.negatives._target_,
+        **result.facts,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        **{name: recorded[name] for name in ("degla", "commit", "python", "machine")},
+    }
     write_card(job.output, result.summary, facts)
     print_summary(result.summary, job.output)
+
+
+def shared_command(arguments: Sequence[str]) -> str:
+    """Return the command as it may be shared: without the folders of this machine and without secrets."""
+    from degla.hard_negatives.llm.redact import Redactor, without_user_info
+
+    redact = Redactor()
+    words = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if "://" in value:
+            value = without_user_info(value)
+        # A path keeps its last part: /home/me/captions.csv becomes captions.csv.
+        value = re.sub(r"(?<![\w:/.])(?:~|\.\.|/)[^,\[\]'\"]*/", "", value)
+        words.append(redact(f"{key}{equals}{value}"))
+    return shlex.join(["degla-negatives", *words])
 
 
 if __name__ == "__main__":

@@ -7,22 +7,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from degla.hard_negatives.card import headline, text_only_sentence
 from degla.hard_negatives.dataset import Summary
 
 
 def print_summary(summary: Summary, folder: Path) -> None:
-    """Print one row per kind, and where the files are.
+    """Print the result in a sentence, one row per kind, and where the files are.
 
     Args:
         summary: from ``write_dataset``.
         folder: the output folder.
     """
     console = Console()
+    console.print(headline(summary), style="bold", highlight=False)
     console.print(_kinds_table(summary))
-    console.print(
-        "Text-only accuracy: percent of pairs in which a model that sees no image chooses the caption; 50 is chance.",
-        style="dim",
-    )
+    console.print(text_only_sentence(summary), style="dim", highlight=False)
     if summary.num_without_image:
         console.print(
             f"{summary.num_without_image} of {summary.num_rows} rows name no image; training needs one: image=<column>",
@@ -36,9 +35,7 @@ def print_summary(summary: Summary, folder: Path) -> None:
 
 
 def _kinds_table(summary: Summary) -> Table:
-    table = Table(
-        "kind", "negatives", "rejected", "most often because", "text-only", title=f"{summary.num_rows} captions"
-    )
+    table = Table("kind", "negatives", "rejected", "most often because", "text-only, percent")
     accuracy_by_kind = {row.kind: row.accuracy for row in summary.text_only}
     for kind in dict.fromkeys([*summary.accepted, *summary.reasons]):
         reasons = summary.reasons.get(kind, Counter())

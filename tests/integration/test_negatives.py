@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from degla.negatives import shared_command
 from tests.conftest import SHARED, degla
 from tests.helpers.benchmarks import write_image
 from tests.helpers.forked import degla_forked
@@ -50,7 +52,7 @@ def test_rules_to_a_training_run(folder):
         ("captions.csv", "empty caption")
     ]
     card = (folder / "out/README.md").read_text()
-    assert "## Told from captions without a picture" in card and "rules-hanta" in card
+    assert "## Can they be told from captions without the image?" in card and "rules-hanta" in card
     assert datasets.load_dataset(str(folder / "out"), split="train", cache_dir=str(folder / "cache")).num_rows == 39
     before = sorted(path.name for path in (folder / "out/answers").iterdir())
     negatives("input=captions.csv", "output=out", cwd=folder)
@@ -95,6 +97,40 @@ def test_batch_requests_go_to_the_default_output(folder):
     negatives("input=captions.csv", "negatives=batch", "negatives.model=m", cwd=folder)
     assert (folder / "captions_negatives/requests/requests-00000.jsonl").exists()
     assert not (folder / "None").exists()
+
+
+def test_card_begins_with_the_result_and_holds_no_absolute_path(folder, monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", "sk-in-the-environment")
+    with (folder / "captions.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(["images/0.jpg", "A <b>black</b> dog | and a white cat"])
+    with LlmServer() as server:
+        url = server.url.replace("http://", "http://me:sk-in-the-environment@")
+        arguments = [f"input={folder}/captions.csv", f"output={folder}/out", "negatives=llm", "negatives.model=m",
+                     f"negatives.base_url={url}", "negatives.tagger=lexicon"]  # fmt: skip
+        printed = negatives(*arguments, cwd=folder).stdout
+    card = (folder / "out/README.md").read_text()
+    body = card.split("---\n", 2)[2].strip().splitlines()
+    assert body[0] == "# Hard negatives for captions.csv"
+    assert body[2].startswith("**40 captions have ") and printed.strip().startswith("40 captions have ")
+    assert "- command: `degla-negatives input=captions.csv output=out negatives=llm" in card
+    summary = (folder / "out/log/summary.json").read_text()
+    for text in (card, summary):
+        assert str(folder) not in text and "sk-in-the-environment" not in text
+    assert "<b>" not in card
+
+
+@pytest.mark.parametrize(
+    ("command", "shared"),
+    [
+        (["input=/home/me/a b/captions.csv"], "degla-negatives input=captions.csv"),
+        (["input=../data/c.parquet", "output=~/out"], "degla-negatives input=c.parquet output=out"),
+        (["negatives.answers=[/x/o*.jsonl,y/o.jsonl]"], "degla-negatives 'negatives.answers=[o*.jsonl,y/o.jsonl]'"),
+        (["negatives.base_url=https://me:pw@host/v1", "shard=3/16"],
+         "degla-negatives negatives.base_url=https://host/v1 shard=3/16"),
+    ],
+)  # fmt: skip
+def test_command_of_the_card(command, shared):
+    assert shlex.split(shared_command(command)) == shlex.split(shared)
 
 
 @pytest.mark.parametrize(
