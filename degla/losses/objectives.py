@@ -20,7 +20,7 @@ from degla.losses.local import igc_loss, tgc_loss
 from degla.losses.released import released_distillation_loss, released_tgc_loss
 
 
-class GlobalTerm(Protocol):
+class _GlobalTerm(Protocol):
     """A loss term that contrasts each query with the whole global batch."""
 
     def __call__(
@@ -92,7 +92,7 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
-    def _over_rows(self, term: GlobalTerm, gathered: Features, batch: GlobalBatch) -> Tensor:
+    def _over_rows(self, term: _GlobalTerm, gathered: Features, batch: GlobalBatch) -> Tensor:
         """Compute a global term over this rank's samples, or over all of them without ``local_loss``."""
         rows, share = (batch.rows, batch.share) if self.local_loss else (slice(None), 1.0)
         return share * term(
@@ -280,7 +280,7 @@ class CEClipObjective(Objective):
         self.register_buffer("thresholds", torch.zeros(num_negatives))
 
     def terms(self, student: Features, teacher: Features | None, batch: GlobalBatch) -> dict[str, Tensor]:
-        """Compute the terms; see ``Objective.terms``. In training mode, update the thresholds for the next step."""
+        """Compute the terms as ``Objective.terms`` says, and in training mode the thresholds of the next step."""
         gathered = gather_features(student, batch)
         terms = {}
         if "contrastive" in self.weights:
