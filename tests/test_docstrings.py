@@ -12,7 +12,8 @@ What is exempt:
 
 - magic methods may have no docstring (ruff's D105 and D107);
 - hooks that Lightning, torchmetrics, Hydra or ``torch.autograd.Function`` define need no ``Args:`` and no shapes: their
-  signatures are documented there. The lists below name them, and only classes that inherit from those libraries may use them;
+  signatures are documented there. The lists below name them, and only classes that inherit from those libraries may use
+  them;
 - a method that overrides a method of another class of degla may leave to it what it documents: ``Args:`` and shapes;
 - a mapping of tensors by name, such as a state dict, has no shape.
 """
