@@ -88,6 +88,9 @@ def save_onnx(model: ClipModel, folder: Path, precision: Literal["32", "int8"] =
 class _Tower(nn.Module):
     """One tower with open_clip's own blocks, which the exporter can trace."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: ClipModel):
         super().__init__()
         self.clip = copy.deepcopy(model.clip).float()

@@ -119,7 +119,7 @@ def answer(boundary: Callable[[], Answer]) -> Answer:
         try:
             return boundary()
         except DeglaError as error:
-            message = sentence(error)
+            message = sentence(error, "train", [])
             assert message and "\n" not in message and len(message) < 2000, f"not one sentence: {message[:300]!r}"
             assert "Traceback" not in message, message
             message.encode("utf-8", "backslashreplace")
@@ -480,7 +480,7 @@ def command_case(root: Path, rng: random.Random) -> Answer:
                 cfg = compose("train", overrides)
             build(cfg)
         except (HydraException, OmegaConfBaseException) as error:
-            message = sentence(error)
+            message = sentence(error, "train", [])
             assert message and "\n" not in message, message
             return "refused"
         return "accepted"
