@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from degla.compat.lightning import batches_done
 from degla.data.batch import Batch
+from degla.data.bounds import LOADER, check_settings
 from degla.data.collate import Collate
 from degla.data.images import ImageLimits
 from degla.data.loading import StreamBatches, StreamSampler, TableBatches, identity_collate
@@ -60,7 +61,7 @@ class DataModule(L.LightningDataModule):
         report_path: CSV file that lists unusable samples.
 
     Raises:
-        ConfigError: the settings leave no sample to train on, or contradict each other.
+        ConfigError: a setting is out of range, or the settings leave no sample to train on, or contradict each other.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class DataModule(L.LightningDataModule):
         report_path: str | None = None,
     ):
         super().__init__()
+        check_settings("loader", LOADER, locals())
         self.source = source
         self.val_source = val_source
         self.global_batch_size = global_batch_size

@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.instantiate import check_node, chosen_nodes, instantiate, instantiate_each, instantiate_partial
+from degla.data.bounds import LOADER, check_settings
 from degla.data.datamodule import DataModule
 from degla.data.sources import SampleStream, SampleTable
 from degla.data.text_features import TextFeatures
@@ -118,6 +119,7 @@ def _check_nodes(cfg: DictConfig) -> None:
     """Check all keys first, so that a typing error is reported before data and weights are loaded."""
     for group in ("model", "data", "loader", "optimizer", "scheduler", "trainer"):
         check_node(cfg[group], group)
+    check_settings("loader", LOADER, check_node(cfg.loader, "loader")[1])
     for name, node in chosen_nodes(cfg.benchmark).items():
         check_node(node, f"benchmark.{name}")
 

@@ -147,7 +147,7 @@ REFUSED = {
         "set data.negatives=negatives.caption",
     ),
     "image is a caption": ({}, {"image": "negatives"}, "lists of string, not an image: set data.image to one of image"),
-    "captions of a choice": ({}, {"captions": "last"}, "data.captions=last must be first or random"),
+    "captions of a choice": ({}, {"captions": "last"}, "data.captions=last must be one of first, random"),
 }
 
 

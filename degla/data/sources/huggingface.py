@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import datasets
 
+from degla.data.bounds import check_settings, one_of, whole
 from degla.data.schema import Negative, Sample, describe, list_in_text, parse_negatives
 from degla.data.sources import formats
 from degla.data.sources.columns import check_columns, read_column
@@ -28,6 +29,8 @@ _BUILDERS: dict[str, tuple[formats.FileFormat, ...]] = {
     "webdataset": (formats.TAR,),
     "arrow": (formats.ARROW,),
 }
+
+_BOUNDS = {"captions": one_of(("first", "random")), "shuffle_buffer": whole(1)}
 
 _SHARDS_OF_A_FOLDER = 64  # of a `save_to_disk` folder that is streamed
 
@@ -72,8 +75,7 @@ def huggingface(
     """
     if path is None:
         raise ConfigError("data.path is not set: set it to a hub id, a folder, or a builder such as parquet")
-    if captions not in ("first", "random"):
-        raise ConfigError(f"data.captions={captions} must be first or random")
+    check_settings("data", _BOUNDS, locals())
     if image_root is not None and not Path(image_root).expanduser().is_dir():
         raise ConfigError(f"data.image_root: there is no folder {image_root}; set it to the folder of the images")
     _refuse_files_of_other_sources(path, data_files)

@@ -3,7 +3,18 @@
 import random
 from collections.abc import Iterator
 
-from degla.data.scenes import Claim, Scene, caption_of, hard_negatives, png_bytes, sample_claim, sample_scene
+from degla.data.bounds import SEED, check_settings, one_of, optional, share, some_of, whole
+from degla.data.scenes import (
+    LAYOUTS,
+    SPLITS,
+    Claim,
+    Scene,
+    caption_of,
+    hard_negatives,
+    png_bytes,
+    sample_claim,
+    sample_scene,
+)
 from degla.data.scenes.captions import NUM_TEMPLATES
 from degla.data.scenes.claims import DETAIL
 from degla.data.scenes.general import sample_general
@@ -14,6 +25,17 @@ from degla.data.sources.table import SampleTable, build_table, table_record
 _LAYOUTS = ("pair",) * 4 + ("inside", "three", "group", "group", "alone", "pair")
 
 _WORLD = 1  # part of a table's identity; raise it when the same arguments give other samples
+
+_BOUNDS = {
+    "num_scenes": whole(1),
+    "num_rows": whole(1),
+    "split": one_of(SPLITS),
+    "layouts": optional(some_of(LAYOUTS)),
+    "detail": share(),
+    "general_fraction": share(),
+    "seed": SEED,
+    "image_size": whole(8, 4096),  # below 8 pixels a stripe has no height
+}
 
 
 def scenes(
@@ -35,7 +57,11 @@ def scenes(
         seed: the same seed gives the same bytes.
         image_size: width and height in pixels.
         cache_dir: folder of the memory-mapped table; None is the default of ``datasets``.
+
+    Raises:
+        ConfigError: a setting is out of range.
     """
+    check_settings("data", _BOUNDS, locals())
     return build_table(
         _scenes,
         cache_dir=cache_dir,
@@ -66,7 +92,11 @@ def scenes_and_general(
         seed: the same seed gives the same bytes.
         image_size: width and height in pixels.
         cache_dir: folder of the memory-mapped table; None is the default of ``datasets``.
+
+    Raises:
+        ConfigError: a setting is out of range.
     """
+    check_settings("data", _BOUNDS, locals())
     return build_table(
         _mixture,
         cache_dir=cache_dir,
