@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -12,6 +13,9 @@ from degla.cli.children import one_job_per_child
 from degla.cli.main import run_program
 from degla.cli.sweeps import is_search
 from degla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from degla.training.build import Run
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +38,22 @@ def train(cfg: DictConfig) -> float:
     Raises:
         DeglaError: the settings, the data, or the machine do not allow the run.
     """
-    from degla.report.run_report import print_report
-    from degla.training.console import quiet_lightning
+    from degla.training.console import print_opening, print_summary, quiet_console
 
-    quiet_lightning()
-    return run_training(cfg, when_reported=print_report)
+    quiet_console()
+    return run_training(cfg, when_built=print_opening, when_reported=print_summary)
 
 
-def run_training(cfg: DictConfig, when_reported: Callable[[Path], None] | None = None) -> float:
+def run_training(
+    cfg: DictConfig,
+    when_built: "Callable[[DictConfig, Run], None] | None" = None,
+    when_reported: Callable[[Path], None] | None = None,
+) -> float:
     """Train as ``train`` does; print nothing, and leave logging as it is.
 
     Args:
         cfg: the composed ``train.yaml``.
+        when_built: called with the config and what was built from it, before the first step.
         when_reported: called with the run's folder on the first rank when the report is written.
 
     Returns:
@@ -85,6 +93,8 @@ def run_training(cfg: DictConfig, when_reported: Callable[[Path], None] | None =
             claim_run_folder(cfg, run_dir, is_first_rank=run.trainer.is_global_zero)
             if checkpoint is not None:
                 check_resume(cfg, checkpoint, module=run.module, data=run.module.data_identity)
+            if when_built is not None:
+                when_built(cfg, run)
             fit_or_explain(run, checkpoint, resumes_when_requeued=cfg.ckpt_path == "last")
         value = final_value(run_dir)
         if math.isnan(value) and is_search():

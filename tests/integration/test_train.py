@@ -210,11 +210,13 @@ def test_demo_experiment(tmp_path):
         "trainer.log_every_n_steps=1",
     ]
     output = degla("experiment=demo", *short, "trainer.max_steps=4", cwd=tmp_path).stdout
-    assert "sugarcrepe/swap_obj" in output and "general/digits" in output and "before" in output
+    assert "scenes/compositional" in output and "scenes/general" in output and "before" in output
     run = only_run(tmp_path, "demo")
     metrics = read_metrics(run / "metrics.csv")
     assert "train/loss_tgc" in metrics and list(metrics["eval_mean/scenes/general"]) == [0, 4]
-    assert "before and after on every sub-task" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "sugarcrepe/swap_obj" in page and "general/digits" in page
+    assert "before and after on every sub-task" in page
     before = (run / "metrics.csv").read_bytes()
     again = degla("experiment=demo", *short, "trainer.max_steps=4", "ckpt_path=last", cwd=tmp_path)
     assert f"has finished already, with these settings: {run / 'report.html'}" in again.stdout + again.stderr
