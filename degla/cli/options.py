@@ -179,7 +179,7 @@ def argument_docs(constructor: Callable[..., Any]) -> dict[str, str]:
     for owner in owners:
         for part in (owner, owner.__dict__.get("__init__") if inspect.isclass(owner) else None):
             for name, text in _arguments(inspect.getdoc(part) or "").items():
-                if name not in texts or texts[name].lower().startswith("see ``"):
+                if name not in texts or texts[name].lower().startswith("see `"):
                     texts[name] = text
     return texts
 

@@ -40,7 +40,7 @@ INSIDE_FUNCTIONS_OF_CLI = {"report"}
 # Package -> the rooms and programs that may import it.
 ONLY = {
     "open_clip": {"models", "compat"},
-    "hydra": {"cli"},
+    "hydra": {"cli", *PROGRAMS},
     "lightning": {"training", "train", "compat", "data/datamodule.py"},
 }
 
