@@ -57,7 +57,7 @@ def restore_block_classes_(clip: CLIP | CustomTextCLIP) -> None:
     for module in clip.modules():
         if isinstance(module, MemoryEfficientQuickGELU):
             module.__class__ = QuickGELU
-        elif isinstance(module, PackedBlock | LastPackedBlock | ImageBlock | ClassTokenBlock):
+        elif isinstance(module, SwappedBlock):
             module.__class__ = ResidualAttentionBlock
 
 
@@ -67,8 +67,9 @@ def takes_packed_texts(tower: CLIP | TextTransformer) -> bool:
     Args:
         tower: see ``text_tower``.
     """
-    *others, last = tower.transformer.resblocks
-    return isinstance(last, LastPackedBlock) and all(isinstance(block, PackedBlock) for block in others)
+    blocks = list(tower.transformer.resblocks)
+    others_are_packed = all(isinstance(block, PackedBlock) for block in blocks[:-1])
+    return len(blocks) > 0 and others_are_packed and isinstance(blocks[-1], LastPackedBlock)
 
 
 def text_tower(clip: CLIP | CustomTextCLIP) -> CLIP | TextTransformer | None:

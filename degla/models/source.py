@@ -217,7 +217,7 @@ def _from_tag(name: str, tag: str, cache_dir: str | None, config: dict[str, Any]
         tags += sorted(path.stem for path in (BUNDLED_WEIGHTS / name).glob("*.safetensors"))
         raise ConfigError(
             f"model.pretrained={tag} is neither a file, nor a folder, nor a tag of {name} "
-            f"(its tags: {', '.join(tags) or 'none'})"
+            f"(its tags: {', '.join(tags) or 'none'}){_hub_hint(tag)}"
         )
     try:
         with reachable_hub():
@@ -250,13 +250,19 @@ def _architecture(name: str, cache_dir: str | None) -> _Architecture:
         ) from error
     if config is None:
         close = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
-        raise ConfigError(f"model.name={name} is unknown to open_clip; did you mean {' or '.join(close)}?")
+        hint = _hub_hint(name) or f"; did you mean {' or '.join(close or ['ViT-B-32'])}?"
+        raise ConfigError(f"model.name={name} is unknown to open_clip{hint}")
     if not isinstance(config, dict) or not all(isinstance(config.get(k), dict) for k in ("text_cfg", "vision_cfg")):
         raise ConfigError(f"model.name: the open_clip_config.json of {name} has no model_cfg with text_cfg, vision_cfg")
     if not isinstance(config.get("quick_gelu", False), bool):
         raise ConfigError(f"model.name: {name} records quick_gelu={config['quick_gelu']!r}; set it to true or false")
     _refuse_programs(name, config)
     return _Architecture(copy.deepcopy(config), {})
+
+
+def _hub_hint(name: str) -> str:
+    """Return how to load ``name`` if it looks like a repository of the hub."""
+    return f"; for a repository of the hub set model.name=hf-hub:{name} model.pretrained=null" if "/" in name else ""
 
 
 def _architecture_name(name: str, config: dict[str, Any]) -> str:

@@ -150,6 +150,9 @@ def test_tag_contradicted_before_or_after_download():
     [
         ({"name": "ViT-B-23"}, "did you mean ViT-B-32"),
         ({"name": "ViT-B-32", "pretrained": "opnai"}, "its tags: .*openai"),
+        ({"name": "ViT-B-32", "pretrained": "openai/clip"}, r"model\.name=hf-hub:openai/clip model\.pretrained=null"),
+        ({"name": "openai/clip"}, r"unknown to open_clip; for a repository .* model\.name=hf-hub:openai/clip"),
+        ({"name": "?"}, "unknown to open_clip; did you mean ViT-B-32"),
         ({"name": "coca_ViT-B-32"}, "CoCa"),
         ({"name": "local-dir:/nowhere"}, "cannot be loaded|holds no weights"),
         ({"name": "degla-tiny", "unlocked_image_groups": -1}, r"model\.unlocked_image_groups=-1 must be 0"),
