@@ -157,7 +157,7 @@ def test_bad_rows_are_reported_and_the_run_finishes(photo_folder, tmp_path, work
     report = {record["row"]: record for record in read_csv(only_run(tmp_path) / "bad_rows.csv")}
     assert set(report) == set(rows.values())
     words = {"truncated": "truncated", "html": "not an image", "zero": "empty file", "missing": "no such file",
-             "empty": "empty caption", "long": "was cut", "none": "no negatives", "equal": "equal to"}  # fmt: skip
+             "empty": "empty caption", "long": "was truncated", "none": "no negatives", "equal": "equal to"}  # fmt: skip
     for name, word in words.items():
         assert word in report[rows[name]]["reason"]
         assert report[rows[name]]["skipped"] == ("no" if name in ("long", "none", "equal") else "yes")
@@ -216,7 +216,7 @@ def test_demo_experiment(tmp_path):
     assert "train/loss_tgc" in metrics and list(metrics["eval_mean/scenes/general"]) == [0, 4]
     page = (run / "report.html").read_text()
     assert "sugarcrepe/swap_obj" in page and "general/digits" in page
-    assert "before and after on every sub-task" in page
+    assert "Benchmark before and after, percent" in page and "<img" in page
     before = (run / "metrics.csv").read_bytes()
     again = degla("experiment=demo", *short, "trainer.max_steps=4", "ckpt_path=last", cwd=tmp_path)
     assert f"has finished already, with these settings: {run / 'report.html'}" in again.stdout + again.stderr
