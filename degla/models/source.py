@@ -6,6 +6,7 @@ A folder or a repository of the hub decides the architecture, the activation and
 import contextlib
 import copy
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from degla.models.hf_folder import FILES, PICKLED_WEIGHTS, is_hf_folder, read_hf
 ARCHITECTURES = Path(__file__).parent / "architectures"  # open_clip configs that come with the package
 BUNDLED_WEIGHTS = Path(__file__).parent / "pretrained"  # <name>/<tag>.safetensors
 _RANDOM = "random weights"
+_WEIGHTS_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 # Settings of open_clip's tokenizers that run no code of a model's folder.
 _TOKENIZER_SETTINGS = {"additional_special_tokens", "bpe_path", "clean", "language", "lower", "reduction_mask",
                        "strip_sep_token"}  # fmt: skip
@@ -262,7 +264,9 @@ def _architecture(name: str, cache_dir: str | None) -> _Architecture:
 
 def _hub_hint(name: str) -> str:
     """Return how to load ``name`` if it looks like a repository of the hub."""
-    return f"; for a repository of the hub set model.name=hf-hub:{name} model.pretrained=null" if "/" in name else ""
+    looks_like_one = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not name.endswith(_WEIGHTS_SUFFIXES)
+    hint = f"; if it is a repository of the hub, set model.name=hf-hub:{name} model.pretrained=null"
+    return hint if looks_like_one else ""
 
 
 def _architecture_name(name: str, config: dict[str, Any]) -> str:
