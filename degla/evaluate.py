@@ -1,7 +1,6 @@
 """``degla-evaluate`` and ``python -m degla.evaluate``: compose, build, run, report."""
 
 import logging
-import shlex
 import sys
 import time
 import types
@@ -10,10 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from degla.cli.main import run_program
+from degla.cli.main import command_line, run_program
 from degla.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -171,15 +169,8 @@ def _write(
         results=results,
         seconds=seconds,
         num_encoded=features.num_encoded,
-        command=_command(),
+        command=command_line("degla-evaluate"),
     )
-
-
-def _command() -> str:
-    """Return the command line as Hydra has recorded it; "" where the evaluation was started from Python."""
-    if not HydraConfig.initialized():
-        return ""
-    return shlex.join(["degla-evaluate", *HydraConfig.get().overrides.task])
 
 
 def write_tables(

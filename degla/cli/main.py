@@ -5,6 +5,7 @@ Imports no torch.
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,7 @@ USAGE_ERROR = 2  # exit code where the user can correct the command
 _CLOSED_PIPE = 141  # exit code of a program that SIGPIPE ends, in every shell
 _ONLY_PRINTS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}
 
-__all__ = ["USAGE_ERROR", "config_dir", "run_folder", "run_program"]
+__all__ = ["USAGE_ERROR", "command_line", "config_dir", "run_folder", "run_program"]
 
 
 def run_program(config_name: str, task: Callable[[DictConfig], Any]) -> None:
@@ -63,6 +64,15 @@ def run_program(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         # The reader, such as head, has closed the pipe. The interpreter must not flush into it again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_CLOSED_PIPE)
+
+
+def command_line(program: str) -> str:
+    """Return the command line as Hydra has recorded it, or "" where the program was called from Python.
+
+    Args:
+        program: name of the command, such as ``degla-evaluate``.
+    """
+    return shlex.join([program, *HydraConfig.get().overrides.task]) if HydraConfig.initialized() else ""
 
 
 def _run_under_hydra(config_name: str, task: Callable[[DictConfig], Any]) -> None:
