@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FORMATS = ("open_clip", "safetensors", "hf")
+_FORMATS = ("open_clip", "safetensors", "hf", "onnx", "onnx_int8")
 _PARTS = {"student": "student", "ema": "teacher.model"}  # value of the key ``weights`` -> part of a checkpoint
 
 
@@ -36,6 +38,7 @@ def export(cfg: DictConfig) -> None:
     """
     from degla.models import save_open_clip, save_safetensors
     from degla.models.hf import save_hf
+    from degla.models.onnx import save_onnx
     from degla.report.model_card import write_card
 
     _check_settings(cfg)
@@ -46,7 +49,14 @@ def export(cfg: DictConfig) -> None:
         raise ConfigError(f"out: {out} exists already; choose another folder")
     source = _read_source(cfg, checkpoint)
     model = _build(cfg, source)
-    {"open_clip": save_open_clip, "safetensors": save_safetensors, "hf": save_hf}[cfg.to](model, out)
+    writers: dict[str, Callable[[ClipModel, Path], Path]] = {
+        "open_clip": save_open_clip,
+        "safetensors": save_safetensors,
+        "hf": save_hf,
+        "onnx": save_onnx,
+        "onnx_int8": partial(save_onnx, precision="int8"),
+    }
+    writers[cfg.to](model, out)
     write_card(out, _card_facts(cfg, source, model), source.settings, run_dir)
     apply_default_modes(out)
     print(out)

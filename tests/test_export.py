@@ -1,4 +1,4 @@
-"""What others load: plain open_clip, transformers; and the files of others that we read."""
+"""Exports load in plain open_clip and transformers, and files of other projects load here."""
 
 import base64
 import contextlib
@@ -57,7 +57,7 @@ def images(size=64):
 
 
 def same_in_open_clip(folder: Path, model) -> None:
-    """Loaded by open_clip alone, the model gives the features of ours."""
+    """Check that open_clip alone loads the model, with the same features."""
     theirs = open_clip.create_model(f"local-dir:{folder}").eval()
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
     pixels = (images(model.image_size[0]).float() - model.pixel_mean) / model.pixel_std
@@ -156,7 +156,7 @@ def test_every_run_leaves_a_card(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-def test_the_teacher_and_what_lies_between(run, tmp_path):
+def test_the_teacher_interpolated_with_the_base_model(run, tmp_path):
     exported(tmp_path, f"ckpt={folder_of(run)}", "weights=ema", "to=safetensors", "wise_ft=0.25")
     assert "of the run's student" in (tmp_path / "out/README.md").read_text()
     base = load_clip("degla-tiny", str(folder_of(run).parent / "base.pt"), True).clip.state_dict()
@@ -171,9 +171,19 @@ def test_for_transformers(run, tmp_path):
     assert json.loads((tmp_path / "out/config.json").read_text())["text_config"]["hidden_act"] == "quick_gelu"
 
 
+def test_for_onnx_with_a_card_whose_code_runs(run, tmp_path):
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    exported(tmp_path, f"ckpt={folder_of(run)}", "to=onnx")
+    folder = tmp_path / "out"
+    code = code_of_card(folder)
+    assert "torch" not in code.replace("PyTorch", "")
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
+    assert "[[" in result.stdout
+
+
 @pytest.mark.parametrize("quick_gelu", [True, False])
 def test_a_released_vit_b_32(tmp_path, quick_gelu):
-    """The authors' layout: a dict with the epoch, the name, the state behind ``module.`` and the optimizer's."""
+    """The authors' layout: a dict of epoch, name, optimizer's state, and weights under names with ``module.``."""
     torch.manual_seed(0)
     model = load_clip("ViT-B-32", quick_gelu=quick_gelu).eval()
     state = {f"module.{name}": value for name, value in model.clip.state_dict().items()}
@@ -205,14 +215,14 @@ def folder_like_siglip(folder: Path) -> Path:
     }
     vision = {"image_size": 32, "patch_size": 16, "width": 32, "head_width": 16, "layers": 1}
     config = {"embed_dim": 16, "custom_text": True, "text_cfg": text, "vision_cfg": vision}
-    look = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": look}))
+    preprocessing = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing}))
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
     return folder
 
 
-def test_a_run_from_a_folder_keeps_its_tokenizer_and_its_look(tmp_path):
+def test_a_run_from_a_folder_keeps_its_tokenizer_and_preprocessing(tmp_path):
     source = folder_like_siglip(tmp_path / "source")
     photos = make_photo_folder(tmp_path / "photos", images=4)
     found = build(tiny(photos, str(tmp_path / "run"), f"model.pretrained={source}", "callbacks.export=null"))
@@ -230,7 +240,7 @@ def test_a_run_from_a_folder_keeps_its_tokenizer_and_its_look(tmp_path):
     assert bare.preprocess["resize_mode"] == "squash"
 
 
-def test_the_look_of_a_run_is_in_its_checkpoint(run):
+def test_the_preprocessing_of_a_run_is_in_its_checkpoint(run):
     checkpoint = next((folder_of(run) / "checkpoints").glob("*.ckpt"))
     state = torch.load(checkpoint, weights_only=True)
     state["preprocess"] |= {"mean": [0.1, 0.2, 0.3], "resize_mode": "squash"}
@@ -270,7 +280,7 @@ def test_no_tokenizer_runs_a_program(tmp_path):
         ("text_cfg", {"context_length": 20}, None),
     ],
 )
-def test_transformers_gets_the_same_model_or_none(tmp_path, tower, change, message):
+def test_export_to_transformers_is_equal_or_refused(tmp_path, tower, change, message):
     model = load_clip("degla-tiny", quick_gelu=False)
     model.config["quick_gelu"] = False
     model.config[tower] |= change
@@ -290,20 +300,20 @@ def test_transformers_gets_the_same_model_or_none(tmp_path, tower, change, messa
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as an upload asks for."""
+    """The parts of the hub's API that an upload uses."""
 
     private = True
 
     files: dict[str, bytes] = {}
-    asked: list[str] = []
+    requests: list[str] = []
 
     def do_GET(self):
-        self.asked.append(f"{self.path} {self.headers['Authorization']}")
+        self.requests.append(f"{self.path} {self.headers['Authorization']}")
         self.answer({"id": "me/mine", "private": self.private, "siblings": []})
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.asked.append(f"{self.path} {self.headers['Authorization']}")
+        self.requests.append(f"{self.path} {self.headers['Authorization']}")
         answer = {}
         if self.path == "/api/repos/create":
             assert b"private" in body and b"public" not in body
@@ -349,8 +359,8 @@ def test_upload(run, tmp_path, monkeypatch, private):
     assert {name: content == (tmp_path / "out" / name).read_bytes() for name, content in Hub.files.items()} == {
         "README.md": True, "open_clip_config.json": True, "open_clip_model.safetensors": True
     }  # fmt: skip
-    ours = [line for line in Hub.asked if "agent-harnesses" not in line]  # which the library asks for, now and then
-    assert ours and all(line.endswith("Bearer a secret") for line in ours), Hub.asked
+    ours = [line for line in Hub.requests if "agent-harnesses" not in line]  # the library asks for these now and then
+    assert ours and all(line.endswith("Bearer a secret") for line in ours), Hub.requests
     assert not any(b"a secret" in path.read_bytes() for path in (tmp_path / "out").iterdir())
 
 
@@ -375,7 +385,7 @@ def test_refusals(run, tmp_path, monkeypatch, arguments, message):
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, result.stderr
 
 
-def test_only_a_moving_teacher_is_one(tmp_path, run):
+def test_only_an_ema_teacher_can_be_exported(tmp_path, run):
     state = {key: value for key, value in run.module.state_dict().items() if key.startswith("student.")}
     torch.save({"state_dict": state}, tmp_path / "alone.ckpt")
     result = exported(tmp_path, "ckpt=alone.ckpt", "model=tiny", "weights=ema", check=False)

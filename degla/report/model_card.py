@@ -42,6 +42,14 @@ with torch.no_grad():
     text_features = model.encode_text(tokenizer(["a red square", "a blue square"]), normalize=True)
 print(image_features @ text_features.T)  # cosine similarity, (images, texts)"""
 
+_ONNX = """\
+from PIL import Image
+from degla.runtime import OnnxClip  # pip install 'degla[onnx]'; it imports no PyTorch
+
+folder = "."  # this folder
+images = [Image.new("RGB", (320, 240), "red")]  # your images, or their paths
+print(OnnxClip(folder).score(images, ["a red square", "a blue square"]))  # cosine similarity, (images, texts)"""
+
 _TRANSFORMERS = """\
 import torch
 from PIL import Image
@@ -137,6 +145,8 @@ def snippet(facts: CardFacts) -> str:
     """Return Python code that loads the model from its folder and uses it."""
     if facts.layout == "hf":
         return _TRANSFORMERS
+    if facts.layout.startswith("onnx"):
+        return _ONNX
     look = facts.preprocess
     if facts.layout == "open_clip":
         # open_clip looks for a file of merges in the current folder, not in the model's.
