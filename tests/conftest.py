@@ -27,7 +27,7 @@ def flickr() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def dataset_cache(tmp_path_factory):
-    """Tables of the tests stay out of the user's cache, and are shared by the processes of one test run."""
+    """Keep the tables of the tests out of the user's cache; the processes of one test run share them."""
     if "HF_DATASETS_CACHE" not in os.environ:
         os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
 
@@ -73,7 +73,8 @@ def degla(
 ) -> subprocess.CompletedProcess:
     """Run ``python -m degla.<program>`` as a user does.
 
-    Where Lightning or a launcher starts further processes by the command line, in a process of its own; else forked.
+    A new process is started where Lightning or a launcher repeats the command line for further processes. Other
+    programs are forked, which is faster.
     """
     if any(argument.startswith(("trainer.devices=", "hydra/launcher=")) for argument in arguments):
         result = subprocess.run(
@@ -94,7 +95,7 @@ LONGEST = ("every_layout", "one_fault_after", "vit_b_32_on", "study_killed", "op
 
 
 def pytest_collection_modifyitems(items):
-    """The longest first, so that no process is left alone with them at the end (xdist hands them out in order)."""
+    """Start the longest tests first, because xdist hands tests out in order and the last ones run alone."""
 
     def place(item):
         longest = [i for i, name in enumerate(LONGEST) if name in item.name]

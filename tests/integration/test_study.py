@@ -1,4 +1,4 @@
-"""The study as a user runs it: killed, taken up again, measured, drawn again from its record."""
+"""The study as a user runs it: killed, resumed, measured, and drawn again from its record."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def test_study_killed_resumed_measured_and_drawn_again(tmp_path):
 
     output = degla(*SHORT, cwd=tmp_path)
     after = finished(tmp_path)
-    assert len(after) == 8 and after.items() >= done.items()  # no run done twice
+    assert len(after) == 8 and after.items() >= done.items()  # no run was repeated
     assert (output.stdout + output.stderr).count("has finished already") <= len(done)
     for path in after:
         assert list(read_metrics(path.parent / "metrics.csv")["eval_mean/overall"]) == [0, 12]  # before and after
@@ -73,7 +73,7 @@ def test_study_killed_resumed_measured_and_drawn_again(tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
 
 
-def test_nothing_to_study_is_said(tmp_path):
+def test_a_study_without_runs_is_refused(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "degla.study"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )

@@ -1,4 +1,4 @@
-"""Sweeps of jobs that have two processes each, under every launcher; one of Optuna killed and taken up again."""
+"""Sweeps of two-process jobs under every launcher, and an Optuna search that is killed and resumed."""
 
 import csv
 import os
@@ -42,7 +42,7 @@ def test_one_folder_a_job_and_a_summary(tmp_path, launcher):
     assert (sweep / "sweep.png").stat().st_size > 5000
 
 
-def test_an_optuna_search_is_killed_and_goes_on(tmp_path):
+def test_a_killed_optuna_search_resumes(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="docs/clusters.md says how to install it")
     search = arguments(tmp_path, "+sweep=optuna", "loader.epochs=3", "callbacks.checkpoint.every_n_steps=2")
     killed = subprocess.Popen([sys.executable, "-m", "degla.train", *search, "trials=2"], cwd=tmp_path,
@@ -57,31 +57,32 @@ def test_an_optuna_search_is_killed_and_goes_on(tmp_path):
     killed.wait()
     (first,) = (path for path in sweep.iterdir() if path.is_dir())
     assert not (first / "finished.json").exists()
-    output = degla(*search, "trials=2", cwd=tmp_path)
-    assert "trial 0 was cut short" in output.stdout + output.stderr and "going on from" in output.stdout + output.stderr
+    result = degla(*search, "trials=2", cwd=tmp_path)
+    output = result.stdout + result.stderr
+    assert "trial 0 was interrupted" in output and "resuming from" in output
     rows = read_csv(sweep / "sweep.csv")
     assert len(rows) == 2 == len({row["folder"] for row in rows}) and first.name in {row["folder"] for row in rows}
     assert {row["state"] for row in rows} == {"finished"} and {row["steps"] for row in rows} == {"9"}
-    with (first / "metrics.csv").open() as file:  # nothing was trained twice but what no checkpoint had
+    with (first / "metrics.csv").open() as file:  # only steps after the last checkpoint were trained twice
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["name"] == "train/loss"]
-    # A step's line is written after its checkpoint: a kill between the two loses that one line (docs/clusters.md).
+    # A step's line is written after its checkpoint, so a kill between the two loses that line (docs/clusters.md).
     assert len(set(range(9)) - set(steps)) <= 1 and max(steps) == 8 and len(steps) <= 9 + 2
-    again = degla(*search, "trials=2", cwd=tmp_path)  # all there: nothing is trained
+    again = degla(*search, "trials=2", cwd=tmp_path)  # every trial has finished: nothing is trained
     assert "2 jobs in" in again.stdout and len(read_csv(sweep / "sweep.csv")) == 2
 
 
-def test_a_trials_folder_is_named_by_what_varies():
+def test_the_folder_of_a_trial_shows_what_varies():
     overrides = ["optimizer.lr=1e-3", "data.path=/a/b", "objective.igc=0.5"]
     params = {"optimizer.lr": "", "objective.igc": ""}
     folder = trial_folder(overrides, params)
     assert folder.startswith("lr=1e-3,igc=0.5,") and trial_folder(overrides, None) == folder.rpartition(",")[2]
     assert trial_folder([*overrides, "trials=9", "ckpt_path=last"], params) == folder
-    assert trial_folder([*overrides, "loader.num_negatives=2"], params) != folder  # a search of the command line's
+    assert trial_folder([*overrides, "loader.num_negatives=2"], params) != folder  # of another search
     assert "/" not in trial_folder([*overrides, "objective=a/b"], {"objective": ""})
 
 
-def test_a_search_goes_past_a_failure(tmp_path):
-    """Of two rates one is refused."""
+def test_a_search_continues_after_a_failed_trial(tmp_path):
+    """One of the two learning rates is refused."""
     settings = [argument for argument in TINY if not argument.startswith("optimizer.lr")]
     search = ["-m", "+sweep=optuna", *settings, "loader.global_batch_size=4", "loader.epochs=1", "trials=2",
               f"data.path={make_photo_folder(tmp_path / 'photos', images=6)}", "hydra/sweeper/sampler=grid",
@@ -91,20 +92,20 @@ def test_a_search_goes_past_a_failure(tmp_path):
     rows = read_csv(tmp_path / "runs/train/optuna/sweep.csv")
     assert [row["state"] for row in rows] == ["finished"] and float(rows[0]["value"]) >= 0
     nothing = degla(*search, cwd=tmp_path, check=False)
-    assert nothing.returncode == 2 and "a search needs something to make larger" in nothing.stderr
+    assert nothing.returncode == 2 and "a search needs a value to maximize" in nothing.stderr
 
 
-def say_what_is_wrong(address, path):
+def write_the_refusal(address, path):
     try:
         trials_left(address, "mine", 5, True)
     except ConfigError as error:
         path.write_text(str(error))
 
 
-def test_a_search_under_way_is_not_taken_for_dead(tmp_path):
+def test_a_running_search_is_refused_a_second_time(tmp_path):
     address = storage(str(tmp_path))
     assert trials_left(address, "mine", 5, True) == 5
-    job = fork_server.Process(target=say_what_is_wrong, args=(address, tmp_path / "said"))
+    job = fork_server.Process(target=write_the_refusal, args=(address, tmp_path / "refusal"))
     job.start()
     job.join()
-    assert (tmp_path / "said").read_text().startswith(f"the search mine is running in {tmp_path}: wait")
+    assert (tmp_path / "refusal").read_text().startswith(f"another process runs the search mine in {tmp_path}: wait")

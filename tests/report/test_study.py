@@ -31,7 +31,7 @@ def test_interval_by_hand():
     assert math.isnan(mean_and_interval([1.0])[1])
 
 
-def test_tables_say_what_the_record_says(tmp_path, capsys):
+def test_tables_show_the_record(tmp_path, capsys):
     names = ["sugarcrepe/swap_obj", "aro/order", "general/digits", "sugarcrepe", "aro", "valse", "compositional",
              "compositional_without_order", "general"]  # fmt: skip
     runs = [run("degla", 1e-3, seed, 0.5 + seed / 10) for seed in (0, 1)] + [run("degla", 1e-4, 0, 0.2)]
