@@ -93,7 +93,7 @@ def decode(image_bytes: bytes | None, path: str | None, limits: ImageLimits = Im
 
 
 def read_file(path: str) -> bytes:
-    """Read a regular file. A FIFO would wait for ever, and a device may never end.
+    """Read a regular file; a FIFO would wait for ever, and a device may never end.
 
     Args:
         path: the file.
