@@ -51,7 +51,10 @@ def make_negatives(cfg: DictConfig) -> None:
 
 
 def read_job(cfg: DictConfig) -> Job:
-    """Check the top-level settings and the input. Nothing large is loaded before that."""
+    """Check the top-level settings and the input.
+
+    Nothing large is loaded before that.
+    """
     from degla.hard_negatives.bounds import check_settings
     from degla.hard_negatives.captions import parse_shard, read_captions
     from degla.hard_negatives.pipeline import Job
@@ -65,7 +68,12 @@ def read_job(cfg: DictConfig) -> Job:
 
 
 def build_writer(cfg: DictConfig, job: Job) -> Writer:
-    """Build the writer of the group ``negatives``, and check that it fits the job."""
+    """Build the writer of the group ``negatives``, and check that it fits the job.
+
+    Args:
+        cfg: the composed config.
+        job: the checked settings.
+    """
     from degla.cli.instantiate import check_node, instantiate
     from degla.hard_negatives.pipeline import WHOLE
 
@@ -82,7 +90,13 @@ def build_writer(cfg: DictConfig, job: Job) -> Writer:
 
 
 def draft(job: Job, writer: Writer, count: int) -> None:
-    """Let the model draft examples for its prompts from the first ``count`` captions, and say where they are."""
+    """Let the model draft examples for its prompts from the first ``count`` captions, and say where they are.
+
+    Args:
+        job: the checked settings.
+        writer: a language model.
+        count: number of captions.
+    """
     from degla.hard_negatives.llm.draft import draft_examples
     from degla.hard_negatives.store import Store
 
@@ -92,7 +106,13 @@ def draft(job: Job, writer: Writer, count: int) -> None:
 
 
 def report(cfg: DictConfig, job: Job, result: Result | None) -> None:
-    """Write the data card and print the summary; for a shard, say what comes next."""
+    """Write the data card and print the summary; for a shard, say what comes next.
+
+    Args:
+        cfg: the composed config.
+        job: the checked settings.
+        result: from ``pipeline.run``; None for a shard.
+    """
     from degla.artifacts import provenance
     from degla.hard_negatives.card import write_card
     from degla.report.negatives_report import print_summary

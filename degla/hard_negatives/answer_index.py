@@ -49,19 +49,36 @@ class AnswerIndex:
         self.max_tokens = max_tokens
 
     def key(self, caption: str, kind: str, attempt: int = 0) -> str:
-        """Return the key of an answer in the store."""
+        """Return the key of an answer in the store.
+
+        Args:
+            caption: the original caption.
+            kind: a key of ``KINDS``.
+            attempt: 0 for the first request.
+        """
         return answer_key(caption, kind, self.prompts[kind], self.model, self.seed, self.count, attempt)
 
     def truncated_key(self, caption: str, kind: str, attempt: int = 0) -> str:
         """Return the key of an answer that reached ``max_tokens``.
 
         The limit is part of the key, so a run with another limit asks again.
+
+        Args:
+            caption: the original caption.
+            kind: a key of ``KINDS``.
+            attempt: 0 for the first request.
         """
         prompt = f"{self.prompts[kind]}-cut at {self.max_tokens}"  # the stores of earlier runs hold these words
         return answer_key(caption, kind, prompt, self.model, self.seed, self.count, attempt)
 
     def verdict(self, store: Store, caption: str, kind: str) -> Verdict:
-        """Judge the answers that the store holds for a caption and kind."""
+        """Judge the answers that the store holds for a caption and kind.
+
+        Args:
+            store: holds the answers.
+            caption: the original caption.
+            kind: a key of ``KINDS``.
+        """
         rejected: list[tuple[str, str]] = []
         reason = "not asked yet"
         for attempt in range(self.attempts):

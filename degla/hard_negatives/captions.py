@@ -31,7 +31,9 @@ class CaptionRow(NamedTuple):
 
 
 def read_captions(file: str | None, caption: str = "caption", image: str = "image") -> Iterator[CaptionRow]:
-    """Yield the rows of a file. A row that cannot be used carries its problem.
+    """Yield the rows of a file.
+
+    A row that cannot be used carries its problem.
 
     Args:
         file: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` with columns; ``.txt`` with one caption per line, or a CSV
@@ -81,14 +83,23 @@ def image_type(file: str, image: str = "image") -> pa.DataType:
 
 
 def in_shard(caption: str, shard: tuple[int, int]) -> bool:
-    """Whether a caption belongs to shard ``(i, n)``. Equal captions belong to the same shard."""
+    """Return whether a caption belongs to shard ``(i, n)``.
+
+    Equal captions belong to the same shard.
+
+    Args:
+        caption: the caption.
+        shard: index and number of shards.
+    """
     index, num_shards = shard
     digest = hashlib.sha256(caption.encode(errors="replace")).digest()
     return int.from_bytes(digest[:8], "big") % num_shards == index
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
-    """Parse ``i/n`` with 0 <= i < n. None is the whole input, ``(0, 1)``.
+    """Parse ``i/n`` with 0 <= i < n.
+
+    None is the whole input, ``(0, 1)``.
 
     Raises:
         ConfigError: the text has another form.

@@ -23,7 +23,10 @@ _Item = TypeVar("_Item")
 
 
 class CheckedRow(NamedTuple):
-    """A row of the result. ``caption`` is "" where the input row could not be used."""
+    """A row of the result.
+
+    ``caption`` is "" where the input row could not be used.
+    """
 
     image: Any
     caption: str

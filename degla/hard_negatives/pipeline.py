@@ -21,7 +21,10 @@ WHOLE = (0, 1)  # the shard that is the whole input
 
 @dataclass(frozen=True)
 class Job:
-    """The settings of one run, apart from those of its writer. ``configs/negatives.yaml`` explains each."""
+    """The settings of one run, apart from those of its writer.
+
+    ``configs/negatives.yaml`` explains each.
+    """
 
     input: str
     caption: str
@@ -57,6 +60,10 @@ class Result:
 def run(job: Job, writer: Writer) -> Result | None:
     """Write what is missing, then check and export everything.
 
+    Args:
+        job: the settings of the run.
+        writer: writes and checks the negatives.
+
     Returns:
         None for a shard: the run without ``shard`` exports.
     """
@@ -70,7 +77,15 @@ def run(job: Job, writer: Writer) -> Result | None:
 
 
 def write_missing(job: Job, writer: Writer, store: Store) -> None:
-    """Let the writer answer what the store does not hold. Whatever happens, finished answers are on the disk."""
+    """Let the writer answer what the store does not hold.
+
+    Whatever happens, finished answers are on the disk.
+
+    Args:
+        job: the settings of the run.
+        writer: writes the answers.
+        store: holds the answers; it is closed at the end.
+    """
     if store.num_truncated:
         print(f"{store.num_truncated} truncated lines of {store.folder} are skipped; their captions are answered again")
     total = sum(1 for _ in distinct_tasks(job.rows(), writer.kinds, job.shard))

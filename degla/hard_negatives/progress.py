@@ -29,7 +29,12 @@ class Progress:
         self._bar.update()
 
     def count_tokens(self, input_tokens: int, output_tokens: int) -> None:
-        """Add the tokens of one answer."""
+        """Add the tokens of one answer.
+
+        Args:
+            input_tokens: tokens of the request.
+            output_tokens: tokens of the answer.
+        """
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
         if self.input_tokens:
@@ -42,7 +47,10 @@ class Progress:
         self._bar.write(text)
 
     def close(self) -> None:
-        """Stop the bar. It stays on the screen."""
+        """Stop the bar.
+
+        It stays on the screen.
+        """
         self._bar.close()
 
 

@@ -15,14 +15,17 @@ _MAX_SHUFFLES = 20  # orders that are tried for one caption
 
 
 class NoNegative(ValueError):
-    """The caption has nothing that this rule could change. The message says what is missing."""
+    """The caption has nothing that this rule could change.
+
+    The message says what is missing.
+    """
 
 
 class Rules:
     """Writes hard negatives by rule.
 
     Args:
-        tagger: see ``degla.hard_negatives.language.tagger``.
+        tagger: ``hanta``, ``lexicon``, or the name of an installed spaCy model.
         seed: equal seeds, captions, kinds and lexicons give equal negatives.
     """
 

@@ -50,7 +50,9 @@ def answer_key(caption: str, kind: str, prompt: str, model: str, seed: int, coun
 
 
 class Store:
-    """A folder of JSON lines. Every process appends to a file of its own, so the jobs of an array can share it.
+    """A folder of JSON lines.
+
+    Every process appends to a file of its own, so the jobs of an array can share it.
 
     One system call writes a line. ``kill -9`` loses at most the line that is being written, and the reader skips
     such a truncated line. A regular ``fsync`` limits what a power cut can take.
@@ -94,7 +96,9 @@ class Store:
             return _parse_line(file.readline())
 
     def add(self, answer: Answer) -> None:
-        """Append an answer. One that is not final is kept for the report only.
+        """Append an answer.
+
+        One that is not final is kept for the report only.
 
         Raises:
             ValueError: the line could not be read again. Nothing is written then.
@@ -122,7 +126,10 @@ class Store:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Write everything to the disk and close the file. ``add`` opens a new one."""
+        """Write everything to the disk and close the file.
+
+        ``add`` opens a new one.
+        """
         if self._descriptor is not None:
             os.fsync(self._descriptor)
             os.close(self._descriptor)

@@ -18,16 +18,30 @@ Tasks = Iterable[tuple[str, str]]  # a caption and a kind; each pair once
 
 
 class Writer(Protocol):
-    """Writes hard negatives and checks them. ``pipeline.run`` calls ``write``, then ``check_rows``."""
+    """Writes hard negatives and checks them.
+
+    ``pipeline.run`` calls ``write``, then ``check_rows``.
+    """
 
     kinds: Sequence[str]  # the kinds that are written; empty where nothing is
     supports_shards: bool  # whether the jobs of an array can share the writing
 
     def write(self, tasks: Tasks, store: Store, progress: Progress) -> None:
-        """Add an answer to the store for every task that has none."""
+        """Add an answer to the store for every task that has none.
+
+        Args:
+            tasks: pairs of caption and kind, each once.
+            store: holds the answers so far, and gets the new ones.
+            progress: counts the tasks.
+        """
 
     def check_rows(self, rows: Iterable[CaptionRow], store: Store) -> Iterator[CheckedRow]:
-        """Yield every row with the negatives that pass the checks."""
+        """Yield every row with the negatives that pass the checks.
+
+        Args:
+            rows: rows of the input.
+            store: holds the answers.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Return how the negatives are made, for the data card."""
@@ -48,7 +62,12 @@ class AnswerWriter:
         self.answer_index = answer_index
 
     def check_rows(self, rows: Iterable[CaptionRow], store: Store) -> Iterator[CheckedRow]:
-        """Yield every row with those answers for its caption that pass the checks."""
+        """Yield every row with those answers for its caption that pass the checks.
+
+        Args:
+            rows: rows of the input.
+            store: holds the answers.
+        """
         failures = {(answer.caption, answer.kind): answer.failure for answer in store.failures()}
         for row in rows:
             if row.problem and not row.caption:
@@ -90,7 +109,13 @@ class RuleWriter(AnswerWriter):
         super().__init__(kinds, AnswerIndex(self.rules.model, versions, load_tagger(tagger), seed, count))
 
     def write(self, tasks: Tasks, store: Store, progress: Progress) -> None:
-        """Answer the tasks one after the other."""
+        """Answer the tasks one after the other.
+
+        Args:
+            tasks: pairs of caption and kind, each once.
+            store: holds the answers so far, and gets the new ones.
+            progress: counts the tasks.
+        """
         for caption, kind in tasks:
             key = self.answer_index.key(caption, kind)
             answer = store.get(key)
@@ -107,10 +132,12 @@ class RuleWriter(AnswerWriter):
 
 
 class GivenNegatives:
-    """Checks the negatives that the input has already. Writes none.
+    """Checks the negatives that the input has already.
+
+    Writes none.
 
     Args:
-        tagger: see ``degla.hard_negatives.language.tagger``.
+        tagger: word classes for the checks: ``hanta``, ``lexicon``, or the name of an installed spaCy model.
     """
 
     kinds: Sequence[str] = ()
@@ -120,10 +147,21 @@ class GivenNegatives:
         self.tagger = load_tagger(tagger)
 
     def write(self, tasks: Tasks, store: Store, progress: Progress) -> None:
-        """Do nothing."""
+        """Do nothing.
+
+        Args:
+            tasks: none, because ``kinds`` is empty.
+            store: not used.
+            progress: not used.
+        """
 
     def check_rows(self, rows: Iterable[CaptionRow], store: Store) -> Iterator[CheckedRow]:
-        """Yield every row with those of its negatives that pass the checks."""
+        """Yield every row with those of its negatives that pass the checks.
+
+        Args:
+            rows: rows of the input, with their negatives.
+            store: not used.
+        """
         for row in rows:
             if row.problem:
                 yield CheckedRow(row.image, row.caption, [], [("row", row.id, row.problem)])

@@ -17,7 +17,10 @@ _COMPOUNDS = {
 
 
 class Lexicon(NamedTuple):
-    """Curated words. The comments of ``lexicon.yaml`` explain each list."""
+    """Curated words.
+
+    The comments of ``lexicon.yaml`` explain each list.
+    """
 
     nouns: dict[str, list[str]]  # word -> words that may replace it, one per meaning
     adjectives: dict[str, list[str]]  # word -> words that may replace it, one per meaning
@@ -39,7 +42,10 @@ class Lexicon(NamedTuple):
 
 @cache
 def lexicon() -> Lexicon:
-    """Return the lexicon. The file is read once per process."""
+    """Return the lexicon of the rules.
+
+    The file is read once per process.
+    """
     text = files("degla.hard_negatives.language").joinpath("lexicon.yaml").read_text(encoding="utf-8")
     content: dict[str, Any] = yaml.safe_load(text)
     synonyms, also = _synonyms(content), _also(content["also"])

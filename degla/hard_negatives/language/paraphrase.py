@@ -67,7 +67,14 @@ def _relation_at(words: Sequence[str], i: int) -> tuple[int, str] | None:
 
 
 def meaning_changes(before: Sequence[str], after: Sequence[str]) -> list[Change]:
-    """Return where two normalized captions differ in meaning. Synonyms are no change, and "dog" to "animal" is none."""
+    """Return where two normalized captions differ in meaning.
+
+    Synonyms are no change, and "dog" to "animal" is none.
+
+    Args:
+        before: the original caption, from ``normalize``.
+        after: the other text, from ``normalize``.
+    """
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     changes = [Change(list(before[a:b]), list(after[c:d])) for op, a, b, c, d in matcher.get_opcodes() if op != "equal"]
     return [
@@ -98,7 +105,7 @@ def nouns_with_adjectives(caption: Caption) -> Counter[tuple[str, frozenset[str]
 
 
 def is_symmetric_swap(caption: Caption, after: Sequence[str]) -> bool:
-    """Whether ``after`` is the caption with two phrases of a symmetric relation exchanged.
+    """Return whether ``after`` is the caption with two phrases of a symmetric relation exchanged.
 
     Args:
         caption: the original caption.

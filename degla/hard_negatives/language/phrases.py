@@ -45,14 +45,25 @@ class Caption(NamedTuple):
 # The rules and checks of all kinds of a caption follow one another, so a small cache saves most of the tagging.
 @lru_cache(256)
 def parse(text: str, tagger: Tagger) -> Caption:
-    """Split a caption into tokens, tag them, and find the noun phrases."""
+    """Split a caption into tokens, tag them, and find the noun phrases.
+
+    Args:
+        text: the caption.
+        tagger: gives the word classes.
+    """
     tokens = tokenize(text)
     classes = tagger([token.text for token in tokens]) if tokens else []
     return Caption(text, tokens, classes, _phrases(tokens, classes))
 
 
 def is_symmetric(caption: Caption, first: Phrase, second: Phrase) -> bool:
-    """Whether exchanging two phrases leaves the meaning as it was, such as in "a dog next to a cat"."""
+    """Return whether exchanging two phrases leaves the meaning as it was, such as in "a dog next to a cat".
+
+    Args:
+        caption: the caption.
+        first: the phrase that comes first.
+        second: a later phrase.
+    """
     start, end = first.end, second.start
     while start < end and caption.tokens[start].text.lower() in lexicon().postures:
         start += 1

@@ -28,12 +28,15 @@ class Token(NamedTuple):
 
     @property
     def is_word(self) -> bool:
-        """Whether the token is a word and not a punctuation mark."""
+        """Return whether the token is a word and not a punctuation mark."""
         return self.text[0].isalnum()
 
 
 def tokenize(caption: str) -> list[Token]:
-    """Split a caption into tokens. ``detokenize`` restores it, except for white space at the ends."""
+    """Split a caption into tokens.
+
+    ``detokenize`` restores it, except for white space at the ends.
+    """
     return [Token(m.group(1), m.group(0)[: -len(m.group(1))]) for m in _TOKEN.finditer(caption.strip())]
 
 
@@ -95,7 +98,10 @@ def plural(noun: str) -> str:
 
 @lru_cache(65536)
 def singular(noun: str) -> str:
-    """Return the singular of a lower-case noun. A noun that is singular already is returned unchanged."""
+    """Return the singular of a lower-case noun.
+
+    A noun that is singular already is returned unchanged.
+    """
     if noun in _SINGULAR:
         return _SINGULAR[noun]
     if noun in lexicon().nouns or noun.endswith(("ss", "us", "is")):  # inflect takes "bus" and "tennis" for plurals

@@ -65,7 +65,13 @@ class LanguageModelWriter(AnswerWriter):
         super().__init__(kinds, index)
 
     def write(self, tasks: Tasks, store: Store, progress: Progress) -> None:
-        """Add an answer to the store for every task that has none."""
+        """Add an answer to the store for every task that has none.
+
+        Args:
+            tasks: pairs of caption and kind, each once.
+            store: holds the answers so far, and gets the new ones.
+            progress: counts the tasks.
+        """
         raise NotImplementedError
 
     def forget_examples(self) -> None:
@@ -96,7 +102,9 @@ class LanguageModelWriter(AnswerWriter):
         return body
 
     def answer(self, caption: str, kind: str, attempt: int, reply: Reply) -> Answer:
-        """Return the record of a reply for the store. A bad reply is kept with its text and the reason.
+        """Return the record of a reply for the store.
+
+        A bad reply is kept with its text and the reason.
 
         Args:
             caption: the original caption.

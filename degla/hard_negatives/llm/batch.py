@@ -73,7 +73,13 @@ class BatchWriter(LanguageModelWriter):
         self.max_requests = max_requests
 
     def write(self, tasks: Tasks, store: Store, progress: Progress) -> None:
-        """Read the answers, then write the requests that are left."""
+        """Read the answers, then write the requests that are left.
+
+        Args:
+            tasks: pairs of caption and kind, each once.
+            store: holds the answers so far, and gets the new ones.
+            progress: counts the tasks.
+        """
         locations, num_failed = self._index_answers()
         if num_failed:
             progress.print(f"{num_failed} lines came back without an answer; they are asked again")

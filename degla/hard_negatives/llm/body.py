@@ -11,7 +11,10 @@ _READ_BYTES = 2**16
 
 
 class UnreadableBody(Exception):
-    """The body cannot be decoded. The message is the reason."""
+    """The body cannot be decoded.
+
+    The message is the reason.
+    """
 
 
 class OversizedBody(Exception):

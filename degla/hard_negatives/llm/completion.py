@@ -10,7 +10,10 @@ _MAX_TOKENS = 10**9  # a larger count is a mistake of the server
 
 
 class NoCompletion(Exception):
-    """The response contains no completion. The message is the reason."""
+    """The response contains no completion.
+
+    The message is the reason.
+    """
 
 
 class Reply(NamedTuple):

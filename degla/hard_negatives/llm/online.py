@@ -80,6 +80,11 @@ class OnlineWriter(LanguageModelWriter):
         """Ask the server, ``concurrency`` requests at a time.
 
         A task is taken from the iterator only when a request can start, so memory does not grow with the input.
+
+        Args:
+            tasks: pairs of caption and kind, each once.
+            store: holds the answers so far, and gets the new ones.
+            progress: counts the tasks.
         """
         self.client.announce = progress.print
         try:

@@ -5,7 +5,9 @@ from degla.hard_negatives.llm.completion import decode_json, without_surrogates
 
 
 class InvalidAnswer(ValueError):
-    """An answer without a list of negatives. The message is the reason.
+    """An answer without a list of negatives.
+
+    The message is the reason.
 
     Args:
         reason: why the answer cannot be used.
@@ -18,7 +20,9 @@ class InvalidAnswer(ValueError):
 
 
 def parse_answer(text: str | None, finish_reason: str | None = None, refusal: str | None = None) -> list[str]:
-    """Return the negatives of an answer ``{"negatives": [...]}``. Text around the JSON object is ignored.
+    """Return the negatives of an answer ``{"negatives": [...]}``.
+
+    Text around the JSON object is ignored.
 
     Args:
         text: content of the answer.
