@@ -36,7 +36,7 @@ class PlainRows(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         row = self.rows[index]
         image = self.transform(Image.open(self.images / row["image"]))
         texts = [negative["text"] for negative in row["negatives"]][: self.num_negatives]

@@ -10,6 +10,8 @@ import argparse
 import random
 import socket
 import statistics
+from collections.abc import MutableSequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -21,7 +23,7 @@ from degla.data.batch import Batch, Chunk
 from degla.losses import DeGLAObjective
 from degla.models import ClipModel, Teacher, load_clip
 from degla.training.module import DeGLAModule
-from degla.training.optim import adamw
+from degla.training.optim import adamw, constant
 
 _WORDS = ["dog", "cat", "man", "woman", "red", "blue", "small", "ball", "table", "water", "sits", "runs", "near", "two"]
 
@@ -70,13 +72,14 @@ def made_up(model: ClipModel, rows: int, slots: int, words: int, device: torch.d
     texts = [" ".join(caption) for caption in captions]
     texts += [text(caption[: words // 2]) for caption in captions for _ in range(slots)]
     tokens = model.tokenizer(texts)
+    packed = model.tokenizer.pack(tokens)
     return Batch(
         torch.randint(0, 256, (rows, 3, *model.image_size), dtype=torch.uint8).to(device),
         tokens[:rows].to(device),
         tokens[rows:].reshape(rows, slots, tokens.shape[1]).to(device),
         torch.ones(rows, slots, dtype=torch.bool, device=device),
         *([], [], []),
-        chunks=[Chunk(0, rows, model.tokenizer.pack(tokens).to(device))],
+        chunks=[Chunk(0, rows, packed.to(device) if packed is not None else None)],
     )
 
 
@@ -84,7 +87,9 @@ def _alone(arguments: argparse.Namespace, rows: int, slots: int, words: int, dev
     """Measure the median seconds of a step in this process."""
     torch.manual_seed(0)
     student = load_clip(arguments.model, quick_gelu=True)
-    module = DeGLAModule(student, DeGLAObjective(), Teacher(student), adamw, None).to(device)
+    module = DeGLAModule(student, DeGLAObjective(), Teacher(student), adamw, partial(constant, total_steps=1)).to(
+        device
+    )
     optimizer = adamw(student)
     optimizer.register_step_post_hook(module._after_optimizer_step)
     batch = made_up(student, rows, slots, words, device)
@@ -96,7 +101,8 @@ def _alone(arguments: argparse.Namespace, rows: int, slots: int, words: int, dev
         loss.backward()
         if dist.is_initialized():
             for parameter in student.parameters():
-                dist.all_reduce(parameter.grad)
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
         optimizer.step()
         times.append(synchronised(device) - start)
     return statistics.median(times[2:])
@@ -113,7 +119,7 @@ def _together(arguments: argparse.Namespace, world: int) -> float:
         return max(seconds)
 
 
-def _rank(rank: int, arguments: argparse.Namespace, world: int, port: int, seconds) -> None:
+def _rank(rank: int, arguments: argparse.Namespace, world: int, port: int, seconds: MutableSequence[float]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://localhost:{port}", rank=rank, world_size=world)
     rows = arguments.batch_size // world

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from degla.data.batch import Batch
 from degla.losses import ReleasedObjective
 from degla.models import ClipModel, Teacher, load_clip
 from degla.training.module import DeGLAModule
-from degla.training.optim import adamw
+from degla.training.optim import adamw, constant
 
 _DTYPES = {"32": None, "bf16-mixed": torch.bfloat16}
 
@@ -41,7 +42,8 @@ class OurStep:
         if compiled:
             student.compile_blocks()
             teacher.model.compile_blocks()
-        self.module = DeGLAModule(student, ReleasedObjective(), teacher, adamw, None).to(device)
+        self.module = DeGLAModule(student, ReleasedObjective(), teacher, adamw, partial(constant, total_steps=1))
+        self.module.to(device)
         self.optimizer = adamw(student, lr=lr)
         self.optimizer.register_step_post_hook(self.module._after_optimizer_step)
 
@@ -158,20 +160,23 @@ def _memory(arguments: argparse.Namespace, device: torch.device) -> dict[str, in
     empty = resident_bytes(device)
     student = _student(arguments.model)
     (batch, plain), *_ = _prepared(arguments, student, 1, device)
+    side: OurStep | ReleasedStep
     if arguments.memory_of == "ours":
-        step = partial(OurStep(student, arguments.lr, device, _DTYPES[arguments.precision], arguments.compile), batch)
+        side = OurStep(student, arguments.lr, device, _DTYPES[arguments.precision], arguments.compile)
+        step = partial(side, batch)
     else:
-        step = partial(_baseline(arguments, student, device), *plain)
+        side = _baseline(arguments, student, device)
+        step = partial(side, *plain)
         del student
     for _ in range(2):  # the first step creates the optimizer state
         step()
-    step.func.optimizer.zero_grad()
+    side.optimizer.zero_grad()
     between = resident_bytes(device)
     taken = peak_bytes(step, device)
     return {"step": taken, "all": between - empty + taken}
 
 
-def _profile(step, device: torch.device) -> None:
+def _profile(step: Callable[[], object], device: torch.device) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]

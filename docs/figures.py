@@ -151,6 +151,7 @@ def write_parts(axes: Axes, x: float, y: float, parts: list[str]) -> None:
     """Write a text whose odd parts are changed words, in red and underlined."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    assert isinstance(axes.figure, Figure)
     renderer = FigureCanvasAgg(axes.figure).get_renderer()
     for number, part in enumerate(parts):
         if not part:

@@ -100,9 +100,15 @@ def demo_record(run: Path) -> dict[str, Any]:
         if name.startswith(("eval/scenes/", "eval_mean/scenes/")):
             steps = sorted(values)
             scores[name] = {"before": round(values[steps[0]], 4), "after": round(values[steps[-1]], 4)}
-    steps = max(step for values in metrics.values() for step in values)
+    last_step = max(step for values in metrics.values() for step in values)
     items = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["benchmark"]["scenes"]["num_items"]
-    return {"command": "degla-train experiment=demo", **provenance(), "steps": steps, "items": items, "scores": scores}
+    return {
+        "command": "degla-train experiment=demo",
+        **provenance(),
+        "steps": last_step,
+        "items": items,
+        "scores": scores,
+    }
 
 
 def text_only_record() -> dict[str, Any]:
