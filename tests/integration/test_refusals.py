@@ -31,7 +31,7 @@ CASES = {
     "number": (["optimizer.lr=fast"], "optimizer.lr='fast' must be a number"),
     "negative rate": (["optimizer.lr=-1"], "optimizer.lr=-1 must be 0 or more"),
     "whole number": (["loader.num_negatives=2.5"], "loader.num_negatives=2.5 must be a whole number"),
-    "choice": (["loader.negatives=all"], "loader.negatives=all is none of first, random, one_per_type"),
+    "choice": (["loader.negatives=all"], "loader.negatives=all must be one of first, random, one_per_type"),
     "decay": (["teacher.decay=1.5"], "use teacher=frozen"),
     "no such model": (["model.name=ViT-B-33"], "did you mean ViT-B-32"),
     "checkpoint": (["ckpt_path=no.ckpt"], "ckpt_path: there is no file no.ckpt"),
@@ -76,7 +76,7 @@ def test_one_sentence_and_no_traceback(photo_folder, tmp_path, case):
     result = degla_forked(*TINY, *path, *arguments, cwd=tmp_path)
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.returncode == 2, result.stderr[-2000:]
-    assert "Traceback" not in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr + result.stdout and "Error executing job" not in result.stderr
     assert len(errors) == 1 and any(option in errors[0] for option in message.split("|")), errors
 
 
