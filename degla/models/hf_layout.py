@@ -96,8 +96,8 @@ def state_from_hf(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]
     Raises:
         CheckpointError: a weight has no counterpart, or a projection is missing.
     """
-    others = {theirs: ours for ours, theirs in _OTHERS.items()}
-    parts = {theirs: ours for ours, theirs in _BLOCK_PARTS.items()}
+    others = {hf_name: name for name, hf_name in _OTHERS.items()}
+    parts = {hf_part: part for part, hf_part in _BLOCK_PARTS.items()}
     renamed: dict[str, Tensor] = {}
     projections: dict[str, dict[str, Tensor]] = {}  # open_clip's name -> letter -> value
     for name, value in state.items():
@@ -208,11 +208,11 @@ def _tower_settings(settings: Mapping[str, Any], tower: str, origin: str) -> dic
     written = [settings.get(key) or {} for key in (f"{tower}_config", f"{tower}_config_dict")]
     if not all(isinstance(part, dict) for part in written):
         raise ConfigError(f"model.pretrained: the config.json of {origin} has no {tower}_config")
-    known = defaults | written[0] | written[1]
+    merged = defaults | written[0] | written[1]
     for key, default in defaults.items():
-        if type(known[key]) is not type(default) or (isinstance(default, int) and known[key] < 1):
-            raise ConfigError(f"model.pretrained: the config.json of {origin} has {tower}_config.{key}={known[key]!r}")
-    return {key: known[key] for key in defaults}
+        if type(merged[key]) is not type(default) or (isinstance(default, int) and merged[key] < 1):
+            raise ConfigError(f"model.pretrained: the config.json of {origin} has {tower}_config.{key}={merged[key]!r}")
+    return {key: merged[key] for key in defaults}
 
 
 def _block_name(block: re.Match[str]) -> str:

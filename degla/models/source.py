@@ -180,10 +180,10 @@ def _from_repository(name: str, cache_dir: str | None) -> Source:
         except Exception as error:
             raise ConfigError(f"model.name: {name} cannot be loaded ({first_line(error)})") from error
         return Source(name, config, read_weights(path), name, quick_gelu, {}, model)
-    found = find_weights(Path(name.removeprefix(LOCAL_DIR_PREFIX)))
-    if found is None:
+    weights_file = find_weights(Path(name.removeprefix(LOCAL_DIR_PREFIX)))
+    if weights_file is None:
         raise ConfigError(f"model.name: {name} holds no weights; put open_clip_model.safetensors there")
-    return Source(name, config, read_weights(found), name, quick_gelu, {}, model)
+    return Source(name, config, read_weights(weights_file), name, quick_gelu, {}, model)
 
 
 def _hf_folder(name: str, cache_dir: str | None) -> Path | None:
@@ -277,9 +277,9 @@ def _architecture_name(name: str, config: dict[str, Any]) -> str:
     def without_activation(config: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in config.items() if key != "quick_gelu"}
 
-    for known in open_clip.list_models():
-        if without_activation(get_model_config(known)) == without_activation(config):
-            return str(known)
+    for candidate in open_clip.list_models():
+        if without_activation(get_model_config(candidate)) == without_activation(config):
+            return str(candidate)
     return "architecture of its own"
 
 

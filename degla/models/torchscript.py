@@ -132,9 +132,10 @@ class _Archive:
     def weight_names(self, module: str, name: str) -> frozenset[str] | None:
         """Return the names of a class's parameters and buffers, as its source lists them."""
         source = self._record(f"code/{module.replace('.', '/')}.py", _MAX_CODE_BYTES, optional=True)
-        for found in _CLASS.finditer(source.decode("utf-8", errors="replace")):
-            if found["name"] == name:
-                return frozenset(re.findall(r'"([^"]+)"', f"{found['parameters']} {found['buffers'] or ''}"))
+        for definition in _CLASS.finditer(source.decode("utf-8", errors="replace")):
+            if definition["name"] == name:
+                listed = f"{definition['parameters']} {definition['buffers'] or ''}"
+                return frozenset(re.findall(r'"([^"]+)"', listed))
         return None
 
     def _record(self, name: str, max_bytes: int, optional: bool = False) -> bytes:

@@ -32,10 +32,10 @@ def test_value_and_gradient(block, masked):
     expected = F.cross_entropy(logits.masked_fill(~valid, float("-inf")) if masked else logits, labels)
     value = row_cross_entropy(queries, keys, labels, valid)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
-    for mine, theirs in zip(
+    for computed, reference in zip(
         torch.autograd.grad(3 * value, (queries, keys)), torch.autograd.grad(3 * expected, (queries, keys)), strict=True
     ):
-        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(computed, reference, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(lambda q, k: row_cross_entropy(q, k, labels, valid), (queries, keys))
 
 

@@ -38,10 +38,10 @@ def pixels():
 
 def same(model, other) -> None:
     with torch.no_grad():
-        for mine, theirs in zip(
+        for value, expected in zip(
             model(pixels(), model.tokenizer(TEXTS)), other(pixels(), other.tokenizer(TEXTS)), strict=True
         ):
-            torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
+            torch.testing.assert_close(value, expected, atol=1e-6, rtol=0)
 
 
 def test_our_export_read_back(tiny, exported, tmp_path):
@@ -56,7 +56,7 @@ def test_our_export_read_back(tiny, exported, tmp_path):
         load_clip(pretrained=str(exported), quick_gelu=False)
 
 
-def theirs(folder: Path, **vision):
+def build_with_transformers(folder: Path, **vision):
     """A model that transformers has built and written, unlike CLIP in all that its config can say."""
     torch.manual_seed(1)
     tower = {"hidden_act": "gelu", "layer_norm_eps": 1e-3, "projection_dim": 24, "initializer_factor": 5.0}
@@ -82,7 +82,7 @@ def features_of_transformers(model, ours):
 
 
 def test_a_model_of_transformers(tmp_path):
-    model = theirs(tmp_path / "model")
+    model = build_with_transformers(tmp_path / "model")
     ours = load_clip(pretrained=str(tmp_path / "model")).eval()
     assert ours.source.architecture == "architecture of its own" and ours.config["quick_gelu"] is False
     with torch.no_grad():
@@ -92,8 +92,8 @@ def test_a_model_of_transformers(tmp_path):
 
 
 def test_pickled_sharded_and_older_files(tmp_path):
-    """``pytorch_model.bin``, an index of several files, ``text_config_dict``, ``position_ids``, another look."""
-    model = theirs(tmp_path / "model")
+    """``pytorch_model.bin``, an index of several files, ``text_config_dict``, ``position_ids``, other preprocessing."""
+    model = build_with_transformers(tmp_path / "model")
     expected = load_clip(pretrained=str(tmp_path / "model")).eval()
     old = tmp_path / "old"
     shutil.copytree(tmp_path / "model", old)
@@ -107,10 +107,10 @@ def test_pickled_sharded_and_older_files(tmp_path):
     processor = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": 2, "do_center_crop": False,
                  "size": {"height": 64, "width": 64}}  # fmt: skip
     (old / "preprocessor_config.json").write_text(json.dumps(processor))
-    found = load_clip(pretrained=str(old))
-    torch.testing.assert_close(found.clip.state_dict(), expected.clip.state_dict(), atol=0, rtol=0)
-    look = {key: found.preprocess[key] for key in ("mean", "std", "interpolation", "resize_mode")}
-    assert look == {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    loaded = load_clip(pretrained=str(old))
+    torch.testing.assert_close(loaded.clip.state_dict(), expected.clip.state_dict(), atol=0, rtol=0)
+    preprocess = {key: loaded.preprocess[key] for key in ("mean", "std", "interpolation", "resize_mode")}
+    assert preprocess == {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
     model.save_pretrained(tmp_path / "sharded", max_shard_size="100KB")
     assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 2
     sharded = load_clip(pretrained=str(tmp_path / "sharded"))
@@ -134,7 +134,7 @@ def test_a_repository_of_the_hub(exported, tiny, tmp_path, monkeypatch):
 
 
 def test_weights_of_a_run_on_the_folder_it_began_with(exported, tiny, tmp_path):
-    """As degla-export builds a run's model: architecture and look from the folder, weights from the checkpoint."""
+    """degla-export builds a model so: architecture and preprocessing from the folder, weights from the checkpoint."""
     state = {f"student.clip.{name}": value + 1 for name, value in tiny.clip.state_dict().items()}
     torch.save({"state_dict": state, "quick_gelu": True}, tmp_path / "step-1.ckpt")
     model = load_clip(f"local-dir:{exported}", str(tmp_path / "step-1.ckpt"))

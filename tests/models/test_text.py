@@ -186,7 +186,7 @@ def test_tokenizer_trims_to_the_longest_caption():
     assert torch.equal(tokenizer.pad(tokenizer.ids(CAPTIONS[:5])), tokens)
 
 
-def test_cut_captions_are_noticed():
+def test_truncated_captions_are_detected():
     tokenizer = load_clip("degla-tiny").tokenizer
     assert tokenizer.is_truncated("word " * 1000)
     assert not tokenizer.is_truncated("word " * 75)

@@ -65,7 +65,7 @@ def test_openais_layout(archive):
     assert torch.equal(loaded.clip.visual.proj, clip.visual.proj.float()) and read_settings(path) == {}
 
 
-class Odd(nn.Module):
+class Unusual(nn.Module):
     """Views, shared and empty tensors, typed lists, and a tensor that is no weight."""
 
     def __init__(self, tied):
@@ -85,10 +85,10 @@ class Odd(nn.Module):
 
 @pytest.mark.parametrize("how", ["script", "trace"])
 def test_the_state_dict_is_the_one_of_torch(tmp_path, how):
-    module = Odd(tied=how == "script").eval()  # tracing refuses tied weights
+    module = Unusual(tied=how == "script").eval()  # tracing refuses tied weights
     scripted = torch.jit.script(module) if how == "script" else torch.jit.trace(module, torch.zeros(2, 4))
-    scripted.save(str(tmp_path / "odd.pt"))
-    expected, state = scripted.state_dict(), read_torchscript(tmp_path / "odd.pt")
+    scripted.save(str(tmp_path / "unusual.pt"))
+    expected, state = scripted.state_dict(), read_torchscript(tmp_path / "unusual.pt")
     assert state.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(state[name], value) and state[name].stride() == value.stride(), name
@@ -173,7 +173,7 @@ def test_nothing_else_can_be_unpickled(archive, tmp_path):
         (torch.jit.load, (str(tmp_path / "other.pt"),)),
         (getattr, ([], "append")),
         (None, b"\x80\x02}r\xff\xff\xff\x7f."),  # a table of 2^31 objects
-        (None, b"\x80\x02(i__torch__\nM\n."),  # an instruction of old
+        (None, b"\x80\x02(i__torch__\nM\n."),  # an instruction of pickle's first protocol
     ):
         content = pickle.dumps(Call(function, *arguments), 2) if function else arguments
         path = rewritten(archive[1], tmp_path / "evil.pt", data_pkl=content)
