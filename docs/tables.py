@@ -233,8 +233,17 @@ def scaling_table() -> str:
 def faults_table() -> str:
     """Return the faults that were injected into runs, and how many runs survived."""
     record = _benchmark_record("faults")
-    lines = [[name, str(fault["tries"]), str(fault["survived"])] for name, fault in record["figures"]["faults"].items()]
-    return f"{_table(['fault', 'times', 'survived'], lines)}\n\n{_measured(record)}"
+    figures = record["figures"]
+    faults = figures["faults"]
+    lines = [[name, str(fault["tries"]), str(fault["survived"])] for name, fault in faults.items()]
+    survived, tries = (sum(fault[key] for fault in faults.values()) for key in ("survived", "tries"))
+    weights = "equal to the last bit" if figures["bit_equal"] else "not equal"
+    outcome = (
+        f"{survived} of {tries} runs resumed. The final weights and those of the undisturbed run are {weights}. "
+        f"{figures['steps_made_again']} steps were computed again; {figures['steps_without_a_line_in_the_log']} have no "
+        "line in the log."
+    )
+    return f"{outcome}\n\n{_table(['fault', 'times', 'survived'], lines)}\n\n{_measured(record)}"
 
 
 def fuzz_table() -> str:
