@@ -240,8 +240,8 @@ def faults_table() -> str:
     weights = "equal to the last bit" if figures["bit_equal"] else "not equal"
     outcome = (
         f"{survived} of {tries} runs resumed. The final weights and those of the undisturbed run are {weights}. "
-        f"{figures['steps_made_again']} steps were computed again; {figures['steps_without_a_line_in_the_log']} have no "
-        "line in the log."
+        f"{figures['steps_made_again']} steps were computed again; {figures['steps_without_a_line_in_the_log']} "
+        "have no line in the log."
     )
     return f"{outcome}\n\n{_table(['fault', 'times', 'survived'], lines)}\n\n{_measured(record)}"
 
