@@ -55,15 +55,11 @@ class TableBatches(Dataset[Batch]):
         The batch is never empty: a rank without samples would let the other ranks wait forever.
         """
         samples = self._read(draws)
+        problems: list[Problem] = []
         if self.hard_images:
-            partners = [
-                Draw(draw.rng().choice(sample.hard_image_rows), draw.seed + "-hard")
-                for sample, draw in samples
-                if sample.hard_image_rows
-            ]
-            samples += self._read(partners)
+            samples += self._read(self._partners(samples, problems))
         batch = self.collate(samples)
-        problems = list(batch.problems)
+        problems += batch.problems
         for offset in range(1, _MAX_TRIES):
             if batch.samples:
                 return batch._replace(problems=problems)
@@ -71,6 +67,20 @@ class TableBatches(Dataset[Batch]):
             batch = self.collate(self._read([Draw(row, draws[-1].seed)]))
             problems += batch.problems
         raise _nothing_usable(problems)
+
+    def _partners(self, samples: list[tuple[Sample, Draw]], problems: list[Problem]) -> list[Draw]:
+        """Draw a row with a similar image for each sample; a row beyond the table becomes a problem."""
+        partners = []
+        for sample, draw in samples:
+            if not sample.hard_image_rows:
+                continue
+            row = draw.rng().choice(sample.hard_image_rows)
+            if 0 <= row < len(self.table):
+                partners.append(Draw(row, draw.seed + "-hard"))
+            else:
+                reason = f"similar image {row} is beyond the {len(self.table)} rows of the table"
+                problems.append(Problem(sample.id, reason, skipped=False))
+        return partners
 
     def _read(self, draws: list[Draw]) -> list[tuple[Sample, Draw]]:
         if not draws:

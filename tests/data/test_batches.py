@@ -161,6 +161,16 @@ def test_hard_images_double_the_batch(collate, photo_folder):
     assert ids[2] in ("captions.jsonl:3", "captions.jsonl:5")
 
 
+def test_a_similar_image_beyond_the_table_is_named(collate, photo_folder):
+    table = folder(str(photo_folder))
+    plain = table.to_sample
+    table.to_sample = lambda record, i: plain(record, i)._replace(hard_image_rows=[24] if i else [1])
+    batch = TableBatches(table, collate, hard_images=True).__getitems__([Draw(0, "a"), Draw(6, "b")])
+    assert [row.id for row in batch.samples] == [f"captions.jsonl:{line}" for line in (1, 7, 2)]
+    reason = "similar image 24 is beyond the 24 rows of the table"
+    assert batch.problems == [Problem("captions.jsonl:7", reason, skipped=False)]
+
+
 def test_order_is_the_same_for_any_number_of_ranks_and_any_start():
     def batches(rank=0, world=1, start=0, drop_last=True):
         sampler = RunSampler(np.arange(23), 6, 3, 7, drop_last, rank, world, start)
