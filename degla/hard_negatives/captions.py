@@ -1,6 +1,5 @@
 """Read captions: CSV, TSV, JSON lines, Parquet, plain text, COCO's JSON, the authors' JSON, NegCLIP's TSV."""
 
-import ast
 import csv
 import hashlib
 import json
@@ -12,9 +11,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from degla.data.schema import Negative, parse_negatives
-from degla.data.sources.records import read_records
-from degla.errors import ConfigError
+from degla.data.schema import Negative, describe, negatives_of_record
+from degla.data.sources.records import Record, read_records
+from degla.errors import ConfigError, DataError
 
 _MAX_CAPTION = 5000  # characters; some checks take quadratic time. CLIP reads about 350
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".json", ".txt")
@@ -59,8 +58,11 @@ def read_captions(file: str | None, caption: str = "caption", image: str = "imag
             yield CaptionRow(row_id, None, "", [], record)
             continue
         if "title" in record and "neg_caption" in record:  # NegCLIP's TSV
-            negatives = _parse_python_list(record["neg_caption"])
-            record = {"image": record.get("filepath"), "caption": record["title"], "negatives": negatives}
+            record = {
+                image: record.get("filepath"),
+                caption: record["title"],
+                "negatives": record["neg_caption"],
+            }
         elif is_first and caption not in record:
             columns = ", ".join(map(str, record))
             raise ConfigError(f"input: {path.name} has no column {caption!r}, only {columns}: set caption")
@@ -112,25 +114,49 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _caption_row(row_id: str, record: dict[str, Any], caption: str, image: str) -> CaptionRow:
-    text, image_value = record.get(caption), record.get(image)
-    if image_value is not None and not isinstance(image_value, dict):
+def _caption_row(row_id: str, record: Record, caption: str, image: str) -> CaptionRow:
+    image_value = record.get(image)
+    if isinstance(image_value, int | float) and not isinstance(image_value, bool):
         image_value = str(image_value)  # a number can be a file name
-    if not isinstance(text, str) or not text.strip():
-        return CaptionRow(row_id, image_value or None, "", [], "empty caption")
-    if len(text) > _MAX_CAPTION:
-        return CaptionRow(row_id, image_value or None, "", [], f"caption of more than {_MAX_CAPTION} characters")
-    negatives = record.get("negatives")
-    if negatives is None:
-        columns = sorted(key for key in record if str(key).startswith("negative"))
-        negatives = [record[key] for key in columns if record[key]]
+    if not isinstance(image_value, str | dict | None) or (
+        isinstance(image_value, str) and not _is_unicode(image_value)
+    ):
+        return CaptionRow(row_id, None, "", [], f"the image is {describe(image_value)}, not a path")
+    image_value = image_value or None
+    text, problem = _caption_text(record.get(caption))
+    if problem:
+        return CaptionRow(row_id, image_value, "", [], problem)
     try:
-        return CaptionRow(row_id, image_value or None, " ".join(text.split()), parse_negatives(negatives))
+        negatives = negatives_of_record(record)
     except ValueError as error:
-        return CaptionRow(row_id, image_value or None, " ".join(text.split()), [], str(error))
+        return CaptionRow(row_id, image_value, text, [], str(error))
+    if not all(_is_unicode(negative.text) and _is_unicode(negative.type) for negative in negatives):
+        return CaptionRow(row_id, image_value, text, [], "negatives with characters that are not valid Unicode")
+    return CaptionRow(row_id, image_value, text, negatives)
 
 
-def _records(path: Path, caption: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _caption_text(value: Any) -> tuple[str, str]:
+    """Return the caption with single spaces, or "" and why it cannot be used."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return "", "empty caption"
+    if not isinstance(value, str):
+        return "", f"the caption is {describe(value)}, not a text"
+    if len(value) > _MAX_CAPTION:
+        return "", f"caption of more than {_MAX_CAPTION} characters"
+    if not _is_unicode(value):
+        return "", "caption with characters that are not valid Unicode"
+    return " ".join(value.split()), ""
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # lone surrogates: from JSON escapes, or from bytes that are not UTF-8
+        return False
+    return True
+
+
+def _records(path: Path, caption: str) -> Iterator[tuple[int, Record | str]]:
     """Yield row numbers with records. A record that cannot be parsed is its error message."""
     if path.suffix == ".txt":
         yield from _text_records(path, caption)
@@ -140,37 +166,58 @@ def _records(path: Path, caption: str) -> Iterator[tuple[int, dict[str, Any] | s
         yield from read_records(path)
 
 
-def _text_records(path: Path, caption: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read one caption per line, or a CSV with a header, such as Flickr8k's ``captions.txt``."""
-    with path.open(encoding="utf-8", newline="") as lines:
+def _text_records(path: Path, caption: str) -> Iterator[tuple[int, Record | str]]:
+    """Read one caption per line, or a CSV with a header, such as Flickr8k's ``captions.txt``.
+
+    Bytes that are not UTF-8 become lone surrogates, so that they spoil their own row and no other.
+    """
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         header = next(lines, "").strip().split(",")
-        lines.seek(0)
-        if caption in header and len(header) > 1:
-            yield from enumerate(csv.DictReader(lines), 1)
-        else:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        if caption not in header or len(header) < 2:
             yield from ((number, {caption: line.strip()}) for number, line in enumerate(lines, 1) if line.strip())
+            return
+        reader = csv.DictReader(lines)
+        try:
+            for number, record in enumerate(reader, 1):
+                has_all_fields = None not in record and None not in record.values()
+                yield number, record if has_all_fields else f"the row has not {len(header)} fields, as the header has"
+        except csv.Error as error:
+            raise DataError(f"input: {path.name} cannot be read as CSV at line {reader.line_num} ({error})") from error
 
 
-def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_records(path: Path) -> Iterator[tuple[int, Record | str]]:
     """Read COCO's captions or a list of objects, such as the authors' file."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(content, dict) and "annotations" in content:
-        names = {image["id"]: image["file_name"] for image in content.get("images", [])}
-        for number, item in enumerate(content["annotations"]):
-            yield number, {"image": names.get(item["image_id"]), "caption": item["caption"]}
-    elif isinstance(content, list):
-        for number, item in enumerate(content):
-            if "original" in item:
-                name = f"COCO_train2014_{int(item['image_id']):012d}.jpg"
-                item = {"image": name, "caption": item["original"], "negatives": item.get("enhanced")}
-            yield number, item
-    else:
-        raise ConfigError(f"input: {path.name} is neither COCO's captions nor a list of objects")
-
-
-def _parse_python_list(text: str) -> Any:
-    """Parse a list in Python's notation. Returns 0, which ``parse_negatives`` refuses, where it is none."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return 0
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"input: {path.name} cannot be read as JSON ({error})") from error
+    is_coco = isinstance(content, dict) and isinstance(content.get("annotations"), list)
+    items = content["annotations"] if is_coco else content
+    if not isinstance(items, list):
+        raise ConfigError(f"input: {path.name} is neither COCO's captions nor a list of objects")
+    names = _image_names(content) if is_coco else {}
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            yield number, f"the item is {describe(item)}, not an object"
+        elif is_coco:
+            yield number, {"image": names.get(str(item.get("image_id"))), "caption": item.get("caption")}
+        elif "original" in item:
+            yield number, _author_record(item)
+        else:
+            yield number, item
+
+
+def _image_names(content: Record) -> dict[str, Any]:
+    """Return image id -> file name of a file in COCO's format."""
+    images = content.get("images")
+    records = [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
+    return {str(image.get("id")): image.get("file_name") for image in records}
+
+
+def _author_record(item: Record) -> Record | str:
+    image_id = str(item.get("image_id"))
+    if not re.fullmatch(r"[0-9]{1,12}", image_id):
+        return f"image_id is {image_id[:60]!r}, not a number of at most 12 digits"
+    name = f"COCO_train2014_{image_id.zfill(12)}.jpg"
+    return {"image": name, "caption": item["original"], "negatives": item.get("enhanced")}
