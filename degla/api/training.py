@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from degla.api.model import Model, load
 from degla.api.spec import model_values
 from degla.artifacts import read_metrics
@@ -114,21 +116,23 @@ def finetune(
 
 @contextmanager
 def _handlers_restored() -> Iterator[None]:
-    """Give loggers and signals their handlers back, and forget filters of warnings, when the block ends."""
-    loggers = [logging.getLogger(name) for name in ("", "lightning", "lightning.pytorch", "lightning.fabric")]
-    loggers.append(logging.getLogger("lightning.pytorch.utilities.rank_zero"))
-    before = [(logger.handlers[:], logger.filters[:], logger.level) for logger in loggers]
+    """Leave loggers, signals, warnings and progress bars as they were before the block."""
+    existing = [item for item in logging.root.manager.loggerDict.values() if isinstance(item, logging.Logger)]
+    loggers = [(item, item.handlers[:], item.filters[:], item.level) for item in (logging.root, *existing)]
     signals = {number: signal.getsignal(number) for number in _SIGNALS}
+    had_bars = not datasets.are_progress_bars_disabled()
     try:
         with warnings.catch_warnings():
             yield
     finally:
         if threading.current_thread() is threading.main_thread():  # elsewhere nobody can have changed them
             for number, handler in signals.items():
-                signal.signal(number, handler)  # a run that a signal stopped has left its own
-        for logger, (handlers, filters, level) in zip(loggers, before, strict=True):
+                signal.signal(number, handler)  # a run that a signal stopped leaves its own
+        for logger, handlers, filters, level in loggers:
             logger.handlers[:], logger.filters[:] = handlers, filters
             logger.setLevel(level)
+        if had_bars:
+            datasets.enable_progress_bars()
 
 
 def _data_values(data: str | Path) -> dict[str, Any]:
