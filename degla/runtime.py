@@ -47,7 +47,12 @@ class OnnxClip:
         return self.text.run(None, {"inputs": np.array(ids, dtype=np.int64)})[0]
 
     def score(self, images: Sequence[str | Path | Image.Image], texts: Sequence[str]) -> np.ndarray:
-        """Return the ``(B, M)`` cosines of images and texts."""
+        """Return the ``(B, M)`` cosines of images and texts.
+
+        Args:
+            images: B files or Pillow images.
+            texts: M texts.
+        """
         return self.encode_image(images) @ self.encode_text(texts).T
 
     def _pixels(self, image: str | Path | Image.Image) -> np.ndarray:
