@@ -1,7 +1,7 @@
-"""What the client costs: thousands of requests against a local server, in a process of its own, that answers at once.
+"""The cost of the client: thousands of requests to a local server in another process, which answers at once.
 
-The floor is the same number of requests by aiohttp alone, same server, same concurrency, in turns. Memory of the client
-is read at ten points of the run.
+The baseline is the same number of requests by aiohttp alone, to the same server with the same concurrency. The memory
+of the client is read at ten points of the run.
 
     python benchmarks/negatives.py --requests 20000 --concurrency 256
 """
@@ -14,6 +14,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -42,7 +43,7 @@ _ANSWER = json.dumps(
 
 
 def main() -> None:
-    """Measure and save the record."""
+    """Measure both clients and save the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--concurrency", type=int, default=256)
@@ -107,7 +108,7 @@ def _plain(url: str, count: int, concurrency: int) -> dict[str, float]:
 def _ours(url: str, count: int, concurrency: int) -> dict[str, object]:
     memory: list[float] = []
 
-    def tasks():
+    def tasks() -> Iterator[tuple[str, str]]:
         for i in range(count):
             if i % (count // 10) == 0:
                 gc.collect()
@@ -135,7 +136,7 @@ def _ours(url: str, count: int, concurrency: int) -> dict[str, object]:
 
 
 def _resident() -> float:
-    """MiB."""
+    """Return the resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 

@@ -89,6 +89,23 @@ def test_errors_replace_no_answer_and_are_requested_again(tmp_path):
     assert [request["custom_id"] for request in again] != [requests[0]["custom_id"]]
 
 
+def test_hostile_lines_of_answers_are_requested_again(tmp_path):
+    _, _, requests = write(tmp_path)
+    deep = "[" * 100_000 + "]" * 100_000
+    keys = [request["custom_id"] for request in requests]
+    lines = [
+        deep, "null", "5", '{"custom_id": 5}', f'{{"custom_id": "{keys[0]}", "response": {deep}}}',
+        *(json.dumps({"custom_id": keys[1], "response": value}) for value in (None, [], "x", {"status_code": []})),
+        json.dumps({"custom_id": keys[2], "response": {"status_code": 200, "body": "a page"}}),
+        json.dumps({"custom_id": keys[3], "response": {"status_code": 400, "body": {"error": {"message": ["x"]}}}}),
+    ]  # fmt: skip
+    (tmp_path / "out.jsonl").write_text("\n".join(lines) + "\n")
+    writer, store, again = write(tmp_path, [str(tmp_path / "out.jsonl")])
+    assert {request["custom_id"] for request in again} >= {keys[0], keys[1]} and len(again) == len(requests)
+    reasons = [writer.answer_index.verdict(store, *TASKS[i]).reason for i in (2, 3)]
+    assert reasons == ["the response is not a chat completion", '{"error": {"message": ["x"]}}']
+
+
 def test_missing_file_is_reported(tmp_path):
     with pytest.raises(ConfigError, match=r"negatives\.answers: there is no file .*nothing"):
         write(tmp_path, [str(tmp_path / "nothing*")])
