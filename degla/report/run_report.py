@@ -197,12 +197,3 @@ def _bad_row_tables(run_dir: Path) -> str:
         more = f"<p>and {len(records) - _MAX_EXAMPLES} more in bad_rows.csv</p>" if len(records) > _MAX_EXAMPLES else ""
         parts.append(f"<h3>{len(records)} {html.escape(problem)}</h3>{table(['row', 'reason'], lines)}{more}")
     return "".join(parts)
-
-
-# Style of pages that do not use ``degla.report.page`` yet.
-PAGE_STYLE = """<style>
-body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:right}
-.aside{color:#777}td:first-child,th:first-child{text-align:left}.up{color:#18794e}.down{color:#c62828}
-img{max-width:100%}pre{background:#f6f6f6;padding:1rem;overflow:auto}small{color:#777;font-weight:400}
-</style>"""

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from lightning.pytorch import LightningModule, Trainer
 from omegaconf import OmegaConf
 
@@ -125,6 +126,22 @@ def test_a_users_own_code(monkeypatch, tmp_path):
     assert find_target("mine.losses.make", "x")
     with pytest.raises(ConfigError, match="is not allowed"):
         find_target("mine.losses.Mine", "x")
+
+
+def test_a_users_config_folder_and_objective(monkeypatch, tmp_path):
+    """The example of docs/configuration.md."""
+    (tmp_path / "yours/configs/objective").mkdir(parents=True)
+    (tmp_path / "yours/__init__.py").write_text("")
+    (tmp_path / "yours/losses.py").write_text(
+        "from degla.losses import DeGLAObjective\nclass Mine(DeGLAObjective):\n"
+        "    def __init__(self, weight: float):\n        super().__init__(contrastive=weight)\n"
+    )
+    (tmp_path / "yours/configs/objective/mine.yaml").write_text("_target_: yours.losses.Mine\nweight: 2.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("DEGLA_TARGETS", "yours.")
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", [f"hydra.searchpath=[file://{tmp_path}/yours/configs]", "objective=mine", "run_dir=x"])
+    assert instantiate(cfg.objective, "objective").weights["contrastive"] == 2.0
 
 
 def test_a_checkpoint_named_as_a_target_is_not_opened(tmp_path):
