@@ -74,11 +74,16 @@ def front_figure(evaluations: Sequence[Evaluation]) -> Figure:
         if compositional is not None and general is not None:
             axes.plot(general, compositional, "o")
             axes.annotate(
-                evaluation.label, (general, compositional), fontsize=8, xytext=(4, 4), textcoords="offset points"
+                evaluation.label,
+                (general, compositional),
+                xytext=(0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
             )
     axes.set(xlabel="general: zero-shot classification, percent", ylabel="compositional, percent")
     axes.grid(alpha=0.3)
-    axes.margins(0.15)
+    axes.margins(0.3)
     return figure
 
 

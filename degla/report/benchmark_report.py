@@ -67,15 +67,14 @@ def print_tables(tables: Sequence[BenchmarkTable], folder: Path) -> None:
     """
     console = Console()
     for benchmark in tables:
-        published = benchmark.rows[: benchmark.num_published]
-        models = [row for row in published if row[0] in _CONSOLE_PUBLISHED] + benchmark.rows[benchmark.num_published :]
+        models = _models_that_fit(benchmark, console.width)
         dim = [row[0] in _CONSOLE_PUBLISHED or row[0].startswith("  ") for row in models]
         # Names of subsets and models are texts, not markup: one may be called [/x].
         columns = [
-            Column(Text(row[0].strip()), justify="right", style="dim" if aside else "")
+            Column(Text(row[0].strip()), justify="right", overflow="fold", style="dim" if aside else "")
             for row, aside in zip(models, dim, strict=True)
         ]
-        shown = Table(Column("subset"), *columns, title=Text(f"{benchmark.benchmark}, percent"))
+        shown = Table(Column("subset", no_wrap=True), *columns, title=Text(f"{benchmark.benchmark}, percent"))
         for line in _by_subset(benchmark.heads, models):
             shown.add_row(*map(Text, line))
         console.print(shown)
@@ -84,6 +83,18 @@ def print_tables(tables: Sequence[BenchmarkTable], folder: Path) -> None:
     for name in ("report.html", "explorer.html", "results.json", "items.parquet"):
         if (folder / name).exists():
             console.print(f"{name:<14} {folder / name}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _models_that_fit(benchmark: BenchmarkTable, width: int) -> list[list[str]]:
+    """Leave out published rows, then the baselines, where the console is too narrow for all columns."""
+    published = [row for row in benchmark.rows[: benchmark.num_published] if row[0] in _CONSOLE_PUBLISHED]
+    measured = benchmark.rows[benchmark.num_published :]
+    models = [row for row in measured if row[0].strip() not in ("without images", "chance")]
+    for choice in (published + measured, measured):
+        columns = [("subset", *benchmark.heads), *([*row[0].split(), *row[1:]] for row in choice)]
+        if sum(3 + max(map(len, column)) for column in columns) + 1 <= width:
+            return choice
+    return models
 
 
 def _headlines(evaluations: Sequence[Evaluation]) -> dict[str, str]:
@@ -154,6 +165,11 @@ def _by_subset(heads: Sequence[str], models: Sequence[Sequence[str]]) -> list[li
     return [[head, *(row[number] for row in models)] for number, head in enumerate(heads, 1)]
 
 
+def _unbroken(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Keep a number and its interval on one line."""
+    return [[cell.replace(" ± ", "\u00a0±\u00a0") for cell in line] for line in lines]
+
+
 def _names(models: Sequence[Sequence[str]]) -> list[str]:
     return [row[0].strip() for row in models]
 
@@ -171,7 +187,7 @@ def _html(benchmark: BenchmarkTable) -> str:
     published = benchmark.rows[: benchmark.num_published]
     parts = [
         f"<h2>{html.escape(benchmark.benchmark)}, percent</h2>",
-        table(["subset", *_names(measured)], _by_subset(benchmark.heads, measured)),
+        table(["subset", *_names(measured)], _unbroken(_by_subset(benchmark.heads, measured))),
     ]
     if published:
         numbers = table(["subset", *_names(published)], _by_subset(benchmark.heads, published))

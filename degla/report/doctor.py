@@ -1,36 +1,56 @@
-"""What data the benchmarks find on this machine, and where the rest is had."""
+"""Which data of the benchmarks are on this machine, and where to download the rest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 
 from degla.evaluation import Task
+from degla.evaluation.task import Survey
+
+_MAX_NAMED = 3  # parts with another number of items that a line names
 
 
 def print_survey(tasks: Mapping[str, Task]) -> None:
-    """A line a subset: items against the official count, images found, and what to do."""
+    """Print one line per benchmark: its items, its images, and the first thing to do."""
     console = Console()
-    table = Table("benchmark", "subset", "items", "official", "images", title="What is here")
-    advice: dict[str, None] = {}
-    for name, task in track(tasks.items(), "Looking", console=console, transient=True):
-        for row in task.survey():
-            whole = row.num_items and row.official_count in (None, row.num_items)
-            images = f"{row.num_found} of {row.num_images}" if row.num_items else "-"
-            table.add_row(
-                escape(name),
-                escape(row.part),
-                f"[{'green' if whole else 'red'}]{row.num_items or 'missing'}[/]",
-                "-" if row.official_count is None else str(row.official_count),
-                f"[{'green' if row.num_found == row.num_images else 'red'}]{images}[/]",
-            )
-            if row.missing:
-                what = row.missing if row.num_items == 0 else f"benchmark.{name}: {row.missing}; {row.download_hint}"
-                advice.setdefault(what.removesuffix(f"; {row.download_hint}") + f"\n    {row.download_hint}")
-    console.print(table)
-    for line in advice:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if not advice:
+    surveys = {
+        name: task.survey()
+        for name, task in track(
+            tasks.items(), "Looking", console=console, transient=True, disable=not console.is_terminal
+        )
+    }
+    lines = [
+        ("benchmark", "items", "images, by part", "what to do"),
+        *(_line(name, rows) for name, rows in surveys.items()),
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line[:3], widths, strict=False))
+        console.print(f"{text}  {line[3]}", markup=False, highlight=False, soft_wrap=True)
+    if all(line[3] == "ready" for line in lines[1:]):
         console.print("Everything is here.")
+
+
+def _line(name: str, rows: Sequence[Survey]) -> tuple[str, str, str, str]:
+    num_items = sum(row.num_items for row in rows)
+    num_missing = sum(row.num_items == 0 for row in rows)
+    items = f"{num_items}, {num_missing} of {len(rows)} parts missing" if num_missing else str(num_items)
+    images = f"{sum(row.num_found for row in rows)} of {sum(row.num_images for row in rows)}" if num_items else "-"
+    return name, items, images, _hint(rows)
+
+
+def _hint(rows: Sequence[Survey]) -> str:
+    """Name the first thing that is missing and where to download it, else what differs from the published data."""
+    for row in rows:
+        if row.num_items == 0:  # the message names file and source already
+            return row.missing
+    for row in rows:
+        if row.missing:
+            return f"{row.missing} is missing; {row.download_hint}"
+    other = [row for row in rows if row.official_count not in (None, row.num_items)]
+    if other:
+        counts = ", ".join(f"{row.part} {row.num_items} of {row.official_count}" for row in other[:_MAX_NAMED])
+        more = f" and {len(other) - _MAX_NAMED} more" if len(other) > _MAX_NAMED else ""
+        return f"ready, but not the published items: {counts}{more}"
+    return "ready"

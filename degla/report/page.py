@@ -18,7 +18,7 @@ a{color:var(--bar)}small,.muted,.aside{color:var(--muted);font-weight:400}
 .scroll{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
-th{white-space:nowrap}td:first-child,th:first-child{text-align:left}
+th{max-width:9rem;vertical-align:bottom}td:first-child,th:first-child{text-align:left}
 .up{color:var(--better)}.down{color:var(--worse)}
 img{max-width:100%;height:auto}img.figure{background:#fff;border-radius:6px}
 pre,code{background:var(--panel);border-radius:4px;font-size:.87em}code{padding:.1em .3em}

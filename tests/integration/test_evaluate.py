@@ -134,10 +134,18 @@ def test_mistakes_end_in_one_sentence(tmp_path, arguments, message):
 def test_doctor(data):
     (data / "data/coco/val2017/000000000003.jpg").unlink()
     output = evaluate("model=scenes", "benchmark=[sugarcrepe,aro,scenes]", "doctor=true", cwd=data).stdout
-    line = next(line for line in output.splitlines() if "swap_obj" in line)
-    assert "39" in line and "245" in line and "3 of 4" in line
-    assert "missing" in next(line for line in output.splitlines() if "add_att" in line)
-    assert "github.com/mertyg/vision-language-models-are-bows" in output
+    lines = {line.split()[0]: line for line in output.splitlines()}
+    assert "78, 5 of 7 parts missing" in lines["sugarcrepe"] and "6 of 8" in lines["sugarcrepe"]
+    assert "sugarcrepe/add_att.json" in lines["sugarcrepe"] and "github.com/RAIVNLab/sugar-crepe" in lines["sugarcrepe"]
+    assert "github.com/mertyg/vision-language-models-are-bows" in lines["aro"]
+    assert lines["scenes"].endswith("ready")
+    short = evaluate(*SMALL, "doctor=true", cwd=data).stdout
+    assert "000000000003.jpg is missing; captions: github.com" in short
+    (data / "data/coco/val2017/000000000003.jpg").write_bytes(b"an image")
+    whole = evaluate(*SMALL, "doctor=true", cwd=data).stdout
+    assert "not the published items: swap_obj 39 of 245, swap_att 39 of 666" in whole
+    everything = evaluate("model=scenes", "benchmark=all", "doctor=true", cwd=data).stdout.splitlines()
+    assert len(everything) == len({line.split()[0] for line in everything}) == 14  # the heads, and a line a benchmark
     assert not list(data.glob("runs/evaluate/*/results.json"))
 
 
