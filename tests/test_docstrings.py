@@ -15,6 +15,7 @@ What is exempt:
   signatures are documented there. The lists below name them, and only classes that inherit from those libraries may use
   them;
 - a method that overrides a method of another class of degla may leave to it what it documents: ``Args:`` and shapes;
+  so may a method whose docstring begins with "See" and the name of a protocol that it implements;
 - a mapping of tensors by name, such as a state dict, has no shape.
 """
 
@@ -160,10 +161,18 @@ class Inheritance:
     def __init__(self, modules: dict[Path, ast.Module]):
         self.classes: dict[str, Class] = {}
         for tree in modules.values():
-            for node in ast.walk(tree):
+            nodes = list(ast.walk(tree))
+            names = {
+                alias.asname: alias.name
+                for node in nodes
+                if isinstance(node, ast.ImportFrom)
+                for alias in node.names
+                if alias.asname
+            }
+            for node in nodes:
                 if isinstance(node, ast.ClassDef):
                     bases = [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases]
-                    self.classes[node.name] = Class(node, bases)
+                    self.classes[node.name] = Class(node, [names.get(base, base) for base in bases])
 
     def ancestors(self, name: str, seen: frozenset = frozenset()) -> list[str]:
         if name not in self.classes or name in seen:
@@ -176,8 +185,11 @@ class Inheritance:
             method in HOOKS.get(base, ()) for base in (*self.classes[owner.name].bases, *self.ancestors(owner.name))
         )
 
-    def inherited_docs(self, owner: ast.ClassDef, method: str) -> str:
-        nodes = [self.classes[base].node for base in self.ancestors(owner.name) if base in self.classes]
+    def inherited_docs(self, owner: ast.ClassDef, method: str, doc: str) -> str:
+        bases = self.ancestors(owner.name)
+        if reference := re.match(r"See ``(\w+)", doc):  # of a protocol, which nobody has to inherit from
+            bases.append(reference.group(1))
+        nodes = [self.classes[base].node for base in bases if base in self.classes]
         found = [item for node in nodes for item in node.body if getattr(item, "name", None) == method]
         return "\n".join(ast.get_docstring(item) or "" for item in found)
 
@@ -205,7 +217,7 @@ def faults(item: Documented, inheritance: Inheritance) -> Iterator[str]:
         function = constructors[0]
     if owner is not None and inheritance.is_hook(owner, node.name):
         return
-    inherited = inheritance.inherited_docs(owner, node.name) if owner is not None else ""
+    inherited = inheritance.inherited_docs(owner, node.name, doc) if owner is not None else ""
     names = parameters(function, is_method=owner is not None or isinstance(node, ast.ClassDef))
     listed = documented_arguments(doc)
     if listed is None and len(names) > 1 and documented_arguments(inherited) is None:
@@ -301,6 +313,7 @@ GOOD = '''
 """A module."""
 from collections.abc import Mapping
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback as LightningCallback
 from torch import Tensor
 
 
@@ -341,6 +354,20 @@ class Child(Made):
 
 def save(state: Mapping[str, Tensor]) -> None:
     """Write a state dict."""
+
+
+class Follower:
+    """A thing that scores as ``Made`` does."""
+
+    def scores(self, images: Tensor, texts: Tensor) -> Tensor:
+        """See ``Made``."""
+
+
+class Renamed(LightningCallback):
+    """A callback by another name."""
+
+    def on_train_end(self, trainer, pl_module):
+        """Save the end."""
 
 
 def _private(one, two): ...

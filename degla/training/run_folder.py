@@ -108,6 +108,10 @@ def finished_value(cfg: DictConfig, run_dir: Path) -> float | None:
     """Return the value of a run that has finished with the same settings, or None.
 
     A sweep that is started again skips its finished jobs this way.
+
+    Args:
+        cfg: config of the run.
+        run_dir: its folder.
     """
     if not (run_dir / _FINISHED).is_file():
         return None
@@ -124,7 +128,13 @@ def _settings(cfg: Any) -> dict[str, Any]:
 
 
 def mark_as_finished(run_dir: Path, num_steps: int, value: float) -> None:
-    """Record that the run has ended by itself, for ``finished_value``."""
+    """Record that the run has ended by itself, for ``finished_value``.
+
+    Args:
+        run_dir: folder of the run.
+        num_steps: optimizer steps that it has taken.
+        value: what a sweep maximises.
+    """
     with atomic_write(run_dir / _FINISHED) as partial:
         partial.write_text(json.dumps({"steps": num_steps, "value": value}), encoding="utf-8")
 
