@@ -1,7 +1,7 @@
 """Compare one pass over SugarCrepe's distinct images and captions with a loop over pairs.
 
-The loop is what the released scripts do. Both answer the same items with the same weights in the same run, in turns, and
-the answers have to agree.
+The loop is what the released scripts do. Both answer the same items with the same weights in the same run, in turns,
+and the answers have to agree.
 
     python benchmarks/evaluation.py --annotations ../shared/data/sugarcrepe --images 60
 """
