@@ -8,7 +8,7 @@ import pytest
 
 from degla.data.schema import Negative
 from degla.data.sources import coco, folder, negclip_tsv
-from degla.errors import ConfigError, DataError
+from degla.errors import ConfigError, DataError, DeglaError
 
 GOOD = ["x0.jpg,a dog", "x1.jpg,a cat", "x2.jpg,a cow", "x3.jpg,a hen", "x4.jpg,a pig", "x5.jpg,a fox"]
 
@@ -161,6 +161,27 @@ def test_a_truncated_parquet_file(tmp_path):
     (tmp_path / "t.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:-30])
     with pytest.raises(ConfigError, match="not a Parquet file, or it is damaged"):
         folder(str(tmp_path), "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "source"),
+    [
+        ("t.csv", "image,caption\n\n", lambda path: folder(str(path.parent), path.name)),
+        ("t.tsv", "\ttitle\tfilepath\tneg_caption\tneg_image\n", lambda path: negclip_tsv(str(path), str(path.parent))),
+        ("t.json", '[{"original": 1, "enhanced": 2}]', lambda path: negclip_tsv(str(path), str(path.parent))),
+        ("e.json", "[]", lambda path: coco(str(path), str(path.parent))),
+    ],
+)
+def test_tables_without_rows(tmp_path, name, content, source):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DeglaError, match=r"holds no rows|the authors' JSON"):
+        source(tmp_path / name)
+
+
+def test_negclips_tsv_without_one_of_its_columns(tmp_path):
+    (tmp_path / "t.tsv").write_text("\ttitle\tpath\tneg_caption\tneg_image\n0\ta\tx.jpg\t['b']\t[0]\n")
+    with pytest.raises(ConfigError, match=r"no column 'filepath' \(it has , title, path, neg_caption, neg_image\)"):
+        negclip_tsv(str(tmp_path / "t.tsv"), str(tmp_path))
 
 
 AUTHORS_ITEM = {"image_id": 9, "original": "a dog", "enhanced": ["b"]}

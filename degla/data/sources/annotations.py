@@ -17,6 +17,7 @@ _TABLES = (
     *(formats.CSV, formats.TSV, formats.JSON_LINES, formats.PARQUET, formats.JSON_LIST),
     formats.OTHER_TABLE,  # refused further on, by the name of the missing column
 )
+_NUM_NAMED = 20  # columns that a message lists
 _DEGLA_PAGE = "https://huggingface.co/datasets/wsdwJohn1231/DeGLA"
 _COCO_PAGE = "https://cocodataset.org/#download"
 _NEGCLIP_PAGE = "https://github.com/mertyg/vision-language-models-are-bows"
@@ -58,7 +59,7 @@ def folder(
     images = root / (image_root or "")
     if not images.is_dir():
         raise ConfigError(f"data.image_root: there is no folder {images}; set it to the folder of the images")
-    _check_columns(file)
+    _check_columns(file, ("image", "caption"))
     return build_table(folder_records, file, cache_dir=cache_dir, file=str(file), images=str(images.resolve()))
 
 
@@ -98,6 +99,7 @@ def negclip_tsv(annotations: str | None, image_root: str | None, cache_dir: str 
     if file.suffix != ".tsv":
         raise ConfigError(f"data.annotations: {file.name} must end in .tsv; rename it to {file.stem}.tsv")
     images = _existing_folder(image_root, "data.image_root", f"the parent folder of coco/, from {_COCO_PAGE}")
+    _check_columns(file, ("title", "filepath", "neg_caption", "neg_image"))
     return build_table(negclip_records, file, cache_dir=cache_dir, file=str(file), images=str(images.resolve()))
 
 
@@ -134,15 +136,17 @@ def _only_annotation_file(root: Path) -> Path:
     raise ConfigError(f"data.annotations is not set and {root} holds several files: set it to one of {names}")
 
 
-def _check_columns(file: Path) -> None:
+def _check_columns(file: Path, needed: tuple[str, ...]) -> None:
     columns = read_columns(file)
     if columns is None:
         raise ConfigError(f"data.annotations: {file} holds no rows that can be read; see docs/data.md for the format")
-    for column in ("image", "caption"):
+    for column in needed:
         if column not in columns:
+            # A damaged file may have a column name of many lines.
+            names = [" ".join(str(name).split())[:40] for name in columns[:_NUM_NAMED]]
+            names += ["..."] if len(columns) > _NUM_NAMED else []
             raise ConfigError(
-                f"data.annotations: {file.name} has no column {column!r} (it has {', '.join(map(str, columns))}); "
-                "rename the column"
+                f"data.annotations: {file.name} has no column {column!r} (it has {', '.join(names)}); rename the column"
             )
 
 

@@ -291,7 +291,5 @@ def _open_parquet(file: Path) -> pyarrow.parquet.ParquetFile:
 def _without_duplicates(columns: list[str], file: Path) -> list[str]:
     repeated = [name for name, count in Counter(columns).items() if count > 1 and name]
     if repeated:
-        raise ConfigError(
-            f"{file} has the column {', '.join(map(repr, repeated))} more than once; rename or remove the others"
-        )
+        raise ConfigError(f"{file} has the column {repeated[0][:40]!r} more than once; rename or remove the others")
     return columns

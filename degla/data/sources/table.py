@@ -146,6 +146,7 @@ def build_table(
 
     Raises:
         DeglaError: what ``records`` raises for the user.
+        DataError: there are no records.
     """
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     with warnings.catch_warnings():
@@ -162,6 +163,10 @@ def build_table(
             if isinstance(error.__cause__, DeglaError):  # what we raise in `records` is meant for the user
                 raise error.__cause__ from None
             raise
+        except ValueError as error:
+            if "corresponds to no data" not in str(error):  # what `datasets` says of a generator without records
+                raise
+            raise DataError(f"{', '.join(map(str, files))} holds no rows; see docs/data.md for the format") from error
     return SampleTable(dataset, table_sample, cache_dir=cache_dir)
 
 
