@@ -4,6 +4,7 @@ Everything goes through one ``rich`` console, so that messages appear above the 
 """
 
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -72,7 +73,16 @@ def quiet_console() -> None:
     for handler in list(root.handlers):
         if type(handler) is logging.StreamHandler:  # Hydra's; its handler of the log file is a subclass
             root.removeHandler(handler)
-            root.addHandler(_ConsoleHandler(level=handler.level))
+            # The ranks say the same; of the others only errors are shown, such as which rank has stopped.
+            root.addHandler(_ConsoleHandler(level=logging.ERROR if _rank_of_launcher() else handler.level))
+
+
+def _rank_of_launcher() -> int:
+    """Return this process's rank as Lightning, torchrun or SLURM set it; 0 before Lightning starts the others."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
 
 
 def print_opening(cfg: DictConfig, run: Run) -> None:
