@@ -281,7 +281,7 @@ def _without_negatives(batch: Batch) -> Batch:
 
 
 def encoding_chunks(batch: Batch) -> Iterator[tuple[slice, Tensor | PackedTexts]]:
-    """Yield the samples that are encoded together, and their texts as ``(M, L)`` or packed: captions, then negatives."""
+    """Yield the samples that are encoded together, and their texts, ``(M, L)`` or packed: captions, then negatives."""
     for chunk in batch.chunks or [Chunk(0, len(batch.images), None)]:
         part = slice(chunk.start, chunk.stop)
         yield part, chunk.packed or torch.cat([batch.captions[part], batch.negatives[part].flatten(0, 1)])
