@@ -1,4 +1,4 @@
-"""Rows to batches: choice of negatives, bad rows, order, shards, resuming."""
+"""From samples to batches: choice of negatives, bad samples, order, shards, resuming."""
 
 import io
 import itertools
@@ -130,13 +130,13 @@ def test_negatives_equal_to_the_caption_are_dropped(collate, photo_folder):
     assert "dropped 2" in batch.problems[0].reason
 
 
-def test_long_captions_are_cut_and_named(collate, photo_folder):
+def test_long_captions_are_truncated_and_named(collate, photo_folder):
     row = folder(str(photo_folder)).samples([0])[0]._replace(caption="word " * 1000)
     batch = collate([(row, Draw(0, "0"))])
     assert batch.captions.shape == (1, 77) and "was truncated" in batch.problems[0].reason
 
 
-def test_a_batch_of_bad_rows_reads_on(collate, photo_folder):
+def test_a_batch_of_bad_rows_takes_the_next_rows(collate, photo_folder):
     (photo_folder / "images/0.jpg").write_bytes(b"")
     batches = TableBatches(folder(str(photo_folder)), collate)
     batch = batches.__getitems__([Draw(0, "a"), Draw(1, "b")])
@@ -404,7 +404,7 @@ def test_a_stream_batch_smaller_than_the_ranks(stream):
         StreamSampler(stream, 3, 0, 0, 4)
 
 
-def test_a_shard_cut_short_is_said(tmp_path, caplog):
+def test_a_truncated_shard_is_named(tmp_path, caplog):
     stream = uneven_shards(tmp_path, "parquet")
     bad = tmp_path / "1.parquet"
     bad.write_bytes(bad.read_bytes()[:-100])
