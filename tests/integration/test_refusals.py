@@ -64,7 +64,10 @@ CASES = {
     "kept texts of a moving teacher": (["teacher.text_cache=texts"], "teacher.text_cache is for teacher=frozen"),
     "sharded alone": (["strategy=fsdp2"], "strategy=fsdp2 needs at least 2 processes"),
     "stream without end": (["data=hub_stream"], "data.path is not set"),
-    "ragged rows": (["objective=degla_released", "loader.num_negatives=7"], "use objective=degla for samples with fewer"),
+    "ragged rows": (
+        ["objective=degla_released", "loader.num_negatives=7"],
+        "use objective=degla for samples with fewer",
+    ),
     "batch": (["loader.global_batch_size=1000"], "loader.global_batch_size=1000"),
 }
 
@@ -119,7 +122,8 @@ def test_torchruns_restarts_need_a_store_of_their_own(tmp_path):
 def test_what_to_do_where_the_machine_is_full():
     with pytest.raises(RuntimeError) as memory:
         torch.empty(2**60)
-    assert "loader.chunk_size" in advice_for(memory.value) and "loader.chunk_size" in advice_for(torch.OutOfMemoryError())
+    assert "loader.chunk_size" in advice_for(memory.value)
+    assert "loader.chunk_size" in advice_for(torch.OutOfMemoryError())
     with pytest.raises(OSError) as disk, Path("/dev/full").open("w") as full:
         full.write("x" * 100_000)
     assert advice_for(disk.value).startswith("the disk is full")
