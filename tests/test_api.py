@@ -189,7 +189,7 @@ def test_unknown_models(name, message):
 
 
 def test_files_that_are_no_models(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds neither open_clip_config\.json nor a run"):
+    with pytest.raises(ConfigError, match=r"holds neither open_clip_config\.json nor .* nor a run"):
         degla.load(tmp_path)
     (tmp_path / "step-1.ckpt").write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=r"step-1\.ckpt"):

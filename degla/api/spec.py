@@ -8,6 +8,7 @@ from degla.artifacts import checkpoint_error, newest_checkpoint
 from degla.cli.compose import options_of
 from degla.errors import CheckpointError, ConfigError
 from degla.models.checkpoints import read_settings
+from degla.models.hf_folder import is_hf_folder
 
 _CONFIG_NAME = "open_clip_config.json"
 _REMOTE = ("hf-hub:", "local-dir:")
@@ -50,15 +51,15 @@ def model_values(model: str | Path, architecture: str | None = None) -> dict[str
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
-    if (folder / _CONFIG_NAME).is_file():
+    if (folder / _CONFIG_NAME).is_file() or is_hf_folder(folder):
         return {"name": f"local-dir:{folder}", "pretrained": None, "quick_gelu": None}
     if (folder / "model" / _CONFIG_NAME).is_file():
         return _of_folder(folder / "model")
     if newest := newest_checkpoint(folder / "checkpoints"):
         return _of_file(newest, None)
     raise ConfigError(
-        f"model={folder} holds neither {_CONFIG_NAME} nor a run with model/ or checkpoints/step-*.ckpt: set it to one "
-        "that does"
+        f"model={folder} holds neither {_CONFIG_NAME} nor a transformers CLIPModel nor a run with model/ or "
+        "checkpoints/step-*.ckpt: set it to a folder that does"
     )
 
 

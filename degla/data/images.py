@@ -26,7 +26,7 @@ try:
 except (ImportError, RuntimeError, OSError):
     decode_jpeg = None
 else:
-    decode_jpeg = decoders.decode_jpeg  # type: ignore[attr-defined]  # the package lists it in no __all__
+    decode_jpeg = decoders.decode_jpeg
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # as Pillow names them; everything else is refused
 
