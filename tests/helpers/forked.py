@@ -27,7 +27,7 @@ fork_server.set_forkserver_preload(
 
 
 def start_forked(*arguments: str, cwd: Path, program: str = "train", **environment: str) -> ForkServerProcess:
-    """Start ``python -m degla.<program>`` with these arguments; its output goes to ``cwd/stdout`` and ``cwd/stderr``."""
+    """Start ``python -m degla.<program>`` with these arguments; its output is in ``cwd/stdout`` and ``stderr``."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     job = fork_server.Process(target=_become_degla, args=(program, arguments, str(cwd), variables))
     job.start()

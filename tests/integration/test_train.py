@@ -157,7 +157,8 @@ def test_bad_rows_are_reported_and_the_run_finishes(photo_folder, tmp_path, work
     report = {record["row"]: record for record in read_csv(only_run(tmp_path) / "bad_rows.csv")}
     assert set(report) == set(rows.values())
     words = {"truncated": "truncated", "html": "not an image", "zero": "empty file", "missing": "no such file",
-             "empty": "empty caption", "long": "was truncated", "none": "no negatives", "equal": "equal to"}  # fmt: skip
+             "empty": "empty caption", "long": "was truncated", "none": "no negatives",
+             "equal": "equal to"}  # fmt: skip
     for name, word in words.items():
         assert word in report[rows[name]]["reason"]
         assert report[rows[name]]["skipped"] == ("no" if name in ("long", "none", "equal") else "yes")
