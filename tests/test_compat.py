@@ -29,7 +29,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
 import degla
 import degla.compat.datasets
@@ -163,21 +163,6 @@ def test_default_store_is_the_store_of_the_process_group(tmp_path):
         assert store.clone().get("degla/test") == b"here"
     finally:
         dist.destroy_process_group()
-
-
-class Numbers(IterableDataset):
-    def __iter__(self):
-        before = get_worker_info()
-        compat_torch.set_worker_number(before.id + 10)
-        after = get_worker_info()
-        yield before.id, after.id, before.num_workers == after.num_workers, before.seed == after.seed
-
-
-def test_a_worker_takes_another_number():
-    seen = sorted(tuple(item) for item in DataLoader(Numbers(), batch_size=None, num_workers=2))
-    assert seen == [(0, 10, True, True), (1, 11, True, True)]
-    with pytest.raises(RuntimeError, match="no DataLoader worker"):
-        compat_torch.set_worker_number(0)
 
 
 # ---- Lightning ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import Store
-from torch.utils.data._utils import worker as torch_worker
 
 
 def foreach_lerp_(tensors: Sequence[Tensor], targets: Sequence[Tensor], weight: float) -> None:
@@ -74,24 +73,3 @@ def default_store() -> Store:
         ValueError: there is no process group.
     """
     return dist.distributed_c10d._get_default_store()
-
-
-def set_worker_number(number: int) -> None:
-    """Give this DataLoader worker the number of another one.
-
-    ``torch.utils.data._utils.worker._worker_info``; ``datasets`` gives each worker the shards of its number, and
-    ``torch.utils.data.get_worker_info`` can only be read.
-    Source: https://github.com/pytorch/pytorch/blob/main/torch/utils/data/_utils/worker.py
-
-    Args:
-        number: from 0 to the number of workers, which is left out.
-
-    Raises:
-        RuntimeError: this process is no DataLoader worker.
-    """
-    worker = torch_worker._worker_info
-    if worker is None:
-        raise RuntimeError("this process is no DataLoader worker")
-    torch_worker._worker_info = torch_worker.WorkerInfo(
-        id=number, num_workers=worker.num_workers, seed=worker.seed, dataset=worker.dataset
-    )
