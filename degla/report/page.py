@@ -48,7 +48,7 @@ td,th{padding:.2rem .45rem}dl{grid-template-columns:1fr}dt{margin-top:.4rem}
 
 
 class Bar(NamedTuple):
-    """One horizontal bar. All numbers are fractions of the full width, in [0, 1]."""
+    """One horizontal bar; all numbers are fractions of the full width, in [0, 1]."""
 
     label: str
     value: float

@@ -10,8 +10,6 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.console import Console
-from rich.table import Table
 
 from degla.artifacts import read_metrics
 from degla.report.figures import embedded_png
@@ -72,32 +70,6 @@ def bad_rows(run_dir: Path) -> dict[str, list[dict[str, str]]]:
                 if record not in group:
                     group.append(record)
     return dict(groups)
-
-
-def print_report(run_dir: Path) -> None:
-    """Print the tables on the console, and the paths of everything else."""
-    console = Console()
-    for stage, title in _STAGES.items():
-        metrics = _with_means(run_dir, stage)
-        if not metrics:
-            continue
-        last_subset = len(changes(run_dir, "eval")) - 1 if stage == "eval" else None
-        shown = Table(stage, "before", "after", "change", title=f"{title}, percent")
-        for number, change in enumerate(metrics):
-            delta = 100 * (change.after - change.before)
-            colour = "green" if delta > 0 else "red" if delta < 0 else "white"
-            cells = f"{100 * change.before:.1f}", f"{100 * change.after:.1f}", f"[{colour}]{delta:+.1f}[/{colour}]"
-            shown.add_row(change.name, *cells, end_section=number == last_subset)
-        console.print(shown)
-    for problem, records in bad_rows(run_dir).items():
-        console.print(f"{len(records)} row(s): {problem}, such as {records[0]['row']}", markup=False, highlight=False)
-    paths = {"report": str(run_dir / "report.html")}
-    if (run_dir / "model").is_dir():
-        paths["model"] = f"{run_dir / 'model'}  (open_clip: local-dir:{run_dir / 'model'})"
-    if (run_dir / "tensorboard").is_dir():
-        paths["TensorBoard"] = f"tensorboard --logdir {run_dir / 'tensorboard'}"
-    for name, path in paths.items():
-        console.print(f"{name:<12} {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def write_report(run_dir: Path) -> Path:

@@ -1,8 +1,9 @@
 """The report is made from the files of a run alone."""
 
 from degla.artifacts import read_metrics
-from degla.report.run_report import bad_rows, changes, print_report, write_report
+from degla.report.run_report import bad_rows, changes, write_report
 from degla.training.callbacks import MetricsCsv
+from degla.training.console import print_summary
 
 
 def a_run(folder):
@@ -35,7 +36,7 @@ def test_page_and_console(tmp_path, capsys):
     page = write_report(a_run(tmp_path)).read_text()
     assert "+20.0" in page and "-20.0" in page and "a.csv:3" in page
     assert "<b>.jpg" not in page and "&lt;b&gt;.jpg" in page
-    print_report(tmp_path)
+    print_summary(tmp_path)
     output = capsys.readouterr().out
     assert "2 row(s): no such file (skipped), such as a.csv:1" in output and "tensorboard" not in output
 
@@ -84,7 +85,7 @@ def test_half_a_line_is_neither_read_nor_added_to(tmp_path):
     assert read_metrics(path) == {"train/loss": {0: 1.0, 1: 3.0}}
 
 
-def test_benchmark_before_and_after(tmp_path, capsys):
+def test_benchmark_before_and_after(tmp_path):
     log = MetricsCsv(str(tmp_path / "metrics.csv"))
     for step, value in ((0, 0.25), (3, 0.5), (6, 0.75)):
         log.log_metrics({"eval/aro/order": value, "eval/general/digits": 1 - value, "eval_mean/overall": 0.5}, step)
@@ -95,6 +96,4 @@ def test_benchmark_before_and_after(tmp_path, capsys):
     page = write_report(tmp_path).read_text()
     assert "+50.0" in page and "-50.0" in page and page.count("data:image/png") == 1
     assert page.count("class=track") == 4 and "order, before" in page
-    print_report(tmp_path)
-    output = capsys.readouterr().out
-    assert output.index("aro/order") < output.index("overall")
+    assert page.index("aro/order") < page.index("overall")
