@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from degla.artifacts import checkpoint_error, newest_checkpoint
-from degla.cli.compose import options_of
+from degla.cli.keys import options_of
 from degla.errors import CheckpointError, ConfigError
 from degla.models.checkpoints import read_settings
 from degla.models.hf_folder import is_hf_folder

@@ -17,7 +17,8 @@ import datasets
 from degla.api.model import Model, load
 from degla.api.spec import model_values
 from degla.artifacts import read_metrics
-from degla.cli.compose import compose_config, options_of
+from degla.cli.compose import compose_config
+from degla.cli.keys import options_of
 from degla.errors import ConfigError, DeglaError
 from degla.train import run_training
 from degla.training.console import quiet_lightning

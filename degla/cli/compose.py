@@ -49,15 +49,6 @@ def compose_config(config_name: str, values: Mapping[str, Any]) -> DictConfig:
     return cfg
 
 
-def options_of(group: str) -> list[str]:
-    """Return the names that a config group offers.
-
-    Args:
-        group: such as ``model``.
-    """
-    return sorted(path.stem for path in Path(config_dir(), group).glob("*.yaml"))
-
-
 def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split values into options of groups and settings of keys."""
     options: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from degla.cli.bounds import check_bounds
+from degla.cli.explain import explain, words_to_explain
 from degla.cli.keys import help_of_groups
 from degla.cli.messages import sentence, unread_argument
 from degla.cli.paths import config_dir, run_folder
@@ -27,7 +28,7 @@ from degla.errors import ConfigError, DeglaError
 
 USAGE_ERROR = 2  # exit code where the user can correct the command
 _CLOSED_PIPE = 141  # exit code of a program that SIGPIPE ends, in every shell
-_ONLY_PRINTS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}
+_ONLY_PRINTS = {"--help", "-h", "--hydra-help", "--version", "--options", "--cfg", "-c", "--info", "-i"}
 
 __all__ = ["USAGE_ERROR", "command_line", "config_dir", "run_folder", "run_program"]
 
@@ -37,6 +38,7 @@ def run_program(config_name: str, task: Callable[[DictConfig], Any]) -> None:
 
     An error that the user can correct is printed as one sentence, and the program exits with code 2. With
     ``HYDRA_FULL_ERROR=1`` in the environment it keeps its traceback. ``--version`` prints our versions, not Hydra's.
+    ``--options`` explains the keys of groups.
 
     Args:
         config_name: the root config of the program, such as ``train``.
@@ -48,6 +50,8 @@ def run_program(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     try:
         if "--version" in arguments:
             print(version_text())
+        elif (words := words_to_explain(arguments)) is not None:
+            print(explain(config_name, words))
         elif problem := unread_argument(arguments, config_name):
             raise ConfigError(problem)
         else:
@@ -59,7 +63,7 @@ def run_program(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         print(f"error: {sentence(error, config_name, arguments)}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
     except BrokenPipeError:
-        if not _ONLY_PRINTS & set(arguments):
+        if not _ONLY_PRINTS & {argument.partition("=")[0] for argument in arguments}:
             raise
         # The reader, such as head, has closed the pipe. The interpreter must not flush into it again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

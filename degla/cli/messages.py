@@ -80,7 +80,7 @@ def sentence(error: Exception, program: str, arguments: Sequence[str]) -> str:
         return unknown_key(unknown.group(1), program, arguments)
     option = re.search(r"Could not find '([^']+)'", message)
     if option and "Available options" in message:
-        return _unknown_option(option.group(1), re.findall(r"^\t(\S+)$", message, re.MULTILINE))
+        return unknown_option(option.group(1), re.findall(r"^\t(\S+)$", message, re.MULTILINE))
     if option := re.search(r"Could not load '([^']+)'", message):
         return f"there is no file {option.group(1)}.yaml in the folder of configs; see --help for the choices"
     if ambiguous := re.search(r"Ambiguous value for argument '([^=']+)=([^']+)'", message):
@@ -156,7 +156,13 @@ def _close_keys(key: str, keys: Sequence[str]) -> list[str]:
     return [by_last_part[name] for name in difflib.get_close_matches(key, by_last_part, n=1, cutoff=0.75)]
 
 
-def _unknown_option(path: str, options: list[str]) -> str:
+def unknown_option(path: str, options: list[str]) -> str:
+    """Return a sentence that names the option that was meant.
+
+    Args:
+        path: group and option, such as ``optimizer/adam``.
+        options: those that the group has; where it is empty, they are looked up.
+    """
     group, _, option = path.rpartition("/")
     if not group.startswith("hydra/"):  # an option of ours may have a slash in it, as experiment=study/clip has
         group, _, option = path.partition("/")

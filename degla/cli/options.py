@@ -10,7 +10,7 @@ is called; then the constructors are, and torch with them.
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +29,8 @@ PROGRAMS = {
     "study": "degla-study",
     "downloads": "degla-data",
 }
-_RECIPES = ("experiment", "sweep")  # groups that set keys of others and have none of their own
-_VARIES = "by option"
+RECIPES = ("experiment", "sweep")  # groups that set keys of others and have none of their own
+VARIES = "by option"  # shown in place of a default that is not the same for all options of a group
 _TYPES = {"precision": "32, bf16-mixed or 16-mixed"}  # where the default's own type is misleading
 
 
@@ -59,6 +59,15 @@ def program_sections(program: str) -> list[Section]:
     Args:
         program: name of its root config, such as ``train``.
     """
+    return [own_section(program), *(section for group in groups_of(program) for section in group_sections(group))]
+
+
+def own_section(program: str) -> Section:
+    """Return the keys of a program itself, without those of its groups.
+
+    Args:
+        program: name of its root config, such as ``train``.
+    """
     file = Path(config_dir()) / f"{program}.yaml"
     content, comments = _read(file)
     groups = groups_of(program)
@@ -67,19 +76,22 @@ def program_sections(program: str) -> list[Section]:
         for key, value in _leaves(content)
         if key.partition(".")[0] not in ("defaults", "hydra", *groups)
     ]
-    return [Section("", "", [], "", plain), *(section for group in groups for section in group_sections(group))]
+    return Section("", "", [], "", plain)
 
 
-def group_sections(group: str) -> list[Section]:
+def group_sections(group: str, names: Collection[str] | None = None) -> list[Section]:
     """Return the keys of a group, one section per constructor.
 
     Args:
         group: a folder of the configs, such as ``model``.
+        names: the options to read, such as ``vit_b_32``; None reads all of them.
     """
-    if group in _RECIPES:
+    if group in RECIPES:
         return []
     sections: dict[tuple[str, str], Section] = {}
     for file in sorted((Path(config_dir()) / group).glob("*.yaml")):
+        if names is not None and file.stem not in names:
+            continue
         content, comments = _read(file)
         for prefix, node in _nodes(content, group):
             found = Section(group, prefix, [file.stem], node["_target_"], _options(prefix, node, comments))
@@ -136,7 +148,7 @@ def _merged(first: Section, second: Section) -> Section:
     others = {option.key: option for option in second.options}
     options = [
         option if option.key not in others or others[option.key].default == option.default
-        else option._replace(default=_VARIES)
+        else option._replace(default=VARIES)
         for option in first.options
     ]  # fmt: skip
     options += [option for key, option in others.items() if key not in {known.key for known in first.options}]
