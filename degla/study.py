@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from degla.artifacts import atomic_write, provenance
-from degla.cli.main import run_program
+from degla.cli.main import command_line, run_program
 from degla.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _measure_runs(cfg: DictConfig) -> dict[str, Any]:
         for run, shares in [(None, [0.0]), *shares_of_runs]
     )
     record = study_record(runs, shares_of_runs, start=scores[0][0], scores=scores[1:])
-    return {"provenance": {"settings": settings, **provenance()}, **record}
+    return {"provenance": {"settings": settings, "command": command_line("degla-study"), **provenance()}, **record}
 
 
 def _measure_in_process(

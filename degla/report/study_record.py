@@ -12,6 +12,7 @@ from degla.artifacts import read_metrics
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 _T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+BOTH_MEANS = ("compositional", "general")  # the two means that tables and plots set against each other
 
 
 class StudyRun(NamedTuple):
@@ -80,8 +81,31 @@ def study_record(
             {"lr": run.lr, "seed": run.seed, "share": share, "scores": _rounded(point)}
             for share, point in zip(shares, points, strict=True)
         ]
-    ablations_last = dict(sorted(methods.items(), key=lambda item: (item[0].startswith("degla_"), item[0])))
+    ablations_last = dict(sorted(methods.items(), key=lambda item: (is_ablation(item[0]), item[0])))
     return {"start": _rounded(start), "methods": ablations_last}
+
+
+def is_ablation(method: str) -> bool:
+    """Return whether a method is DeGLA with one part changed."""
+    return method.startswith("degla_")
+
+
+def scores_of(method: dict[str, Any], name: str, share: float = 1.0, lr: float | None = None) -> list[float]:
+    """Return a method's scores on the test split, one per seed.
+
+    Args:
+        method: its entry in the record.
+        name: a sub-task or mean.
+        share: part of the fine-tuned weights.
+        lr: learning rate; None takes the method's own.
+    """
+    setting = (lr or method["lr"], share)
+    return [point["scores"][name] for point in method["test"] if (point["lr"], point["share"]) == setting]
+
+
+def rates_of(record: dict[str, Any]) -> list[float]:
+    """Return the learning rates of a study in ascending order."""
+    return sorted({run["lr"] for method in record["methods"].values() for run in method["validation"]})
 
 
 def _rounded(scores: dict[str, float]) -> dict[str, float]:

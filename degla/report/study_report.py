@@ -1,27 +1,26 @@
-"""Tables and plots of a study, made from its record alone."""
+"""The page, the tables and the console output of a study, made from its record alone."""
 
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from degla.report.figures import png_bytes
-from degla.report.study_record import mean_and_interval
+from degla.report import page
+from degla.report.figures import embedded_png, png_bytes
+from degla.report.study_plots import front, subtasks
+from degla.report.study_record import BOTH_MEANS, is_ablation, mean_and_interval, rates_of, scores_of
 
 _MEANS = ("sugarcrepe", "aro", "valse", "compositional", "compositional_without_order", "general")
 _HEADS = ("SugarCrepe", "ARO", "VALSE", "compositional", "... without order", "general")
-_BOTH = ("compositional", "general")  # the two means that the plots set against each other
-_ABLATIONS = "degla_"  # prefix of the ablations, which are drawn dashed
+_FILES = ("study.html", "study.md", "study.json", "front.png", "subtasks.png")
 
 
 def write_study(record: dict[str, Any], out: Path) -> None:
-    """Write ``study.md``, ``front.png`` and ``subtasks.png``.
+    """Write ``study.html``, ``study.md``, ``front.png`` and ``subtasks.png``.
 
     Args:
         record: what ``study_record`` returned.
@@ -29,8 +28,10 @@ def write_study(record: dict[str, Any], out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "study.md").write_text(_markdown(record), encoding="utf-8")
-    for name, figure in (("front", _front(record)), ("subtasks", _subtasks(record))):
+    figures = {"front": front(record), "subtasks": subtasks(record)}
+    for name, figure in figures.items():
         (out / f"{name}.png").write_bytes(png_bytes(figure))
+    (out / "study.html").write_text(_page(record, figures), encoding="utf-8")
 
 
 def print_study(record: dict[str, Any], out: Path) -> None:
@@ -40,27 +41,55 @@ def print_study(record: dict[str, Any], out: Path) -> None:
         record: what ``study_record`` returned.
         out: folder of the files.
     """
-    table = Table("method", "rate", *_HEADS, title="Test split, percent, mean and 95 % interval over seeds")
+    shown = Table("method", "rate", *_HEADS, title="Test split, percent, mean and 95 % interval over seeds")
     for line in _rows(record):
-        table.add_row(*line)
+        shown.add_row(*line)
     console = Console(width=max(Console().width, 118))  # narrower columns would break numbers over two lines
-    console.print(table)
-    for name in ("study.json", "study.md", "front.png", "subtasks.png"):
+    console.print(shown)
+    for name in _FILES:
         if (out / name).exists():  # a study that is drawn again writes no study.json
             console.print(str(out / name), soft_wrap=True, highlight=False, markup=False)
+
+
+def _page(record: dict[str, Any], figures: dict[str, Figure]) -> str:
+    """Return ``study.html``."""
+    classes = ["", *("aside" if is_ablation(name) else "" for name in record["methods"])]
+    sections = [
+        page.headline(_headline(record)),
+        "<h2>Test split</h2><p>Percent; mean and 95 % interval over seeds, at each method's own rate.</p>",
+        page.table(["method", "rate", *_HEADS], _rows(record), classes),
+        "<h2>Compositional against general accuracy</h2>",
+        embedded_png(figures["front"], "compositional against general accuracy of each method"),
+        "<h2>Sub-tasks</h2>",
+        embedded_png(figures["subtasks"], "accuracy of each sub-task before and after fine-tuning"),
+    ]
+    # The record names the commit, versions and machine that measured; those of a later drawing do not matter.
+    made_by = {
+        name.replace("_", " "): text
+        for name, text in record.get("provenance", {}).items()
+        if name != "settings" and text
+    }
+    if made_by:
+        sections += ["<h2>How this was measured</h2>", page.facts(made_by)]
+    return page.page("Study: methods compared on built-in scenes", sections)
+
+
+def _headline(record: dict[str, Any]) -> dict[str, str]:
+    """Return both means before fine-tuning and after it with DeGLA, or with the first method if DeGLA is not there."""
+    name = "degla" if "degla" in record["methods"] else next(iter(record["methods"]))
+    numbers = {}
+    for mean in BOTH_MEANS:
+        numbers[f"{mean} before fine-tuning"] = f"{100 * record['start'][mean]:.1f} %"
+        numbers[f"{mean}, {name}"] = f"{_cell(scores_of(record['methods'][name], mean))} %"
+    num_runs = sum(len(method["validation"]) for method in record["methods"].values())
+    return {**numbers, "runs": str(num_runs), "methods": str(len(record["methods"]))}
 
 
 def _rows(record: dict[str, Any]) -> list[list[str]]:
     lines = [["before fine-tuning", "", *(f"{100 * record['start'][name]:.1f}" for name in _MEANS)]]
     for name, method in record["methods"].items():
-        lines.append([name, f"{method['lr']:g}", *(_cell(_tuned(method, mean)) for mean in _MEANS)])
+        lines.append([name, f"{method['lr']:g}", *(_cell(scores_of(method, mean)) for mean in _MEANS)])
     return lines
-
-
-def _tuned(method: dict[str, Any], name: str, share: float = 1.0, lr: float | None = None) -> list[float]:
-    """Return one value per seed, at the method's own rate or at ``lr``."""
-    setting = (lr or method["lr"], share)
-    return [point["scores"][name] for point in method["test"] if (point["lr"], point["share"]) == setting]
 
 
 def _cell(values: list[float]) -> str:
@@ -70,7 +99,7 @@ def _cell(values: list[float]) -> str:
 
 def _markdown(record: dict[str, Any]) -> str:
     """Return the tables of docs/study.md."""
-    subtasks = [name for name in record["start"] if "/" in name]
+    names = [name for name in record["start"] if "/" in name]
     parts = [
         "Test split, percent; mean and 95 % interval over seeds, at each method's own rate.\n",
         _table(["method", "rate", *_HEADS], _rows(record)),
@@ -88,9 +117,9 @@ def _markdown(record: dict[str, Any]) -> str:
                 [
                     name,
                     f"{100 * record['start'][name]:.0f}",
-                    *(f"{100 * mean_and_interval(_tuned(m, name))[0]:.0f}" for m in record["methods"].values()),
+                    *(f"{100 * mean_and_interval(scores_of(m, name))[0]:.0f}" for m in record["methods"].values()),
                 ]
-                for name in subtasks
+                for name in names
             ],
         ),
     ]
@@ -102,11 +131,11 @@ def _by_rate(record: dict[str, Any], values: Callable[[dict[str, Any], float, st
     lines = []
     for name, method in record["methods"].items():
         line = [name]
-        for rate in _rates_of(record):
-            text = " / ".join(f"{100 * fmean(values(method, rate, mean)):.1f}" for mean in _BOTH)
+        for rate in rates_of(record):
+            text = " / ".join(f"{100 * fmean(values(method, rate, mean)):.1f}" for mean in BOTH_MEANS)
             line.append(f"**{text}**" if rate == method["lr"] else text)
         lines.append(line)
-    return _table(["method", *(f"{rate:g}" for rate in _rates_of(record))], lines)
+    return _table(["method", *(f"{rate:g}" for rate in rates_of(record))], lines)
 
 
 def _paired(record: dict[str, Any], name: str) -> str:
@@ -133,83 +162,8 @@ def _validated(method: dict[str, Any], rate: float, mean: str) -> list[float]:
 
 
 def _tested(method: dict[str, Any], rate: float, mean: str) -> list[float]:
-    return _tuned(method, mean, lr=rate)
-
-
-def _rates_of(record: dict[str, Any]) -> list[float]:
-    return sorted({run["lr"] for method in record["methods"].values() for run in method["validation"]})
+    return scores_of(method, mean, lr=rate)
 
 
 def _table(heads: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *lines])
-
-
-def _front(record: dict[str, Any]) -> Figure:
-    """Plot compositional against general accuracy: between before and after, and at every rate."""
-    figure = Figure(figsize=(18, 5.5), layout="constrained")
-    whole, without_order, rates = figure.subplots(1, 3)
-    _interpolations(whole, record, "compositional")
-    _interpolations(without_order, record, "compositional_without_order")
-    _rates(rates, record)
-    whole.set_title("test: from before to after at the chosen rate (WiSE-FT)", fontsize=10)
-    without_order.set_title("the same without ARO's order", fontsize=10)
-    rates.set_title("test: after fine-tuning at every rate", fontsize=10)
-    for axes in (whole, without_order, rates):
-        axes.set(xlabel="general accuracy, percent", ylabel="compositional accuracy, percent")
-        axes.grid(alpha=0.3)
-    figure.legend(*whole.get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    return figure
-
-
-def _colour(number: int) -> tuple[float, ...]:
-    """Return the colour of a method; the strong colours of the palette come before the pale ones."""
-    return colormaps["tab20"]((2 * number + number // 10) % 20)
-
-
-def _interpolations(axes: Axes, record: dict[str, Any], mean: str) -> None:
-    """Plot one curve per method, with the 95 % interval over seeds at its end."""
-    start = (100 * record["start"]["general"], 100 * record["start"][mean])
-    for number, (name, method) in enumerate(record["methods"].items()):
-        shares = sorted({point["share"] for point in method["test"]})
-        points = [[mean_and_interval(_tuned(method, key, share)) for share in shares] for key in ("general", mean)]
-        xs, ys = ([before, *(100 * value for value, _ in values)] for before, values in zip(start, points, strict=True))
-        style = "--" if name.startswith(_ABLATIONS) else "-"
-        axes.plot(xs, ys, style, color=_colour(number), marker=".", label=name, alpha=0.8)
-        x_error, y_error = (100 * values[-1][1] for values in points)
-        axes.errorbar(
-            xs[-1],
-            ys[-1],
-            xerr=x_error,
-            yerr=y_error,
-            color=_colour(number),
-            marker="o",
-            alpha=0.8,
-            elinewidth=0.8,
-        )
-    axes.plot(*start, "k*", markersize=14, label="before fine-tuning")
-
-
-def _rates(axes: Axes, record: dict[str, Any]) -> None:
-    for number, (name, method) in enumerate(record["methods"].items()):
-        ys, xs = ([100 * fmean(_tested(method, rate, mean)) for rate in _rates_of(record)] for mean in _BOTH)
-        axes.plot(xs, ys, "--" if name.startswith(_ABLATIONS) else "-", color=_colour(number), marker=".", alpha=0.8)
-
-
-def _subtasks(record: dict[str, Any]) -> Figure:
-    """Plot every sub-task before and after, with the main methods side by side."""
-    names = [name for name in record["start"] if "/" in name]
-    methods = {name: m for name, m in record["methods"].items() if not name.startswith(_ABLATIONS)}
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / (len(methods) + 1)
-    bars = {"before fine-tuning": [record["start"][name] for name in names]}
-    bars |= {key: [mean_and_interval(_tuned(method, name))[0] for name in names] for key, method in methods.items()}
-    for number, (label, values) in enumerate(bars.items()):
-        positions = [position + number * width for position in range(len(names))]
-        colour = "0.7" if number == 0 else _colour(list(record["methods"]).index(label))
-        axes.bar(positions, [100 * value for value in values], width, label=label, color=colour)
-    axes.set_xticks([position + 0.4 for position in range(len(names))], [name.replace("/", "\n") for name in names])
-    axes.tick_params(axis="x", labelsize=7, rotation=45)
-    axes.set(ylabel="accuracy, percent", ylim=(0, 100))
-    axes.legend(fontsize=8, ncols=len(bars))
-    return figure

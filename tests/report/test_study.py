@@ -1,7 +1,9 @@
-"""The choice of rates, the intervals, and the committed study drawn again."""
+"""The choice of rates, the intervals, the page, and the committed study drawn again."""
 
+import base64
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,7 @@ def test_tables_show_the_record(tmp_path, capsys):
     print_study(record, tmp_path)
     output = capsys.readouterr().out
     assert "study.json" not in output and str(tmp_path / "study.md") in output  # only files that were written
+    assert str(tmp_path / "study.html") in output
     text = (tmp_path / "study.md").read_text()
     assert "| before fine-tuning |  | 10.0 |" in text
     assert "| degla | 0.001 | 70.0 ± 127.1 |" in text and "70.0 ± 127.1" in output
@@ -55,7 +58,16 @@ def test_the_committed_study_is_drawn_from_its_record(tmp_path):
     record = json.loads((COMMITTED / "study.json").read_text())
     write_study(record, tmp_path)
     assert (tmp_path / "study.md").read_text() == (COMMITTED / "study.md").read_text()
-    for name in ("front.png", "subtasks.png"):
+    page = (tmp_path / "study.html").read_text()
+    assert 'src="http' not in page and 'href="http' not in page  # nothing is loaded from the network
+    parts = ["<b>69.9 %</b>compositional before fine-tuning", "<b>72.3 ± 0.6 %</b>compositional, degla",
+             "<td>negclip</td><td>0.00025</td><td>81.7 ± 0.8</td>", "<tr class=aside><td>degla_no_igc</td>",
+             "<dt>commit</dt><dd>aa73e59</dd>", "<dt>torch</dt>", "<dt>machine</dt>"]  # fmt: skip
+    assert [page.find(part) for part in parts] == sorted(page.find(part) for part in parts) and parts[0] in page
+    images = re.findall(r"data:image/png;base64,([^\"]+)", page)
+    names = ("front.png", "subtasks.png")
+    assert [base64.b64decode(image) for image in images] == [(tmp_path / name).read_bytes() for name in names]
+    for name in names:
         mine, committed = (np.asarray(Image.open(f / name).convert("L"), float) for f in (tmp_path, COMMITTED))
         assert mine.shape == committed.shape
         assert (abs(mine - committed) > 64).mean() < 0.01  # fonts differ a little between versions of Matplotlib
