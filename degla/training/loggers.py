@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from degla.errors import MissingDependencyError
@@ -64,16 +64,15 @@ def _value(config: Mapping[str, Any], key: str) -> Any:
 
 
 @runtime_checkable
-class ShowsBatches(Protocol):
-    """A logger that can show a training batch."""
+class ShowsSamples(Protocol):
+    """A logger that can show samples of a training batch."""
 
-    def log_batch(self, images: Tensor, captions: Sequence[str], table: str, step: int) -> None:
-        """Show images, their captions, and a table of captions and negatives.
+    def log_samples(self, panels: Sequence[np.ndarray], table: str, step: int) -> None:
+        """Show a panel per sample, and a table of all texts.
 
         Args:
-            images: ``(B, 3, H, W)`` uint8, on the CPU.
-            captions: B captions.
-            table: Markdown.
+            panels: pictures ``(H, W, 3)`` uint8, each with an image, its caption, its negatives and their scores.
+            table: the same texts and scores in Markdown.
             step: optimizer step.
         """
 
@@ -115,10 +114,11 @@ class TensorBoard(_WithoutEpoch, TensorBoardLogger):
             self.experiment.file_writer.add_summary(summary)
 
     @rank_zero_only
-    def log_batch(self, images: Tensor, captions: Sequence[str], table: str, step: int) -> None:
-        """See ``ShowsBatches``."""
-        self.experiment.add_images("batch/images", images, step)
-        self.experiment.add_text("batch/captions", table, step)
+    def log_samples(self, panels: Sequence[np.ndarray], table: str, step: int) -> None:
+        """See ``ShowsSamples``."""
+        for number, panel in enumerate(panels):  # a tag for each, so that TensorBoard shows it over time
+            self.experiment.add_image(f"samples/{number}", panel, step, dataformats="HWC")
+        self.experiment.add_text("samples/texts", table, step)
 
 
 class Wandb(_WithoutEpoch, WandbLogger):
@@ -162,11 +162,11 @@ class Wandb(_WithoutEpoch, WandbLogger):
             self._experiment.finish()
 
     @rank_zero_only
-    def log_batch(self, images: Tensor, captions: Sequence[str], table: str, step: int) -> None:
-        """See ``ShowsBatches``."""
-        pixels = [image.permute(1, 2, 0).numpy() for image in images]
-        self.log_image("batch/images", pixels, step=step, caption=list(captions))
-        self.log_text("batch/captions", columns=["table"], data=[[table]], step=step)
+    def log_samples(self, panels: Sequence[np.ndarray], table: str, step: int) -> None:
+        """See ``ShowsSamples``."""
+        for number, panel in enumerate(panels):
+            self.log_image(f"samples/{number}", [panel], step=step)
+        self.log_text("samples/texts", columns=["table"], data=[[table]], step=step)
 
 
 class Mlflow(_WithoutEpoch, MLFlowLogger):
@@ -212,9 +212,8 @@ class Mlflow(_WithoutEpoch, MLFlowLogger):
             self._is_continued = True
 
     @rank_zero_only
-    def log_batch(self, images: Tensor, captions: Sequence[str], table: str, step: int) -> None:
-        """See ``ShowsBatches``."""
-        for number, image in enumerate(images):
-            pixels = image.permute(1, 2, 0).numpy()
-            self.experiment.log_image(self.run_id, pixels, f"batch/step-{step:08d}-image-{number}.png")
-        self.experiment.log_text(self.run_id, table, f"batch/step-{step:08d}-captions.md")
+    def log_samples(self, panels: Sequence[np.ndarray], table: str, step: int) -> None:
+        """See ``ShowsSamples``."""
+        for number, panel in enumerate(panels):
+            self.experiment.log_image(self.run_id, panel, f"samples/step-{step:08d}-sample-{number}.png")
+        self.experiment.log_text(self.run_id, table, f"samples/step-{step:08d}-texts.md")

@@ -56,8 +56,8 @@ def test_a_run_leaves_everything_a_user_looks_for(photo_folder, tmp_path):
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0}).Reload()
     assert set(TERMS) <= set(events.Tags()["scalars"])
     assert "train/samples_per_second" in events.Tags()["scalars"]
-    assert any(tag.startswith("batch/images") for tag in events.Tags()["images"])
-    text = events.Tensors("batch/captions/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert any(tag.startswith("samples/") for tag in events.Tags()["images"])
+    text = events.Tensors("samples/texts/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "**caption**" in text and "swap_nouns" in text
     assert (run / "tensorboard" / "hparams.yaml").is_file()
     model = open_clip.create_model(f"local-dir:{run / 'model'}")
