@@ -98,8 +98,8 @@ def main() -> None:
                     continue
                 must_progress = _FAULTS[fault].surroundings not in ("read-only", "full disk")
                 if must_progress and not _wait(process, root / "killed", rng):
-                    continue  # the run ended first
-                ended = _strike(process, root / "killed", _FAULTS[fault], rng)
+                    continue  # the run ended before the kill
+                ended = _inject(process, root / "killed", _FAULTS[fault], rng)
                 tries[fault] += 1
                 survived[fault] += ended  # whether the next start resumes shows in the steps
                 bar.update()
@@ -189,7 +189,7 @@ def _start(command: list[str], folder: Path, surroundings: str) -> subprocess.Po
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
-def _strike(process: subprocess.Popen, folder: Path, fault: Fault, rng: random.Random) -> bool:
+def _inject(process: subprocess.Popen, folder: Path, fault: Fault, rng: random.Random) -> bool:
     """Inject the fault, and return whether all processes ended in time, those of bad surroundings with exit code 2."""
     ranks = [process.pid, *(pid for pid in _children(process.pid) if b"LOCAL_RANK=1\0" in _read(pid, "environ"))]
     workers = [pid for rank in ranks for pid in _children(rank) if pid not in ranks]

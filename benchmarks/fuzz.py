@@ -1,4 +1,4 @@
-"""Hostile input for every boundary, many cases of each class; writes the table of answers.
+"""Run hostile input against every boundary, many cases of each class, and write the table of answers.
 
 ``python -m benchmarks.fuzz --cases 300`` takes about twenty minutes on 2 cores and prints every defect with the seed
 that repeats it (``--only CLASS --seed N --cases 1``).

@@ -1,4 +1,4 @@
-"""The cost of the client: thousands of requests to a local server in another process, which answers at once.
+"""Measure the cost of the client: thousands of requests to a local server in another process, which answers at once.
 
 The baseline is the same number of requests by aiohttp alone, to the same server with the same concurrency. The memory
 of the client is read at ten points of the run.

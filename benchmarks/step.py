@@ -106,7 +106,7 @@ def main() -> None:
         "text_states": {"baseline": plain[1].numel() + plain[2].numel(), "ours": len(batch.chunks[0].packed.tokens)},
         "baseline_flops": counted_flops(partial(released, *plain)),
     }
-    if not arguments.compile:  # the counter does not see into compiled code
+    if not arguments.compile:  # the counter does not count inside compiled code
         figures["floors"] = floors(
             counted_flops(partial(ours, batch)),
             step_bytes(ours.module.student),

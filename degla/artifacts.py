@@ -131,7 +131,7 @@ def checkpoint_error(path: Path) -> str:
                 return f"record {record} does not have the checksum that it was written with"
         torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:
-        return "it holds more than tensors and plain data, which could be a program, so it is not loaded"
+        return "it holds objects other than tensors and plain data, which could run code, so it is not loaded"
     except Exception as error:  # zipfile and torch raise a dozen types for a damaged index
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"it is truncated, damaged or not a checkpoint ({reason})"

@@ -24,10 +24,10 @@ def downloads(cfg: DictConfig) -> None:
 
     Raises:
         ConfigError: a name is unknown, or the file of addresses does not follow its schema.
-        DataError: something cannot be downloaded, or the check found damage.
+        DataError: a file cannot be downloaded, or the check found damage.
     """
     from degla.download.catalogue import ADDRESSES, read_catalogue
-    from degla.download.fetch import fetch, only_one
+    from degla.download.fetch import fetch, lock_data_dir
     from degla.download.inventory import Inventory
     from degla.download.listing import check_lines, list_lines, state_of
 
@@ -40,7 +40,7 @@ def downloads(cfg: DictConfig) -> None:
         chosen = names or list(catalogue.data_sets)
         findings = {name: inventory.find_all(catalogue.data_sets[name], read_all=True) for name in chosen}
         print(*check_lines(catalogue, findings), sep="\n")
-        # Without get, a data set that is not here is no fault: few people need all of them.
+        # Without get, a missing data set is not an error: few people need all of them.
         faults = [
             finding.reason
             for found in findings.values()
@@ -48,13 +48,13 @@ def downloads(cfg: DictConfig) -> None:
             if finding.state == "changed" or (finding.state != "here" and names)
         ]
         if faults:
-            raise DataError(f"{len(faults)} of these are not as they should be, the first: {faults[0]}")
+            raise DataError(f"{len(faults)} files or folders failed the check; the first: {faults[0]}")
         return
     if not names:
         print(*list_lines(catalogue, inventory), sep="\n")
         print("\ndegla-data get=[sugarcrepe,coco_val2017] fetches, check=true verifies what is here (docs/data.md).")
         return
-    with only_one(Path(cfg.data_dir)):
+    with lock_data_dir(Path(cfg.data_dir)):
         for name in names:
             data_set = catalogue.data_sets[name]
             if not data_set.files:

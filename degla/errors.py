@@ -19,7 +19,7 @@ class ConfigError(DeglaError):
 
 
 class DataError(DeglaError):
-    """More unusable samples than the run allows; the message names one of them."""
+    """Data that are missing, damaged or unusable; the message names the first problem."""
 
 
 class CheckpointError(DeglaError):

@@ -72,14 +72,14 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 
 def check(settings: "Settings", has_benchmark: bool) -> None:
-    """Refuse settings that measure nothing, or would write over results.
+    """Refuse settings that would measure nothing or overwrite results.
 
     Args:
         settings: the top-level keys.
         has_benchmark: whether at least one benchmark is selected.
 
     Raises:
-        ConfigError: they do.
+        ConfigError: the settings would do so.
     """
     if not has_benchmark:
         raise ConfigError("benchmark=none measures nothing: no benchmark is selected; see --help for the choices")
@@ -133,7 +133,7 @@ def measure(
 def _refuse_bad_images(bad: Sequence["Problem"], on_bad_image: str) -> None:
     if bad and on_bad_image == "stop":
         raise DataError(
-            f"{bad[0].row} cannot be used ({bad[0].reason}), and {len(bad) - 1} more; on_bad_image=skip goes on"
+            f"{bad[0].row} cannot be used ({bad[0].reason}), and {len(bad) - 1} more; on_bad_image=skip leaves them out"
         )
 
 

@@ -1,4 +1,4 @@
-"""A model that ``degla-export to=onnx`` wrote, without PyTorch: numpy, Pillow, onnxruntime, tokenizers and ftfy.
+"""Run a model that ``degla-export to=onnx`` wrote, with numpy, Pillow, onnxruntime, tokenizers and ftfy only.
 
 Shapes: B images, M texts, D embedding.
 """

@@ -101,7 +101,7 @@ def test_the_program_of_the_same_name_still_runs(tmp_path):
 # ---- load ---------------------------------------------------------------------------------------------------------
 
 
-def test_images_are_taken_as_people_have_them(scenes, tmp_path):
+def test_images_of_common_types_are_accepted(scenes, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     kinds = [
@@ -188,7 +188,7 @@ def test_unknown_models(name, message):
         degla.load(name)
 
 
-def test_files_that_are_no_models(tmp_path):
+def test_files_that_are_not_models_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"holds neither open_clip_config\.json nor .* nor a run"):
         degla.load(tmp_path)
     (tmp_path / "step-1.ckpt").write_bytes(b"damaged")

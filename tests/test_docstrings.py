@@ -402,7 +402,7 @@ def test_the_check_accepts_what_it_should():
 
 
 def test_hooks_that_are_exempt_exist():
-    """A hook that Lightning no longer has would exempt a method of ours for ever."""
+    """A hook that Lightning no longer has would exempt a method of ours forever."""
     import lightning.pytorch as pl
     import torch
     import torchmetrics

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from degla.download.catalogue import read_catalogue
-from degla.download.fetch import WORKSHOP, only_one
+from degla.download.fetch import STAGING_FOLDER, lock_data_dir
 from degla.download.inventory import RECORD, Inventory
 from degla.download.transfer import download
 from degla.download.unpack import unpack
@@ -212,7 +212,7 @@ def test_a_missing_file_is_not_asked_for_again(server, tmp_path):
     assert len(server.requests) == 1
 
 
-def test_a_server_that_stalls_is_left(server, tmp_path):
+def test_a_stalled_server_ends_the_attempt(server, tmp_path):
     server.drops, server.stall_seconds = [1_000_000, 0], 1.0
     start = time.monotonic()
     with pytest.raises(DataError, match="timed out"):
@@ -220,12 +220,12 @@ def test_a_server_that_stalls_is_left(server, tmp_path):
     assert time.monotonic() - start < 5
 
 
-def test_nobody_answers(tmp_path):
+def test_a_refused_connection_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"connection failed \(.*refused.*\) after 2 attempts"):
         download("http://127.0.0.1:9/file", tmp_path / "file", retries=1, first_wait_seconds=0.01)
 
 
-def test_a_web_page_is_no_data_set(server, tmp_path):
+def test_a_web_page_is_refused(server, tmp_path):
     server.content_type = "text/html; charset=utf-8"
     with pytest.raises(DataError, match=r"sends a web page instead of file\.bin"):
         fetch(server, tmp_path)
@@ -358,7 +358,7 @@ def test_damaged_archives_leave_nothing(tmp_path, kind, damage):
     assert not (tmp_path / "data").exists() and not (tmp_path / "scratch").exists()
 
 
-def test_a_bomb_is_refused(tmp_path, monkeypatch):
+def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("degla.download.unpack._ALWAYS_ALLOWED", 10_000)
     archive = make_zip(tmp_path / "archive", {"zeros": bytes(5_000_000)})
     with pytest.raises(DataError, match="unpacks to more than"):
@@ -441,7 +441,7 @@ def test_addresses_are_checked(tmp_path, change, message):
         read_catalogue(tmp_path / "mine.yaml")
 
 
-def test_files_that_are_no_addresses(tmp_path):
+def test_files_that_are_not_catalogues_are_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     for text, message in (("{", "is not YAML"), ("[1]", "valid dictionary"), ("uses: {}", "data_sets: Field required")):
         path.write_text(text)
@@ -496,7 +496,7 @@ def test_the_program_lists_fetches_and_checks(made, tmp_path):
     assert "made: here" in data(tmp_path, "get=[made]").stdout
     assert len(tree(tmp_path / "data" / "made" / "images")) == 20
     assert json.loads((tmp_path / "data" / "made" / "captions.json").read_text()) == {"a": "b"}
-    assert {path.name for path in (tmp_path / "data" / WORKSHOP).iterdir()} == {"lock"}, "archives are removed"
+    assert {path.name for path in (tmp_path / "data" / STAGING_FOLDER).iterdir()} == {"lock"}, "archives are removed"
     record = json.loads((tmp_path / "data" / RECORD).read_text())
     assert record["made/captions.json"]["sha256"] == hashlib.sha256(b'{"a": "b"}').hexdigest()
     assert record["made/images"]["files"] == 20
@@ -533,7 +533,7 @@ def test_a_wrong_checksum_is_refused_and_nothing_stays(made, tmp_path, kind):
     assert result.returncode == 2
     assert f"the {kind} is " in result.stderr and "the file was deleted" in result.stderr
     assert "(by hand: http://host/page)" in result.stderr and "Traceback" not in result.stderr
-    assert tree(tmp_path / "data") == {f"{WORKSHOP}/lock": b""}
+    assert tree(tmp_path / "data") == {f"{STAGING_FOLDER}/lock": b""}
 
 
 def test_the_first_download_is_recorded_and_a_later_one_compared_with_it(made, tmp_path):
@@ -549,7 +549,7 @@ def test_unknown_names_are_answered_with_the_right_one(made, tmp_path):
     assert result.returncode == 2 and "there is no data set mad: did you mean made?" in result.stderr
 
 
-def test_what_must_be_done_by_hand_is_said(tmp_path):
+def test_what_must_be_done_by_hand_is_printed(tmp_path):
     (tmp_path / "addresses.yaml").write_text(yaml.safe_dump(catalogue_of(expects=["there"])))
     assert "by hand" in data(tmp_path, "check=true").stdout
     result = data(tmp_path, "get=[made]")
@@ -597,14 +597,14 @@ def test_a_disk_that_fills_while_unpacking_leaves_no_half_folder(made, tmp_path)
 
 def test_two_programs_do_not_write_into_one_folder(made, tmp_path):
     (tmp_path / "data").mkdir()
-    with only_one(tmp_path / "data"):
+    with lock_data_dir(tmp_path / "data"):
         result = data(tmp_path, "get=[made]", check=False)
     assert result.returncode == 2 and "another degla-data is downloading into data" in result.stderr
 
 
 def test_a_record_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / RECORD).write_text("{")
-    with pytest.raises(DataError, match="delete it to record anew"):
+    with pytest.raises(DataError, match="delete it to start a new record"):
         Inventory(tmp_path)
 
 

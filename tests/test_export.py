@@ -271,10 +271,10 @@ def test_no_tokenizer_runs_a_program(tmp_path):
 @pytest.mark.parametrize(
     ("tower", "change", "message"),
     [
-        ("text_cfg", {"no_causal_mask": True}, "this model is built otherwise"),
-        ("vision_cfg", {"ls_init_value": 0.1}, "this model is built otherwise"),
-        ("vision_cfg", {"no_ln_pre": True}, "this model is built otherwise"),
-        ("vision_cfg", {"act_kwargs": {"approximate": "tanh"}}, "this model is built otherwise"),
+        ("text_cfg", {"no_causal_mask": True}, "this model is built differently"),
+        ("vision_cfg", {"ls_init_value": 0.1}, "this model is built differently"),
+        ("vision_cfg", {"no_ln_pre": True}, "this model is built differently"),
+        ("vision_cfg", {"act_kwargs": {"approximate": "tanh"}}, "this model is built differently"),
         ("vision_cfg", {"norm_kwargs": {"eps": 1e-3}}, None),
         ("text_cfg", {"norm_kwargs": {"eps": 1e-3}}, None),
         ("text_cfg", {"context_length": 20}, None),

@@ -1,6 +1,6 @@
 """The Python API: fine-tune, evaluate and use models from a script or a notebook.
 
-The same configs, defaults and checks are underneath as for the programs. Errors are exceptions, ``degla.errors``;
+It uses the same configs, defaults and checks as the programs. Errors are exceptions from ``degla.errors``;
 nothing exits, and logging is left as it was.
 """
 

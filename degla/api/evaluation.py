@@ -1,4 +1,4 @@
-"""``degla.evaluate``: a model on benchmarks, from Python."""
+"""``degla.evaluate``: measure a model on benchmarks from Python."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +63,7 @@ def evaluate(
         print(tuned), tuned.accuracy["sugarcrepe/swap_obj"], tuned.report
 
     Args:
-        model: what ``degla.load`` takes or returned, or a run. A model in memory is measured as it is.
+        model: what ``degla.load`` takes or returned, or a run. A model in memory is measured without changes.
         benchmark: options of ``configs/benchmark``. A mapping sets keys of them, with ``option`` for the options.
         compare: results, or their folders, that the report shows beside this model; the first is the base.
         **overrides: any other key of ``configs/evaluate.yaml``: ``precision="bf16-mixed"``, ``label="mine"``,

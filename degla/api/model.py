@@ -1,4 +1,4 @@
-"""A model for use in Python: images and captions as people have them, features and scores out.
+"""A model for use in Python: it takes images and captions in common types and returns features and scores.
 
 Shapes: I images, C captions, D embedding.
 """
@@ -117,7 +117,7 @@ def load(model: str | Path, architecture: str | None = None, device: str = "auto
         batch_size: number of images or captions that are encoded at once.
 
     Raises:
-        ConfigError: nothing of that name is known.
+        ConfigError: no model of that name exists.
         CheckpointError: the weights cannot be used.
     """
     values = model_values(model, architecture)

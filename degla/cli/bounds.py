@@ -1,4 +1,4 @@
-"""The values that keys outside of our own constructors may have: plain keys of the programs, and Lightning's Trainer.
+"""Bounds of the keys that no constructor of ours checks: plain keys of the programs, and Lightning's Trainer.
 
 Imports no torch.
 """

@@ -163,7 +163,7 @@ def _is_refusal(error: Exception) -> bool:
 def _plain_refusal(error: Exception) -> str:
     message = " ".join(str(error).split())
     if "gpu backend" in message or "can not run on your system" in message:
-        return "this machine has no such accelerator: set trainer.accelerator=cpu, or auto for what there is"
+        return "this machine has no such accelerator: set trainer.accelerator=cpu, or auto to choose one"
     return message
 
 

@@ -61,7 +61,7 @@ def composed_keys(program: str, arguments: Sequence[str]) -> list[str]:
         try:
             with initialize_config_dir(config_dir(), version_base="1.3"):
                 return _flat_keys(compose(program, overrides=overrides))
-        except Exception:  # such a choice may be what the error is about; then the defaults have to do
+        except Exception:  # such a choice may be the cause of the error; then the defaults are used
             continue
     return []
 
@@ -80,7 +80,7 @@ def keys_of_options(key: str, program: str) -> list[str]:
 
 
 def normalized(name: str) -> str:
-    """Return a name without case and signs: ``ViT-B-32`` and ``vit_b_32`` are alike."""
+    """Return a name without case and punctuation: ``ViT-B-32`` and ``vit_b_32`` become equal."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 

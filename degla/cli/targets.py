@@ -65,7 +65,7 @@ def find_target(path: Any, key: str) -> Callable[..., Any]:
         raise ConfigError(f"{key}._target_={path} cannot be imported: {reason}") from error
     if not (is_own or _is_lightning_class(path, target) or _is_users(path, target)):
         raise _refusal(path, key)
-    return target  # type: ignore[no-any-return]  # one of the checks above has looked at it
+    return target  # type: ignore[no-any-return]  # one of the checks above has accepted it
 
 
 def _import(path: str) -> Any:

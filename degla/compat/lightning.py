@@ -18,7 +18,7 @@ def disable_signal_handlers(trainer: L.Trainer) -> None:
 
 
 def request_stop(trainer: L.Trainer, stop: bool) -> None:
-    """Have Lightning raise ``SIGTERMException`` before the next batch, or take such a request back.
+    """Have Lightning raise ``SIGTERMException`` before the next batch, or withdraw such a request.
 
     ``Trainer._signal_connector.received_sigterm``, which ``Trainer.received_sigterm`` only reads.
     Source: https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/trainer/connectors/signal_connector.py
@@ -99,7 +99,7 @@ def set_last_saved_step(callback: ModelCheckpoint, step: int) -> None:
 def save_checkpoint_now(callback: ModelCheckpoint, trainer: L.Trainer) -> None:
     """Write a checkpoint under the name that ``callback`` gives to this step.
 
-    ``ModelCheckpoint._save_topk_checkpoint``; the public ``Trainer.save_checkpoint`` knows neither the callback's
+    ``ModelCheckpoint._save_topk_checkpoint``; the public ``Trainer.save_checkpoint`` uses neither the callback's
     names nor its counts.
     Source: https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/callbacks/model_checkpoint.py
 

@@ -1,6 +1,6 @@
 """Private names of torchvision's data sets, read in version 0.29.2.
 
-Their public way to an image decodes it; benchmarks need the files, which they decode themselves.
+Their public API returns decoded images; benchmarks need the files, which they decode themselves.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The values that settings of data may have.
+"""Bounds of the values of data settings.
 
 Imports no torch, so that settings are checked before anything is loaded. A constructor calls ``check_settings`` with
 its own table, and so do programs with the tables of constructors that are called later.

@@ -1,4 +1,4 @@
-"""From samples to a ``Batch``: checks, decoding, the choice of negatives, tokens.
+"""Turn samples into a ``Batch``: checks, decoding, the choice of negatives, tokens.
 
 Shapes: B samples, K negatives per sample, L tokens, H, W of an image file, H', W' of the model.
 """
@@ -112,11 +112,11 @@ class Collate:
             return (sample.caption,)
         if self.captions == "all":
             return sample.captions
-        # A generator of its own, so that crops and negatives do not depend on how many captions there are.
+        # A separate generator, so that crops and negatives do not depend on how many captions there are.
         return (random.Random(f"{draw.seed}-caption").choice(sample.captions),)
 
     def _notes(self, sample: Sample) -> list[Problem]:
-        """Problems of a sample that is used all the same."""
+        """Return the problems of a sample that is used nevertheless."""
         notes = []
         if self.tokenizer.is_truncated(sample.caption):
             notes.append(f"caption is longer than {self.tokenizer.context_length} tokens and was truncated")

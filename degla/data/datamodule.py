@@ -120,7 +120,7 @@ class DataModule(L.LightningDataModule):
         self.train_indices, self.val_indices = self._split(val_fraction, max_val_rows)
         num_rows = None if isinstance(source, SampleStream) else len(source)
         self.problems = ProblemLog(Path(report_path) if report_path else None, num_rows, max_bad_fraction)
-        self._sampler()  # refuses too few samples now, not when the first process builds its loader
+        self._sampler()  # raises for too few samples now, not when the first process builds its loader
         self.tokens: TokenTable | None = None
         if isinstance(source, SampleTable) and tokenizer.causal and tokenizer.key():
             self.tokens = TokenTable(source, tokenizer)
@@ -158,13 +158,13 @@ class DataModule(L.LightningDataModule):
         return batch
 
     def setup(self, stage: str) -> None:
-        """Give each process a record of bad samples of its own: one file cannot be written by several at once."""
+        """Give each process its own record of bad samples, because several cannot write one file at once."""
         if self._rank and self.problems.path and f".rank{self._rank}" not in self.problems.path.suffixes:
             path = self.problems.path.with_suffix(f".rank{self._rank}.csv")
             self.problems = ProblemLog(path, self.problems.num_rows, self.problems.max_bad_fraction)
 
     def num_batches(self, world_size: int) -> int | None:
-        """Return the batches of the whole run on each of ``world_size`` processes; None for a stream."""
+        """Return the number of batches of the whole run on each of ``world_size`` processes; None for a stream."""
         sampler = self._sampler(world_size=world_size)
         return None if sampler is None else len(sampler)
 

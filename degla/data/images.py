@@ -1,6 +1,6 @@
-"""Decodes image files to pixels.
+"""Decode image files to pixels.
 
-Image files come from strangers. So only regular files are opened, only a few formats are decoded, recognized by
+Image files are untrusted. So only regular files are opened, only a few formats are decoded, recognized by
 their content and not by their name, and the header is checked before memory is allocated.
 """
 
@@ -65,8 +65,8 @@ class ImageLimits(NamedTuple):
 def decode(image_bytes: bytes | None, path: str | None, limits: ImageLimits = ImageLimits()) -> Tensor:  # noqa: B008
     """Decode a whole image; of an animation, the first frame.
 
-    16-bit images are scaled to 8 bits. Images of floats must have values from 0 to 1 or from 0 to 255. Images of 32-bit
-    integers must have values of 8 or of 16 bits.
+    16-bit images are scaled to 8 bits. Float images must have values from 0 to 1 or from 0 to 255. Images of
+    32-bit integers must have values of 8 or 16 bits.
 
     Args:
         image_bytes: the encoded file; None reads ``path``.
@@ -93,7 +93,7 @@ def decode(image_bytes: bytes | None, path: str | None, limits: ImageLimits = Im
 
 
 def read_file(path: str) -> bytes:
-    """Read a regular file; a FIFO would wait for ever, and a device may never end.
+    """Read a regular file; a FIFO would block forever, and a device may never end.
 
     Args:
         path: the file.
@@ -126,7 +126,7 @@ def _decode(data: bytes, limits: ImageLimits) -> Tensor:
     if not data:
         raise BadImage("empty file")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes, which our limits decide, and of damage, which ends in an error
+        warnings.simplefilter("ignore")  # on sizes, which our limits check, and on damage, which raises an error
         with _open(data) as image:  # reads the header only
             _check_size(image.width, image.height, limits)
             if decode_jpeg and image.format == "JPEG":

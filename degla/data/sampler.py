@@ -65,7 +65,7 @@ class RunSampler(Sampler[list[Draw]]):
         self.start = start
 
     def __len__(self) -> int:
-        """Return the batches of the whole run; a progress bar needs those before ``start`` as well."""
+        """Return the number of batches of the whole run; a progress bar also counts those before ``start``."""
         return self.batches_per_epoch * self.epochs
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -120,7 +120,7 @@ class ShardSampler(Sampler[list[Draw]]):
         self.batches = [[Draw(int(row), f"validation-{row}") for row in batch] for batch in batches]
 
     def __len__(self) -> int:
-        """Return the batches of this rank."""
+        """Return the number of batches of this rank."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Draw]]:

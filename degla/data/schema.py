@@ -74,7 +74,7 @@ def image_key(sample: Sample) -> str:
 
 
 def describe(value: object) -> str:
-    """Return what a value of a table is, in a few words for messages, such as ``a list of 5``."""
+    """Return a short description of a value for messages, such as ``a list of 5``."""
     match value:
         case None:
             return "missing"
@@ -108,7 +108,7 @@ def text_error(value: object) -> str:
 def list_in_text(text: str) -> Any:
     """Return the list of texts or objects that a text holds, as JSON or in Python's notation; else the text itself.
 
-    CSV files have no lists, so many are written as the text of one.
+    CSV has no lists, so many files hold the text of one.
     """
     if not (text.startswith("[") and text.rstrip().endswith("]")):
         return text
@@ -128,7 +128,7 @@ def parse_negatives(value: Any) -> list[Negative]:
             any of these as JSON, or None. A list may also be written in Python's notation.
 
     Raises:
-        ValueError: the value is anything else. Sources make a problem of the sample from it.
+        ValueError: the value is anything else. Sources report it as a problem of the sample.
     """
     if value is None or value == "":
         return []
@@ -139,7 +139,7 @@ def parse_negatives(value: Any) -> list[Negative]:
             value = json.loads(value)
         except RecursionError as error:
             raise ValueError("negatives are JSON that is nested too deeply") from error
-        except ValueError as error:  # no JSON, or an integer with too many digits
+        except ValueError as error:  # not JSON, or an integer with too many digits
             raise ValueError(f"negatives are not a JSON list: {value[:60]!r}") from error
     if isinstance(value, dict):
         value = _list_of_objects(value)

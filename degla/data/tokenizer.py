@@ -1,4 +1,4 @@
-"""What the data need of a tokenizer."""
+"""The tokenizer interface that data loading needs."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -24,7 +24,7 @@ class Tokenizer(Protocol):
         ...
 
     def pad(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Return the lists that ``ids`` gave as one tensor ``(M, L)`` int64, padded with 0."""
+        """Pad the lists of ``ids`` with 0 to one ``(M, L)`` int64 tensor."""
         ...
 
     def pack(self, tokens: Tensor) -> object:

@@ -18,7 +18,7 @@ _LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))  # bounds of a crop's width by 
 
 
 class TrainTransform:
-    """A random crop, resized to the model's size.
+    """Crops at random and resizes to the model's size.
 
     Args:
         size: H' and W' in pixels.

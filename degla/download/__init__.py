@@ -1,1 +1,1 @@
-"""Fetching the data that recipes and benchmarks need: addresses, transfer, unpacking, and what is there already."""
+"""Download the data that recipes and benchmarks need: addresses, transfer, unpacking, and an inventory."""

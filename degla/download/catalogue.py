@@ -38,17 +38,17 @@ class _Strict(BaseModel):
 
 
 class RemoteFile(_Strict):
-    """One file to download, and what becomes of it."""
+    """One file to download, and how to unpack it."""
 
     url: Annotated[str, AfterValidator(_web)]
     to: RelativePath  # folder below data_dir
     name: RelativePath | None = None  # null: the last part of the address
-    size: int | None = Field(None, ge=0)  # bytes, for the list and the check of the disk; the server's word decides
+    size: int | None = Field(None, ge=0)  # bytes, for the list and the disk check; the server's size takes precedence
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # null: recorded at the first download
     md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None  # where only this is published
     unpack: Literal["zip", "tar"] | None = None
     strip: bool = False  # leave out the one folder at the top of the archive
-    folder: RelativePath | None = None  # what is there after unpacking
+    folder: RelativePath | None = None  # exists after unpacking
     num_files: int | None = Field(None, ge=1)  # files in `folder`; null: recorded after the first unpacking
 
     @model_validator(mode="after")
@@ -66,7 +66,7 @@ class RemoteFile(_Strict):
 
     @property
     def target(self) -> str:
-        """Path below ``data_dir`` by which one can see that the file is there."""
+        """Path below ``data_dir`` whose existence shows that the file has been downloaded."""
         return self.folder or str(PurePosixPath(self.to) / self.file_name)
 
 
@@ -77,12 +77,12 @@ class DataSet(_Strict):
     licence: str
     source: Annotated[str, AfterValidator(_web)]
     files: tuple[RemoteFile, ...] = ()
-    by_hand: str | None = None  # what to do where no program may fetch it
-    expects: tuple[RelativePath, ...] = ()  # files or folders by which one can see that this was done
-    note: str | None = None  # the setting that reads it, where that is not the default
+    by_hand: str | None = None  # instructions, for data that no program may download
+    expects: tuple[RelativePath, ...] = ()  # files or folders whose existence shows that this was done
+    note: str | None = None  # the setting that reads it, if not the default
 
     @model_validator(mode="after")
-    def _can_be_had(self) -> Self:
+    def _has_source(self) -> Self:
         if not self.files and not self.by_hand:
             raise ValueError("needs `files` or `by_hand`")
         return self

@@ -15,7 +15,7 @@ from degla.errors import DataError
 
 log = logging.getLogger(__name__)
 
-WORKSHOP = ".degla-downloads"  # below data_dir: partial files and archives
+STAGING_FOLDER = ".degla-downloads"  # below data_dir: partial files and archives
 
 
 def fetch(
@@ -27,13 +27,13 @@ def fetch(
     timeout_seconds: float = 60.0,
     keep_archives: bool = False,
 ) -> int:
-    """Download what is missing of a data set, verify and unpack it.
+    """Download the missing files of a data set, then verify and unpack them.
 
     Args:
         name: of the data set, for messages.
         data_set: with the addresses.
         inventory: of ``data_dir``.
-        force: download again what is here.
+        force: download again the files that exist.
         retries: of each file, see ``download``.
         timeout_seconds: of each read from the server.
         keep_archives: keep archives after they were unpacked.
@@ -61,8 +61,8 @@ def _fetch_file(
     file: RemoteFile, inventory: Inventory, retries: int, timeout_seconds: float, keep_archives: bool
 ) -> None:
     # One folder for each place in the layout, because files of two data sets may have the same name.
-    workshop = inventory.data_dir / WORKSHOP / file.target.replace("/", "--")
-    part = workshop / Path(file.file_name).name
+    staging = inventory.data_dir / STAGING_FOLDER / file.target.replace("/", "--")
+    part = staging / Path(file.file_name).name
     if not part.exists():
         download(file.url, part, retries=retries, timeout_seconds=timeout_seconds)
     sha256 = inventory.verify(file, part)
@@ -70,7 +70,7 @@ def _fetch_file(
     target = inventory.data_dir / file.to
     if file.unpack:
         log.info(f"unpacking {part.name} into {target}")
-        unpack(part, file.unpack, target, scratch=workshop / "unpacked", strip=file.strip)
+        unpack(part, file.unpack, target, scratch=staging / "unpacked", strip=file.strip)
     else:
         with disk_errors(target):
             inventory.path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -79,21 +79,21 @@ def _fetch_file(
         raise DataError(f"{part} was unpacked into {target}, but {finding.reason}")
     inventory.remember(file, sha256, num_bytes)
     if not keep_archives:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     log.info(f"{inventory.path(file)}: {num_bytes:,} bytes, sha256 {sha256}")
 
 
 @contextlib.contextmanager
-def only_one(data_dir: Path) -> Iterator[None]:
-    """Hold ``data_dir`` against a second program that downloads into it.
+def lock_data_dir(data_dir: Path) -> Iterator[None]:
+    """Lock ``data_dir`` against a second program that downloads into it.
 
     Args:
         data_dir: the folder of all data.
 
     Raises:
-        DataError: another program holds it.
+        DataError: another program holds the lock.
     """
-    lock = data_dir / WORKSHOP / "lock"
+    lock = data_dir / STAGING_FOLDER / "lock"
     with disk_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("w")

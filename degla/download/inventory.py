@@ -1,4 +1,4 @@
-"""What is there already below ``data_dir``, and whether it is what was downloaded."""
+"""Find the files below ``data_dir``, and check that they are unchanged since their download."""
 
 import datetime
 import hashlib
@@ -20,7 +20,7 @@ State = Literal["here", "missing", "incomplete", "changed"]
 
 
 class Finding(NamedTuple):
-    """What is known of one file or folder of a data set."""
+    """The state of one file or folder of a data set."""
 
     path: Path
     state: State
@@ -45,10 +45,10 @@ class Inventory:
             try:
                 self._record = json.loads(self._path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                raise DataError(f"{self._path} cannot be read ({error}): delete it to record anew") from error
+                raise DataError(f"{self._path} cannot be read ({error}): delete it to start a new record") from error
 
     def path(self, file: RemoteFile) -> Path:
-        """Return where a file, or the folder that it unpacks to, is looked for.
+        """Return the expected path of a file, or of the folder that it unpacks to.
 
         Args:
             file: of the catalogue.
@@ -115,7 +115,7 @@ class Inventory:
         return checksum(path, "sha256")
 
     def remember(self, file: RemoteFile, sha256: str, num_bytes: int) -> None:
-        """Write down what was downloaded, to be compared with later.
+        """Record a download, for later checks.
 
         Args:
             file: of the catalogue.
@@ -143,7 +143,7 @@ class Inventory:
 
 
 def _checksums(file: RemoteFile, known: dict[str, str | int]) -> list[tuple[Literal["sha256", "md5"], str]]:
-    """Every checksum that the file must have; the recorded one counts where none was published."""
+    """Return every checksum that the file must have; the recorded one is used where none was published."""
     if file.sha256:
         return [("sha256", file.sha256)]
     if file.md5:
@@ -156,7 +156,7 @@ def checksum(path: Path, kind: Literal["sha256", "md5"]) -> str:
 
     Args:
         path: the file.
-        kind: ``md5`` only where nothing better was published; it finds damage, not forgery.
+        kind: ``md5`` only where nothing better was published; it detects damage, not tampering.
     """
     digest = hashlib.new(kind, usedforsecurity=False)
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""What the console shows of data sets: the list, and the check."""
+"""The lines that the console prints about data sets: the list and the check."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -66,7 +66,7 @@ def check_lines(catalogue: Catalogue, findings: Mapping[str, list[Finding]]) -> 
 
 
 def human_size(num_bytes: int) -> str:
-    """Return a size as people read it, such as ``816 MB``.
+    """Return a human-readable size, such as ``816 MB``.
 
     Args:
         num_bytes: 0 where the size is not known.

@@ -1,4 +1,4 @@
-"""Download one file over HTTP: resumed where it stopped, retried, and never taken for whole when it is not."""
+"""Download one file over HTTP, with resume, retries and a check that it is complete."""
 
 import errno
 import http.client
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 2**20  # bytes read at a time
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}  # a server that is busy or restarting
-_LONGEST_WAIT_SECONDS = 60.0  # a server that asks for more is not waited for
+_LONGEST_WAIT_SECONDS = 60.0  # a server that asks for more ends the download
 _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -37,7 +37,7 @@ class _Retry(Exception):
 
 
 class _Progress(NamedTuple):
-    """What is known of a partial file: the server's version of it, and its whole size."""
+    """The notes on a partial file: the server's version of the file, and its full size."""
 
     url: str
     validator: str | None  # ETag or Last-Modified
@@ -60,7 +60,7 @@ def download(
     Args:
         url: http or https.
         path: the file; its folder is created.
-        retries: attempts in a row that bring no new byte, before it gives up.
+        retries: attempts in a row without a new byte before the download fails.
         timeout_seconds: of each read from the server.
         first_wait_seconds: before the second attempt; doubled for each further one.
         show_progress: None shows a bar where the console is a terminal.
@@ -93,7 +93,7 @@ def download(
 
 
 def _attempt(url: str, partial: Path, name: str, timeout: float, show_progress: bool | None) -> None:
-    """Make one request and write what comes."""
+    """Make one request and write the bytes of its response."""
     progress = _read_progress(partial, url)
     offset = _size(partial)
     headers = {"User-Agent": "degla-data", "Accept-Encoding": "identity"}
@@ -106,7 +106,7 @@ def _attempt(url: str, partial: Path, name: str, timeout: float, show_progress: 
             offset, total = _range(response, offset)
             _refuse_web_page(response, url, name)
             if offset and progress.total not in (None, total):
-                offset = 0  # another file of another size, from a server that sends no validator
+                offset = 0  # a different file, from a server that sends no validator
                 _discard(partial)
                 raise _Retry("the file has changed on the server")
             with disk_errors(partial):
@@ -147,18 +147,18 @@ def _open(partial: Path, offset: int) -> BinaryIO:
 
 
 def _range(response: Any, offset: int) -> tuple[int, int | None]:
-    """Where the bytes of this answer begin, and the whole size where the server tells it."""
+    """Return the offset of the response's first byte, and the full size if the server reports it."""
     length = response.headers.get("Content-Length")
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
         if match is None or int(match.group(1)) != offset:
-            raise _Retry(f"the server sent other bytes than those from {offset:,} on")
+            raise _Retry(f"the server did not send the bytes from {offset:,} on")
         return offset, None if match.group(2) == "*" else int(match.group(2))
     return 0, int(length) if length and length.isdigit() else None
 
 
 def _explain_status(error: urllib.error.HTTPError, url: str, partial: Path, offset: int) -> None:
-    """Return where a partial file is whole already; else raise."""
+    """Return if the partial file is already complete; otherwise raise."""
     if error.code == 416 and offset:  # nothing after the last byte
         match = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", "").strip())
         if match and int(match.group(1)) == offset:
@@ -175,7 +175,7 @@ def _explain_status(error: urllib.error.HTTPError, url: str, partial: Path, offs
 
 
 def _refuse_web_page(response: Any, url: str, name: str) -> None:
-    """A login form or a warning of a file host comes with status 200 as well."""
+    """Refuse a web page: login forms and warnings of file hosts also come with status 200."""
     if response.headers.get_content_type() == "text/html" and not name.endswith((".html", ".htm")):
         raise DataError(f"{url}: the server sends a web page instead of {name}")
 
@@ -210,7 +210,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """An opener for http and https only; the default one would follow a redirect to ftp as well."""
+    """Return an opener for http and https only; the default one would also follow a redirect to ftp."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -237,7 +237,7 @@ def _notes(partial: Path) -> Path:
 
 
 def _read_progress(partial: Path, url: str) -> _Progress:
-    """Read the notes on a partial file; without them, or for another address, its bytes are worth nothing."""
+    """Read the notes on a partial file; without them, or for another address, its bytes cannot be used."""
     try:
         progress = _Progress(**json.loads(_notes(partial).read_text(encoding="utf-8")))
         if progress.url == url:

@@ -1,4 +1,4 @@
-"""Unpack archives from strangers: regular files only, inside the target folder, no more than can be expected."""
+"""Unpack untrusted archives: regular files only, inside the target folder, with a limit on their total size."""
 
 import shutil
 import stat
@@ -13,7 +13,7 @@ from typing import IO, Literal, NamedTuple
 from degla.download.transfer import disk_errors
 from degla.errors import DataError
 
-_EXPECTED_RATIO = 50  # images hardly shrink; an archive that grows more than this is a bomb
+_EXPECTED_RATIO = 50  # images hardly compress; an archive that grows more than this is a zip bomb
 _ALWAYS_ALLOWED = 2**30  # bytes, for small archives of text
 _NOT_DATA = ("__MACOSX", ".DS_Store")  # what one operating system adds to its archives
 
@@ -25,9 +25,9 @@ class _Member(NamedTuple):
 
 
 def unpack(archive: Path, kind: Literal["zip", "tar"], target: Path, scratch: Path, strip: bool = False) -> None:
-    """Unpack an archive into a folder, next to what is there already.
+    """Unpack an archive into a folder, which may already hold files.
 
-    The files are written to ``scratch`` first, so that a run that is killed leaves no half folder in the layout.
+    The files are written to ``scratch`` first, so that a killed run leaves no incomplete folder in the layout.
 
     Args:
         archive: a ``.zip``, or a ``.tar`` with any compression that Python reads.
@@ -49,7 +49,7 @@ def unpack(archive: Path, kind: Literal["zip", "tar"], target: Path, scratch: Pa
             for member in (_zip_members if kind == "zip" else _tar_members)(archive):
                 written += member.size
                 if written > allowed:
-                    raise DataError(f"{archive} unpacks to more than {allowed:,} bytes, which is not what it should be")
+                    raise DataError(f"{archive} unpacks to more than {allowed:,} bytes, which is too much; delete it")
                 _write(member, scratch)
         with disk_errors(target):
             _merge(_top(archive, scratch) if strip else scratch, target)
@@ -81,13 +81,13 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
             if parts := _parts(archive, info.name):
                 with file:
                     yield _Member(parts, info.size, file)
-        # The checksum of the compression stands at its end, where tarfile does not read.
+        # The checksum of the compression is at its end, which tarfile does not read.
         while content.fileobj is not None and content.fileobj.read(2**20):
             pass
 
 
 def _parts(archive: Path, name: str) -> tuple[str, ...]:
-    """The folders and the name of a member; empty for what is not data."""
+    """Return the folders and the name of a member; empty if it is not data."""
     parts = tuple(part for part in PurePosixPath(name).parts if part != ".")
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in (parts[:1] or ("",))[0]:
         raise DataError(f"{archive} holds {name!r}, a path outside its folder; it is not unpacked")
@@ -132,6 +132,6 @@ def _errors_of_archive(archive: Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{archive} is damaged or not the archive that it should be ({error}): delete it") from error
+        raise DataError(f"{archive} is damaged or not the expected archive ({error}): delete it") from error
     except OSError as error:  # gzip and lzma report damage as one
         raise DataError(f"{archive} cannot be read ({error}): delete it") from error

@@ -15,7 +15,7 @@ _BLOCK = 4096  # items whose features are in memory at once
 
 
 class ChoiceTask(Task):
-    """A benchmark whose every item is one image and several captions, of which one is correct."""
+    """A benchmark in which each item is one image and several captions, of which one is correct."""
 
     @abstractmethod
     def read(self, subset: str) -> list[Choice]:

@@ -52,7 +52,7 @@ def class_indices(name: str, source_names: Sequence[str]) -> list[int]:
 
 
 def _key(name: str) -> str:
-    """Return what two spellings of a class have in common: folders have ``_`` and ``/`` where a name has spaces."""
+    """Return the form that two spellings of a class share: folders have ``_`` and ``/`` where a name has spaces."""
     return " ".join(name.replace("_", " ").replace("/", " ").casefold().split())
 
 

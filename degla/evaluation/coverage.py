@@ -1,4 +1,4 @@
-"""How many of a benchmark's images may be missing before its score means something else."""
+"""Checks that enough of a benchmark's images can be read for its score to be valid."""
 
 import math
 from collections.abc import Mapping, Sequence

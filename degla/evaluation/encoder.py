@@ -73,7 +73,7 @@ class Encoder:
             return self.model.encode_text(self.model.tokenizer(texts).to(device)).float().cpu()
 
     def protocol(self) -> dict[str, str]:
-        """Return what can change a score in how the model is used."""
+        """Return the settings of the model that can change a score."""
         size = "x".join(map(str, self.model.image_size))
         return {
             "activation": "quick_gelu" if self.model.config.get("quick_gelu") else "gelu",

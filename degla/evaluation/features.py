@@ -30,7 +30,7 @@ class FeatureStore:
             them in memory only. A killed evaluation continues from it.
         num_workers: processes that decode images; 0 decodes in this process.
         rank: rank of this process among those that share the work. All hold the same tasks.
-        world_size: number of these processes. Each encodes its share, without repeats, and gets the others'.
+        world_size: number of these processes. Each encodes its share, without repeats, and receives the others'.
         progress: show a progress bar on rank 0.
 
     Attributes:

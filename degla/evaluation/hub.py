@@ -31,7 +31,7 @@ def hub_rows(task: "Task", path: str, model: type[Row], config: str | None = Non
         config: name of the data set's configuration; in a folder, the start of the file name.
 
     Raises:
-        ConfigError: the data set cannot be read, a column is missing, or a row has another form.
+        ConfigError: the data set cannot be read, a column is missing, or a row has the wrong form.
     """
     try:
         table, revision = _open(path, config)

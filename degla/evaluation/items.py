@@ -105,7 +105,7 @@ class Outcome(NamedTuple):
     item: str
     correct: bool
     tie: bool
-    margin: float  # score of the correct answer less the score of the best wrong one
+    margin: float  # score of the correct answer minus that of the best wrong one
     chance: float  # probability of a correct answer by guessing
     image: str
     caption: str = ""

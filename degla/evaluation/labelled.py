@@ -35,7 +35,7 @@ class Labelled(NamedTuple):
             raise ValueError("it holds no images")
 
     def prompts(self) -> list[str]:
-        """Return ``C * P`` texts, the prompts of one class after those of another."""
+        """Return ``C * P`` texts: all prompts of the first class, then those of the second, and so on."""
         return [template.replace("{}", name) for name in self.classes for template in self.templates]
 
 
@@ -108,7 +108,7 @@ def _read_shard(shard: Path) -> list[tuple[ImageRef, int]]:
             elif suffix.lower() in ("jpg", "jpeg", "png", "webp"):
                 images[sample] = ImageRef(str(shard), span=(entry.offset_data, entry.size))
     if set(images) != set(label_of):
-        raise ValueError(f"{shard}: {min(set(images) ^ set(label_of))} has not both an image and a label")
+        raise ValueError(f"{shard}: {min(set(images) ^ set(label_of))} lacks an image or a label")
     return [(image, label_of[sample]) for sample, image in images.items()]
 
 

@@ -19,7 +19,7 @@ class Result(NamedTuple):
     """The answers of one model to one benchmark."""
 
     outcomes: list[Outcome]
-    no_image: list[Outcome]  # answers to the same items without their images; empty where that was not asked for
+    no_image: list[Outcome]  # answers to the same items without their images; empty if not requested
     repeated: list[Problem]  # items of the same name, and images that are named twice
     bad_images: list[Problem]
 

@@ -34,7 +34,7 @@ def validated(adapter: TypeAdapter[T], value: Any) -> T:
         value: plain data, as JSON or a table holds them.
 
     Raises:
-        ValueError: the value has another form; the message says where, and what is there instead.
+        ValueError: the value has the wrong form; the message says where, and what is there instead.
     """
     try:
         return adapter.validate_python(value)

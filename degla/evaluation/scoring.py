@@ -1,4 +1,4 @@
-"""From features to margins: the score of the correct answer less that of the best wrong one; a tie is lost.
+"""Compute margins: the score of the correct answer minus that of the best wrong one; a tie counts as wrong.
 
 N items, C captions or classes, P prompts, D embedding.
 """
@@ -16,7 +16,7 @@ Ties = Literal["lost", "original"]
 
 
 def choice_margins(image_features: Tensor, caption_features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cosine of each image with its caption, less that with the best of its wrong captions.
+    """Return the cosine of each image with its caption, minus that with the best of its wrong captions.
 
     Args:
         image_features: ``(N, D)``, float32, unit norm.
@@ -33,10 +33,10 @@ def choice_margins(image_features: Tensor, caption_features: Tensor) -> tuple[Te
 def class_margins(
     image_features: Tensor, labels: Tensor, classifier: Tensor, names: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the cosine of each image with its class, less that with the best other class.
+    """Return the cosine of each image with its class, minus that with the best other class.
 
     ImageNet has two classes called "missile" and two called "sunglasses". Their scores are the same for any model.
-    Between such twins the first wins, as with an argmax.
+    Of two such classes the first wins, as with an argmax.
 
     Args:
         image_features: ``(N, D)``, unit norm.

@@ -1,4 +1,4 @@
-"""What every benchmark has in common."""
+"""The base class of all benchmarks."""
 
 import hashlib
 import json
@@ -141,7 +141,7 @@ class Task(ABC):
         return rows
 
     def means(self, accuracy: Mapping[str, Any]) -> dict[str, Any]:
-        """Return means over subsets; ``average`` is the task in one number.
+        """Return means over subsets; ``average`` summarises the task in one number.
 
         Args:
             accuracy: subset -> headline accuracy, and ``<subset>:micro`` and ``<subset>:macro``; numbers or arrays.

@@ -1,4 +1,4 @@
-"""From captions to typed, checked hard negatives (paper, section 3.1).
+"""Write typed, checked hard negatives for captions (paper, section 3.1).
 
-``pipeline`` is where to begin reading.
+Start reading at ``pipeline``.
 """

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from degla.errors import ConfigError
 from degla.hard_negatives.kinds import KINDS
 
-MAX_PER_KIND = 64  # negatives of one kind, which is also what is read of one answer
+MAX_PER_KIND = 64  # negatives of one kind, and texts that are read from one answer
 
 
 class _Bound(NamedTuple):

@@ -104,7 +104,7 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     None is the whole input, ``(0, 1)``.
 
     Raises:
-        ConfigError: the text has another form.
+        ConfigError: the text does not have this form.
     """
     if text is None:
         return 0, 1
@@ -136,7 +136,7 @@ def _caption_row(row_id: str, record: Record, caption: str, image: str) -> Capti
 
 
 def _caption_text(value: Any) -> tuple[str, str]:
-    """Return the caption with single spaces, or "" and why it cannot be used."""
+    """Return the caption with single spaces and ""; or "" and the reason why it cannot be used."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return "", "empty caption"
     if not isinstance(value, str):
@@ -169,7 +169,7 @@ def _records(path: Path, caption: str) -> Iterator[tuple[int, Record | str]]:
 def _text_records(path: Path, caption: str) -> Iterator[tuple[int, Record | str]]:
     """Read one caption per line, or a CSV with a header, such as Flickr8k's ``captions.txt``.
 
-    Bytes that are not UTF-8 become lone surrogates, so that they spoil their own row and no other.
+    Bytes that are not UTF-8 become lone surrogates, so that they make only their own row unusable.
     """
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         header = next(lines, "").strip().split(",")
@@ -181,7 +181,10 @@ def _text_records(path: Path, caption: str) -> Iterator[tuple[int, Record | str]
         try:
             for number, record in enumerate(reader, 1):
                 has_all_fields = None not in record and None not in record.values()
-                yield number, record if has_all_fields else f"the row has not {len(header)} fields, as the header has"
+                yield (
+                    number,
+                    record if has_all_fields else f"the row does not have {len(header)} fields, as the header does",
+                )
         except csv.Error as error:
             raise DataError(f"input: {path.name} cannot be read as CSV at line {reader.line_num} ({error})") from error
 

@@ -117,7 +117,7 @@ def _cues_table(rows: list[TextOnlyAccuracy]) -> list[str]:
         "## Can they be told from captions without the image?",
         "",
         "The text-only baseline is a logistic regression on words, bigrams, length and likelihood, cross-validated",
-        "over captions. A kind far above 50 % has cues that a model can learn in place of looking.",
+        "over captions. A kind far above 50 % has cues that a model can learn instead of using the image.",
         "",
         "| kind | pairs | percent correct | caption is likelier, percent | longer by, words | strongest cues |",
         "| --- | --- | --- | --- | --- | --- |",

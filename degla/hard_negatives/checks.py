@@ -40,12 +40,12 @@ def rejection_reason(caption: str, text: str, kind: str, tagger: Tagger, earlier
     """Return why ``text`` cannot be a hard negative of ``caption``; "" where it can.
 
     Texts alone cannot show whether a negative is false of the image. The checks cover what texts do show: the text is
-    no paraphrase of the caption and no chatter, has a similar length, and makes the change of its kind and no other.
+    neither a paraphrase of the caption nor chatter, has a similar length, and makes only the change of its kind.
 
     Args:
         caption: the original caption.
         text: the candidate.
-        kind: a key of ``KINDS``. Of any other kind the checks expect no particular change.
+        kind: a key of ``KINDS``. For any other kind the checks expect no particular change.
         tagger: word classes.
         earlier: texts that were accepted for this caption before.
     """
@@ -60,7 +60,7 @@ def rejection_reason(caption: str, text: str, kind: str, tagger: Tagger, earlier
     if before == after:
         return "equal to the caption"
     if normalize(before) == normalize(after):
-        return "paraphrase: articles or other words for the same"
+        return "paraphrase: only articles or synonyms changed"
     if any(after == lower_words(other) for other in earlier):
         return "duplicate"
     low, high = (ratio * len(before) for ratio in _LENGTH_RATIOS)
@@ -78,7 +78,7 @@ def _wrong_kind(kind: str, before: list[str], after: list[str], caption: Caption
     if _lemmas(before) != _lemmas(after):
         return "wrong kind: not the same words"
     if is_symmetric_swap(caption, after):
-        return "paraphrase: the two may change places"
+        return "paraphrase: a symmetric relation was swapped"
     return _wrong_swap(word_class, before, after, caption, parse(text, tagger)) if change == "swap" else ""
 
 
@@ -113,7 +113,7 @@ def _wrong_replacement(word_class: str, before: list[str], after: list[str], cap
         return "wrong kind: moved, not replaced"
     changes = meaning_changes(normalize(before), normalize(after))
     if not changes:
-        return "paraphrase: a word for the same"
+        return "paraphrase: a synonym"
     removed, added = changes[0]
     is_one_change = all(change == changes[0] for change in changes)
     if not is_one_change or len(removed) > _MAX_REMOVED_WORDS or len(added) > len(removed) + 1:
@@ -127,7 +127,7 @@ def _wrong_replacement(word_class: str, before: list[str], after: list[str], cap
         return f"wrong kind: no {word_class} replaced"
     if word_class == "relation":
         if any(singular(word) in lexicon().nouns or word in lexicon().adjectives for word in added):
-            return "wrong kind: no relation put in"
+            return "wrong kind: not replaced by a relation"
     elif classes & {*_WORD_CLASSES["adjective" if word_class == "noun" else "noun"]} and not is_compound:
         return f"wrong kind: more than {'a noun' if word_class == 'noun' else 'an adjective'} replaced"
     return ""

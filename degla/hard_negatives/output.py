@@ -15,9 +15,9 @@ _IS_LOCKED = {errno.EWOULDBLOCK, errno.EACCES}
 
 @contextlib.contextmanager
 def lock_output(output: Path, shard: tuple[int, int] | None) -> Iterator[None]:
-    """Hold the output folder for this process.
+    """Lock the output folder for this process.
 
-    Shards share the folder with one another and with nobody else, and each of them runs once at a time. The operating
+    Shards share the folder with each other only, and each shard runs in one process at a time. The operating
     system releases the locks when the process ends, however it ends.
 
     Args:
@@ -73,4 +73,4 @@ def _lock(stack: contextlib.ExitStack, path: Path, kind: int, message: str) -> N
     except OSError as error:
         if error.errno in _IS_LOCKED:
             raise ConfigError(message) from error
-        print(f"{path} cannot be locked ({error.strerror}): let no second degla-negatives write to this folder")
+        print(f"{path} cannot be locked ({error.strerror}): do not start a second degla-negatives for this folder")

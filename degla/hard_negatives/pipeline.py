@@ -1,4 +1,4 @@
-"""From captions to a checked dataset: write the missing negatives, check all of them, export.
+"""Turn captions into a checked dataset: write the missing negatives, check all of them, export.
 
 Read from top to bottom: ``run`` calls the functions below it in order. What they pass on is in ``captions`` (rows of
 the input), ``store`` (answers), ``writers`` (rules and language models) and ``dataset`` (rows of the result).
@@ -41,7 +41,7 @@ class Job:
         return self.output / "answers"
 
     def rows(self) -> Iterator[CaptionRow]:
-        """Read the input anew."""
+        """Read the input again from its start."""
         return read_captions(self.input, self.caption, self.image)
 
     def first_captions(self, count: int) -> list[str]:
@@ -79,7 +79,7 @@ def run(job: Job, writer: Writer) -> Result | None:
 def write_missing(job: Job, writer: Writer, store: Store) -> None:
     """Let the writer answer what the store does not hold.
 
-    Whatever happens, finished answers are on the disk.
+    Finished answers are written to the disk even if an error ends the run.
 
     Args:
         job: the settings of the run.

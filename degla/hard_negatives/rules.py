@@ -64,7 +64,7 @@ class Rules:
 def _reshuffle(caption: Caption, rng: random.Random) -> Iterable[str]:
     """Yield the phrases and the words between them in other orders.
 
-    Whole phrases are moved, because loose words would be less fluent and no more false.
+    Whole phrases are moved, because moving single words would be less fluent and no more false.
     """
     phrase_ends = {phrase.start: phrase.end for phrase in caption.phrases}
     units: list[list[Token]] = []
@@ -194,7 +194,7 @@ def _replace_nouns(caption: Caption, rng: random.Random) -> Iterable[str]:
 
 
 def _head_and_noun(caption: Caption, phrase: Phrase) -> tuple[int, str]:
-    """Return the offset and the name of the thing. "hot dogs" are no dogs, although "hot" looks like an adjective."""
+    """Return the offset and the name of the thing. "hot dogs" are not dogs, although "hot" looks like an adjective."""
     noun = phrase.noun(caption.tokens)
     before = [token.text.lower() for token in caption.tokens[phrase.start : phrase.end - 1]]
     if before and f"{before[-1]} {noun}" in lexicon().nouns:
@@ -203,7 +203,7 @@ def _head_and_noun(caption: Caption, phrase: Phrase) -> tuple[int, str]:
 
 
 def _fits_grammar(caption: Caption, phrase: Phrase, rival: str) -> bool:
-    """Whether a noun can stand in the phrase: not "a snow", and not "plays stick" for "plays tennis"."""
+    """Return whether a noun fits the phrase: not "a snow", and not "plays stick" for "plays tennis"."""
     mass = lexicon().mass
     if phrase.is_bare and not phrase.is_plural:
         return rival in mass or phrase.noun(caption.tokens) not in mass
@@ -228,7 +228,7 @@ def _replace_relations(caption: Caption, rng: random.Random) -> Iterable[str]:
 
 
 def _is_relation(caption: Caption, start: int, end: int) -> bool:
-    """Whether ``tokens[start:end]`` relates two things.
+    """Return whether ``tokens[start:end]`` relates two things.
 
     A single preposition must stand before a thing. Otherwise "looking up" and "in red" would be changed.
     """

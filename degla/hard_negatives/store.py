@@ -55,7 +55,7 @@ class Store:
     Every process appends to a file of its own, so the jobs of an array can share it.
 
     One system call writes a line. ``kill -9`` loses at most the line that is being written, and the reader skips
-    such a truncated line. A regular ``fsync`` limits what a power cut can take.
+    such a truncated line. A regular ``fsync`` limits what a power cut can lose.
 
     Args:
         folder: created with the first answer.

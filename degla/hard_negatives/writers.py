@@ -1,4 +1,4 @@
-"""What a writer of hard negatives does, and the two writers that need no language model."""
+"""The interface of writers of hard negatives, and the two writers that need no language model."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -177,5 +177,5 @@ class GivenNegatives:
             yield CheckedRow(row.image, row.caption, accepted, rejected)
 
     def describe(self) -> dict[str, Any]:
-        """Return nothing beyond what the job says of itself."""
+        """Return an empty mapping, because the job records its own settings."""
         return {}

@@ -1,4 +1,4 @@
-"""Terms on further texts of a sample: units and foils, paraphrases, second captions.
+"""Loss terms that use further texts of a sample: units and foils, paraphrases, second captions.
 
 Shapes: B samples, U units, D embedding.
 """
@@ -31,7 +31,7 @@ def unit_contrast_loss(
         logit_scale: ``()`` multiplier.
 
     Returns:
-        ``()`` mean over the U slots, in float32. CS-CLIP weighs it by 0.5.
+        ``()`` mean over the U slots, in float32. CS-CLIP weights it by 0.5.
     """
     losses = []
     for units, foils, mask in zip(unit_features.unbind(1), foil_features.unbind(1), unit_mask.unbind(1), strict=True):
@@ -57,7 +57,7 @@ def paraphrase_loss(paraphrase_features: Tensor, text_features: Tensor, logit_sc
         logit_scale: ``()`` multiplier.
 
     Returns:
-        ``()`` mean cross-entropy over the paraphrases, in float32. READ-CLIP weighs it by 0.5.
+        ``()`` mean cross-entropy over the paraphrases, in float32. READ-CLIP weights it by 0.5.
     """
     labels = torch.arange(len(paraphrase_features), device=paraphrase_features.device)
     return F.cross_entropy(logit_scale * paraphrase_features @ text_features.T, labels)

@@ -1,7 +1,7 @@
 """The two terms that CE-CLIP adds (Zhang et al., CVPR 2024), as its paper defines them.
 
-The released repository's IMC no longer has its positive column and labels every row 0. The form here is that of the
-paper and of the repository's earlier commit 2d07821.
+IMC in the released repository lacks the positive column and labels every row 0. This module follows the paper and the
+repository's earlier commit 2d07821.
 """
 
 import torch

@@ -8,7 +8,7 @@ from torch import Tensor
 class Features(NamedTuple):
     """Unit-norm float32 embeddings of one batch on one rank.
 
-    ``negatives`` has K = 0 where the objective reads no negatives. Read and build it by field names: code that relies
+    ``negatives`` has K = 0 where the objective reads no negatives. Read and build it by field name: code that relies
     on the order of the fields would train on the wrong tensors, without an error, if that order changed.
     """
 

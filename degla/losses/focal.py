@@ -24,7 +24,7 @@ def focal_negative_loss(
     """Compute FSC-CLIP's global term: an image chooses its caption among its own negatives, by a focal loss.
 
     The mean over samples that have a negative of ``sum_c y_c (1 - p_c)^gamma (-log p_c)``, with ``p`` the softmax over
-    caption and negatives and ``y`` the one-hot target smoothed over the valid choices. FSC-CLIP weighs it by 0.5.
+    caption and negatives and ``y`` the one-hot target smoothed over the valid choices. FSC-CLIP weights it by 0.5.
 
     Args:
         image_features: ``(B, D)``, unit norm.
@@ -61,7 +61,7 @@ def token_negative_loss(
     """Compute FSC-CLIP's local term: the focal choice of ``focal_negative_loss`` on scores of words against patches.
 
     Each token attends to the patches by its min-max normalised products with them, without gradient. The score of a
-    text is the log-sum-exp over its tokens of the scaled cosine of token and attended patches. FSC-CLIP weighs it
+    text is the log-sum-exp over its tokens of the scaled cosine of token and attended patches. FSC-CLIP weights it
     by 0.2.
 
     Args:
@@ -104,7 +104,7 @@ def _focal_choice(logits: Tensor, negative_mask: Tensor, *, gamma: float, smooth
     logits = logits.masked_fill(~valid, float("-inf") if mask_empty else 0)
     targets = valid.to(logits.dtype) * smoothing / valid.sum(1, keepdim=True)
     targets[:, 0] += 1 - smoothing
-    # Empty slots have target 0. Their log-probability may be -inf, and 0 x inf is not a number.
+    # Empty slots have target 0. Their log-probability may be -inf, and 0 * inf is NaN.
     log_probabilities = logits.log_softmax(1).masked_fill(~valid, 0)
     losses = (-targets * (1 - log_probabilities.exp()) ** gamma * log_probabilities).sum(1)
     has_negative = negative_mask.any(1)

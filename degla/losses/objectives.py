@@ -1,4 +1,4 @@
-"""Objectives: weighted sums of the terms, which a training minimises.
+"""Objectives: weighted sums of the terms, which training minimises.
 
 There is one class per set of terms. The weights come from the config. Terms are called with keywords, so that the order
 of the fields of ``Features`` does not matter.
@@ -37,7 +37,7 @@ class _GlobalTerm(Protocol):
 
 
 class Objective(nn.Module):
-    """Base class that weighs and adds the terms which a subclass computes.
+    """Base class that weights and adds the terms that a subclass computes.
 
     Args:
         weights: name of a term -> its weight. A term of weight 0 is not computed.
@@ -290,7 +290,7 @@ class CEClipObjective(Objective):
         if "cmr" in self.weights:
             if student.negatives.shape[1] != len(self.thresholds):
                 raise ConfigError(
-                    f"objective.num_negatives={len(self.thresholds)} must be loader.num_negatives, which is "
+                    f"objective.num_negatives={len(self.thresholds)} must equal loader.num_negatives, which is "
                     f"{student.negatives.shape[1]}: there is one threshold per slot"
                 )
             terms["cmr"] = batch.share * cmr_loss(
@@ -329,7 +329,7 @@ def _checked_scale(tgc_scale: float) -> float:
 
 def _required(teacher: Features | None) -> Features:
     if teacher is None:
-        raise ValueError("this objective reads the teacher's features, and none were given")
+        raise ValueError("this objective needs the teacher's features, but none were given")
     return teacher
 
 

@@ -1,6 +1,7 @@
 """The two terms in which the authors' released code departs from their paper, computed as that code does.
 
-They serve comparisons of numbers; ``docs/losses.md`` explains both. N samples with exactly K negatives each.
+They exist for comparisons with the released code; ``docs/losses.md`` explains both. Shapes: N samples with exactly K
+negatives each.
 """
 
 import torch

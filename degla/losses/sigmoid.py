@@ -21,7 +21,8 @@ def sigmoid_loss(
 ) -> Tensor:
     """Compute SigLIP's loss, with negative captions as further pairs that do not match.
 
-    Every pair of image and text is a binary question of its own. With no negatives this is open_clip's ``SigLipLoss``.
+    Every pair of image and text is a separate binary classification. Without negatives this is open_clip's
+    ``SigLipLoss``.
 
     Args:
         image_features: ``(N, D)``, unit norm.

@@ -70,7 +70,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         path: safetensors, or a PyTorch file.
 
     Raises:
-        CheckpointError: the file is damaged or holds other objects than tensors.
+        CheckpointError: the file is damaged or holds objects other than tensors.
     """
     content, _, _ = _read(path)
     return _only_tensors(_inner_state(content, path), path)

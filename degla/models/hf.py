@@ -74,14 +74,14 @@ def _refuse_other_architectures(model: ClipModel) -> None:
     plain = all(map(_is_plain_block, blocks))
     if clip.attn_mask is None or not plain or not isinstance(clip.visual.ln_pre, nn.LayerNorm):
         raise ConfigError(
-            "to=hf: transformers' CLIPModel has causal text, a layer norm before its plain blocks of vision, and "
-            "GELU or QuickGELU; this model is built otherwise; set to=open_clip"
+            "to=hf: transformers' CLIPModel needs a causal text tower, a layer norm before plain vision blocks, and "
+            "GELU or QuickGELU, but this model is built differently; set to=open_clip"
         )
     if len(set(model.image_size)) > 1:
-        raise ConfigError(f"to=hf: its image processor makes squares, not {model.image_size}; set to=open_clip")
+        raise ConfigError(f"to=hf: the image processor makes square images, not {model.image_size}; set to=open_clip")
     if model.preprocess["resize_mode"] != "shortest":
         raise ConfigError(
-            f"to=hf: its image processor does not resize by {model.preprocess['resize_mode']}; set to=open_clip"
+            f"to=hf: the image processor does not resize by {model.preprocess['resize_mode']}; set to=open_clip"
         )
 
 

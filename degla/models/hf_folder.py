@@ -93,7 +93,7 @@ def _preprocess(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_other_vocabularies(folder: Path, size: int) -> None:
-    """Refuse a vocabulary that is not CLIP's, because the model would read other words than it is given."""
+    """Refuse a vocabulary that is not CLIP's, because the token ids would stand for other words."""
     vocabulary: Any = None
     if (folder / "tokenizer.json").is_file():
         vocabulary = (_json(folder / "tokenizer.json").get("model") or {}).get("vocab")

@@ -32,7 +32,7 @@ _BLOCK_PARTS = {
     "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj", "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }  # fmt: skip
-# All else: open_clip's name -> transformers'.
+# All other weights: open_clip's name -> transformers'.
 _OTHERS = {
     "logit_scale": "logit_scale",
     "token_embedding.weight": "text_model.embeddings.token_embedding.weight",

@@ -61,7 +61,7 @@ def load_clip(
         part: which model of a checkpoint of this project: ``student`` or ``teacher.model``.
 
     Returns:
-        The model in float32 on the CPU. Weights load strictly. ``ClipModel.source`` says what was really loaded.
+        The model in float32 on the CPU. Weights load strictly. ``ClipModel.source`` records what was loaded.
 
     Raises:
         ConfigError: a number is negative, the name or tag is unknown, the activation contradicts the weights, or the
@@ -99,7 +99,7 @@ def load_clip(
 
 
 def _activation(declared: bool | None, source: Source) -> bool:
-    """Return whether to build QuickGELU. Doubt is an error, because the wrong activation silently lowers accuracy."""
+    """Return whether to build QuickGELU; refuse to guess, because the wrong activation silently lowers accuracy."""
     by_name = True if source.name.endswith("-quickgelu") else None
     recorded = source.quick_gelu if source.quick_gelu is not None else by_name
     if declared is None and recorded is None and source.weights is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 _NUM_GROUPS = 4  # attention is padded to the longest text of a group, but every group costs a call
-_GROUP_SIZE = 64  # fewer texts than this are not worth a call of their own
+_GROUP_SIZE = 64  # fewer texts than this do not justify a separate call
 
 
 class PackedTexts(NamedTuple):

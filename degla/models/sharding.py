@@ -31,7 +31,7 @@ def shard(model: ClipModel, mesh: DeviceMesh, compute_dtype: torch.dtype) -> Non
 def is_sharded(model: nn.Module) -> TypeGuard[FSDPModule]:
     """Return whether ``shard`` was applied to ``model``, so that its parameters are DTensors.
 
-    This is the only test for FSDP2 that code with a model at hand should use. The strategy's name says what the run
+    Code that has a model should test for FSDP2 in no other way. The strategy's name says what the run
     intends, which is not yet true before the model is configured.
 
     Args:

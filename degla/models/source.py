@@ -39,7 +39,7 @@ open_clip.add_model_config(ARCHITECTURES)
 
 
 class ModelSource(NamedTuple):
-    """What a model really is, for labels and records."""
+    """The architecture and the weights of a model, for labels and records."""
 
     architecture: str  # name of the architecture; that of a folder's config where a folder was given
     pretrained: str | None  # tag, file, folder or repository of the weights; None for random weights
@@ -84,7 +84,7 @@ def resolve_architecture(name: str, pretrained: str | None) -> str:
 
 
 def has_bundled_weights(name: str) -> bool:
-    """Return whether a name stands for weights too, as ``hf-hub:`` and ``local-dir:`` names do."""
+    """Return whether a name includes weights, as ``hf-hub:`` and ``local-dir:`` names do."""
     return name.startswith((LOCAL_DIR_PREFIX, HF_HUB_PREFIX))
 
 
@@ -140,7 +140,9 @@ def own_merges(source: Source) -> Path | None:
     folder = Path(source.name.removeprefix(LOCAL_DIR_PREFIX))
     folder = folder if source.name.startswith(LOCAL_DIR_PREFIX) else ARCHITECTURES
     if Path(file).name != file or not (folder / file).is_file():
-        raise ConfigError(f"model.name: {source.name} reads text by {file}, which is not in {folder}; copy it there")
+        raise ConfigError(
+            f"model.name: {source.name} needs the merges in {file}, which is not in {folder}; copy it there"
+        )
     return folder / file
 
 

@@ -1,4 +1,4 @@
-"""The teacher: a copy of the student that only gives embeddings (DeGLA section 3.2)."""
+"""The teacher: a copy of the student that only provides embeddings (DeGLA section 3.2)."""
 
 import copy
 from collections.abc import Callable

@@ -51,7 +51,7 @@ class CaptionTokenizer:
         return [row[:length].tolist() for row, length in zip(tokens, self._lengths(tokens), strict=True)]
 
     def pad(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Return what ``ids`` gave as ``(M, L)`` int64, padded with 0 as open_clip's tokenizers do."""
+        """Pad lists of token ids with 0 to ``(M, L)`` int64, as open_clip's tokenizers do."""
         return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
 
     def pack(self, tokens: Tensor) -> PackedTexts | None:
@@ -63,7 +63,7 @@ class CaptionTokenizer:
         if len(text) < self.context_length - 2:  # every token has at least one character
             return False
         encode = getattr(self.tokenize, "encode", None)
-        if encode is None:  # Hugging Face tokenizers do not tell; a row without padding is taken as truncated
+        if encode is None:  # Hugging Face tokenizers do not report it; no padding is taken to mean truncated
             padding = getattr(getattr(self.tokenize, "tokenizer", None), "pad_token_id", None) or 0
             return bool((self.tokenize([text])[0] != padding).all())
         return len(encode(text)) + 2 > self.context_length

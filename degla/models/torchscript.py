@@ -151,7 +151,7 @@ class _Archive:
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that knows the handful of names in archives of weights, none of which does anything."""
+    """An unpickler that accepts only the few names in archives of weights, none of which runs code."""
 
     def __init__(self, archive: _Archive, file: BytesIO):
         super().__init__(file)
@@ -174,7 +174,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> tuple[str, torch.dtype, int]:
         kind, dtype, key, _, size = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str) or type(size) is not int:
-            raise pickle.UnpicklingError("a storage is not described as torch describes it")
+            raise pickle.UnpicklingError("a storage does not have the description that torch writes")
         return key, dtype, size
 
     def _class(self, module: str, name: str) -> type[_Module]:

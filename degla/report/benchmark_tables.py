@@ -45,8 +45,8 @@ def benchmark_tables(evaluations: Sequence[Evaluation]) -> list[BenchmarkTable]:
 def benchmark_table(evaluations: Sequence[Evaluation], benchmark: str) -> BenchmarkTable:
     """Return published rows, then each model.
 
-    The first model is followed by its score without images and by chance, each other model by what changed. A change
-    that is sure has a star: see ``degla.evaluation.statistics.Difference``.
+    The first model is followed by its score without images and by chance, each other model by what changed. A
+    significant change has a star: see ``degla.evaluation.statistics.Difference``.
 
     Args:
         evaluations: the base model first.
@@ -121,7 +121,7 @@ def _change_row(first: Evaluation, second: Evaluation, benchmark: str, columns: 
 
 
 def _notes(label: str, scores: Mapping[str, Any]) -> list[str]:
-    """Say what a model's numbers rest on, and where one is not what its column says."""
+    """Return notes on the items behind a model's numbers, and on numbers that differ from their column's heading."""
     subsets = scores["subsets"]
     num_items = sum(subset["num_items"] for subset in subsets.values())
     num_ties = sum(subset["ties"] for subset in subsets.values())

@@ -31,7 +31,7 @@ class Disputed(NamedTuple):
 
     @property
     def change(self) -> float:
-        """Margin of the second model less that of the first."""
+        """Margin of the second model minus that of the first."""
         return self.second.margin - self.first.margin
 
 

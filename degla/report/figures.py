@@ -15,7 +15,7 @@ def png_bytes(figure: Figure) -> bytes:
 
 
 def embedded_png(figure: Figure, description: str) -> str:
-    """Return an HTML ``<img>`` that carries the figure.
+    """Return an HTML ``<img>`` with the figure as a data URL.
 
     Args:
         figure: the figure.
@@ -25,7 +25,7 @@ def embedded_png(figure: Figure, description: str) -> str:
 
 
 def data_url_image(content: bytes, media_type: str, description: str) -> str:
-    """Return an HTML ``<img>`` that carries the bytes of an image file.
+    """Return an HTML ``<img>`` with the bytes of an image file as a data URL.
 
     Args:
         content: the file.

@@ -12,7 +12,7 @@ _PROVENANCE = "provenance.json"
 
 
 def run_facts(run_dir: Path) -> dict[str, str]:
-    """Return name -> text of what made a run.
+    """Return name -> text of the facts about how a run was made.
 
     Commit, versions and machine are those of the first call for this folder. They are kept in ``provenance.json``,
     so that a report that is written again later, elsewhere, still names the run's own.

@@ -31,7 +31,7 @@ _SCORE_CURVES = (
 
 
 class Change(NamedTuple):
-    """A metric of the untouched student and of the trained one, fractions in [0, 1]."""
+    """A metric of the student before and after training, as fractions in [0, 1]."""
 
     name: str
     before: float
@@ -82,7 +82,7 @@ def write_report(run_dir: Path) -> Path:
             sections.append(_bars(changes(run_dir, stage)) if stage == "eval" else "")
             sections.append(_table(metrics, stage) + f"<p>{_EXPLANATIONS[stage]}</p>")
     sections.append("<h2>Curves</h2>" + _curves(run_dir))
-    sections.append("<h2>Data</h2>" + (_bad_row_tables(run_dir) or "<p>Every row was used as it is.</p>"))
+    sections.append("<h2>Data</h2>" + (_bad_row_tables(run_dir) or "<p>Every sample was used without changes.</p>"))
     config = run_dir / "config.yaml"
     if config.exists():
         sections.append(f"<h2>Config</h2><pre>{html.escape(config.read_text(encoding='utf-8'))}</pre>")

@@ -62,7 +62,7 @@ def build(cfg: DictConfig) -> Run:
     refuse_fsdp2(cfg)
     objective: Objective = instantiate(cfg.objective, "objective")
     refuse_objective(cfg, objective)
-    # The data come before the weights: a missing file is found sooner than a model is downloaded.
+    # Load the data before the weights, so that a missing file is reported before a model is downloaded.
     source = instantiate(cfg.data, "data")
     val_source = instantiate(cfg.val_data, "val_data") if cfg.val_data._target_ else None
     if isinstance(source, SampleStream) and cfg.trainer.max_steps < 1:
@@ -128,7 +128,7 @@ def _build_teacher(cfg: DictConfig, objective: Objective, student: ClipModel) ->
     if objective.uses_teacher:
         return instantiate(cfg.teacher, "teacher", student=student)
     if cfg.teacher is not None:
-        log.info("no term of the objective reads the teacher: none is built")
+        log.info("no term of the objective reads a teacher, so none is built")
     return None
 
 

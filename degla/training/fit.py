@@ -1,4 +1,4 @@
-"""Run the training, and say in one sentence what a user can do where it cannot go on."""
+"""Run the training, and say in one sentence what a user can do when it cannot continue."""
 
 import errno
 import logging

@@ -39,7 +39,7 @@ class DeGLAModule(L.LightningModule):
         non_finite: ``stop`` the run where a loss or gradient is not finite, or ``skip`` the step.
         teacher_texts: store of a frozen teacher's text features; None computes them again in each step.
         negative_types: types of the negatives of the validation samples.
-        data_identity: what tells the training data from others, kept in checkpoints.
+        data_identity: identity of the training data, kept in checkpoints.
         config: plain nested dict of the run, kept in checkpoints; its main settings go to the loggers.
     """
 

@@ -36,7 +36,7 @@ class NonFiniteGuard:
     """Checks the gradient before each optimizer step.
 
     It reads only the gradients of one-dimensional parameters and of the two projections. Every layer has some of
-    them, a value in a layer that is not finite reaches them, and they are about 1 % of all gradients.
+    them, a non-finite value in a layer reaches them, and they are about 1 % of all gradients.
 
     Args:
         student: the model whose gradients are checked.
@@ -70,7 +70,7 @@ class NonFiniteGuard:
                 finite, which is how it finds its scale, so only the loss is checked.
 
         Raises:
-            NonFiniteError: something is not finite, and ``skip`` is False or has not helped.
+            NonFiniteError: a loss or gradient is not finite, and ``skip`` is False or 20 steps in a row were skipped.
         """
         window, self._window, self.has_skipped = self._window, [], False
         if _has_finite_losses(window) if scaled else self._has_finite_gradient():

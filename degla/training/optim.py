@@ -89,7 +89,7 @@ def name_state(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
     Args:
         state: ``state_dict`` keyed by numbers.
-        names: the name of each number.
+        names: parameter names in the order of the numbers.
     """
     return _replace_keys(state, dict(enumerate(names)))
 
@@ -99,7 +99,7 @@ def number_state(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
     Args:
         state: ``state_dict`` keyed by names.
-        names: the name of each number.
+        names: parameter names in the order of the numbers.
     """
     return _replace_keys(state, {name: number for number, name in enumerate(names)})
 

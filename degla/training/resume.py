@@ -98,7 +98,7 @@ def check_resume(cfg: DictConfig, checkpoint: Path, module: ResumableModule, dat
 
     Args:
         cfg: config of the resumed run.
-        checkpoint: its file.
+        checkpoint: the file to resume from.
         module: the LightningModule as the config builds it.
         data: identity of the data as the config reads them.
 
@@ -235,7 +235,7 @@ def _refuse_other_parts(
 def adapt_weights(checkpoint: dict[str, Any], own: Mapping[str, Tensor]) -> None:
     """Make the weights of a checkpoint fit a run whose teacher or objective was changed on purpose.
 
-    A teacher that the checkpoint lacks starts as a copy of its student. What this run has no place for is dropped.
+    A teacher that the checkpoint lacks starts as a copy of its student. Weights that this run lacks are dropped.
 
     Args:
         checkpoint: is changed in place.

@@ -28,8 +28,8 @@ _LOCK = ".lock"
 def lock_run_folder(run_dir: Path, is_first_rank: bool) -> Iterator[None]:
     """Keep other processes out of a run folder until the block ends.
 
-    The lock is a POSIX record lock: it ends with this process, however that dies, and data-loading workers that
-    outlive it do not hold it.
+    The lock is a POSIX record lock. The kernel releases it when this process ends for any reason, and data-loading
+    workers that outlive the process do not hold it.
 
     Args:
         run_dir: the folder; is created.

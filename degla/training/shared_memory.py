@@ -1,7 +1,7 @@
-"""Fewer data-loading workers where ``/dev/shm`` is too small for their batches.
+"""Lower the number of data-loading workers where ``/dev/shm`` is too small for their batches.
 
 Workers hand batches over in shared memory, with either of torch's sharing strategies. Where it is full, a worker is
-killed or waits for ever. Docker gives a container 64 MB.
+killed or waits forever. Docker gives a container 64 MB.
 """
 
 import logging

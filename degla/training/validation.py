@@ -88,7 +88,7 @@ def recalls(similarity: Tensor, image_of_text: Tensor) -> dict[str, float]:
 class CaptionChoice(Metric):
     """Share of captions that score higher than their own negatives.
 
-    A tie counts as wrong, so that an encoder with one embedding for all texts does not score. The states are counts, so
+    A tie counts as wrong, so an encoder with one embedding for all texts scores 0. The states are counts, so
     the ranks only add them up.
 
     Args:

@@ -141,7 +141,7 @@ def test_two_steps_with(photos, tmp_path, monkeypatch, overrides):
     assert (run.module.teacher is not None) == run.module.objective.uses_teacher
 
 
-def test_an_experiment_whose_benchmark_is_taken_away(tmp_path):
+def test_an_experiment_without_its_benchmark(tmp_path):
     """``experiment=demo benchmark=none`` leaves keys of the scenes without their ``_target_``."""
     cfg = composed("experiment=demo", "benchmark=none", "data.num_scenes=64", "loader.num_workers=0",
                    "trainer.max_steps=1", "callbacks.progress_bar=null", run_dir=str(tmp_path))  # fmt: skip

@@ -159,7 +159,7 @@ def test_checkout_finds_its_configs_from_anywhere(tmp_path):
     assert result.returncode == 0 and "name: train" in result.stdout
 
 
-def test_own_experiments_from_a_folder_of_ones_own(tmp_path):
+def test_experiments_from_a_folder_of_the_user(tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "my.yaml").write_text("# @package _global_\nname: my\n")
     command = [sys.executable, "-m", "degla.train", "--config-dir", "mine", "experiment=my", "--cfg", "job"]

@@ -59,7 +59,7 @@ def test_random_negatives_do_not_repeat():
     assert len(drawn) == 10 and all(len(set(row)) == 3 for row in drawn)  # 5 choose 3
 
 
-def test_one_per_type_has_a_slot_a_kind():
+def test_one_per_type_has_one_slot_per_kind():
     rows = [*NEGATIVES[::-1], Negative("other", "swap_nouns")]
     drawn = {tuple(texts(SELECTIONS["one_per_type"](rows, 5, random.Random(i)))) for i in range(50)}
     assert drawn == {("n0", "n1", "n2", "n3", "n4"), ("n0", "other", "n2", "n3", "n4")}

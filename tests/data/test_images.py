@@ -35,7 +35,7 @@ def test_torchcodec_and_pillow_agree_to_the_last_bit(monkeypatch, mode, settings
     assert fast.dtype == torch.uint8 and torch.equal(fast, slow)
 
 
-def test_they_agree_on_real_photos(monkeypatch, flickr):
+def test_torchcodec_and_pillow_agree_on_real_photos(monkeypatch, flickr):
     pytest.importorskip("torchcodec.decoders")
     paths = [str(path) for path in sorted((flickr / "images").glob("*.jpg"))[:100]]
     fast = [decode(None, path) for path in paths]
@@ -151,7 +151,7 @@ def test_postscript_is_named():
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "x.jpg")
 
 
-def test_files_that_are_no_regular_files_do_not_hang(tmp_path):
+def test_files_that_are_not_regular_do_not_hang(tmp_path):
     os.mkfifo(tmp_path / "fifo.jpg")
     paths = [str(tmp_path / "fifo.jpg"), "/dev/zero", str(tmp_path), "/dev/stdin", "a\0b.jpg", "\ud800.jpg", ""]
     errors = {}

@@ -60,7 +60,7 @@ def test_quoted_commas_quotes_and_line_breaks_are_read(tmp_path):
     assert [row.id for row in found] == [f"captions.csv:{line}" for line in (2, 3, 4, 6)]
 
 
-def test_a_trailing_comma_is_no_field(tmp_path):
+def test_a_trailing_comma_is_not_a_field(tmp_path):
     assert [row.caption for row in rows(csv_table(tmp_path, "x.jpg,a dog,", "y.jpg,a cat"))] == ["a dog", "a cat"]
 
 

@@ -1,4 +1,4 @@
-"""Every kind of file gives the same rows."""
+"""Every file format gives the same samples."""
 
 import csv
 import json
@@ -201,7 +201,7 @@ def test_parse_negatives_refuses(value):
         parse_negatives(value)
 
 
-def test_scenes_and_general_side_are_mixed(tmp_path):
+def test_scenes_and_general_tasks_are_mixed(tmp_path):
     rows = scenes_and_general(300, general_fraction=0.5, cache_dir=str(tmp_path)).samples(list(range(300)))
     general = [row for row in rows if not any(form.match(row.caption) for form in FORMS.values())]
     assert 110 < len(general) < 190 and not any(row.negatives for row in rows)

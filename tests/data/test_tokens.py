@@ -48,7 +48,7 @@ def test_numbers_name_texts(photo_folder, student):
         assert [texts[n] if n >= 0 else None for n in numbers[1:]] == [slot and slot.text for slot in slots]
 
 
-def test_the_tokenizer_is_asked_once(photo_folder, student, monkeypatch):
+def test_texts_are_tokenized_once(photo_folder, student, monkeypatch):
     TokenTable(folder(str(photo_folder)), student.tokenizer)
     key = student.tokenizer.key()
     monkeypatch.setattr(student.tokenizer, "key", lambda: key)

@@ -1,4 +1,4 @@
-"""Encoded once, kept, shared, taken up again; bad images named."""
+"""Features are encoded once, cached, shared between ranks and reused after a restart; bad images are named."""
 
 import io
 import json
@@ -169,7 +169,7 @@ def test_a_cache_that_cannot_be_written_costs_no_result(shipped, images, tmp_pat
     assert store.text_features(TEXTS).shape[0] == 4 and "features are kept in memory only" in caplog.text
 
 
-def test_bad_pictures_are_named_and_left_out(shipped, images, tmp_path):
+def test_bad_images_are_named_and_left_out(shipped, images, tmp_path):
     (tmp_path / "torn.jpg").write_bytes(write_image(tmp_path / "whole.jpg", size=(200, 200))[:600])
     bad = [ImageRef(str(tmp_path / "none.jpg")), ImageRef(str(tmp_path / "torn.jpg")), ImageRef.embedded(b"")]
     bad.append(ImageRef(str(tmp_path / "0.png"), box=(3, 3, 0, 5)))
@@ -181,7 +181,7 @@ def test_bad_pictures_are_named_and_left_out(shipped, images, tmp_path):
     assert reasons[bad[2].name] == "empty file" and reasons[bad[3].name].startswith("its box is empty")
 
 
-def test_a_picture_inside_an_archive_and_a_part_of_one(tmp_path):
+def test_an_image_inside_an_archive_and_a_crop_of_one(tmp_path):
     data = write_image(tmp_path / "0.png", size=(40, 30))
     with tarfile.open(tmp_path / "shard.tar", "w") as archive:
         for name in ("a.cls", "a.png"):
@@ -200,7 +200,7 @@ def test_a_picture_inside_an_archive_and_a_part_of_one(tmp_path):
     assert part.load().permute(1, 2, 0).numpy().tobytes() == expected.tobytes()
 
 
-def test_blind_sees_one_grey_picture(shipped, images):
+def test_no_image_baseline_sees_one_grey_image(shipped, images):
     features = FeatureStore(Encoder(shipped), progress=False)
     features.add(images, TEXTS)
     baseline = NoImageFeatures(features)

@@ -72,7 +72,7 @@ def test_coco_karpathy_counts(shared, tmp_path):
 
 
 @pytest.mark.slow
-def test_vit_b_32_sees_each_picture_and_each_caption_of_sugarcrepe_once(shared, tmp_path, monkeypatch):
+def test_vit_b_32_encodes_each_image_and_each_caption_of_sugarcrepe_once(shared, tmp_path, monkeypatch):
     task = SugarCrepe(annotations=str(shared / "sugarcrepe"), images=str(tmp_path / "val2017"))
     assert stand_ins(task) == 1560
     model = load_clip("ViT-B-32")

@@ -1,4 +1,4 @@
-"""Margins on small cases made by hand, and against slow loops; a model that says nothing must not win."""
+"""Margins on small cases made by hand, and against slow loops; a constant model must not score."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_a_constant_encoder_scores_nothing():
     assert ranks.tolist() == [6] * 7  # last, not first
 
 
-def test_a_tie_but_for_rounding_is_a_tie():
+def test_a_difference_by_rounding_is_a_tie():
     image = F.normalize(torch.rand(50, 64), dim=-1)
     text = F.normalize(torch.rand(50, 64), dim=-1)
     margins, _ = choice_margins(image, torch.stack([text, text + 1e-8 * torch.randn(50, 64)], 1))
@@ -71,7 +71,7 @@ def test_retrieval_against_a_slow_loop():
         assert margins[q] == pytest.approx(right - max(wrong), abs=1e-5)
 
 
-def test_a_broken_model_finds_nothing():
+def test_a_model_that_gives_nan_finds_nothing():
     nan = torch.full((4, 3), float("nan"))
     one = torch.eye(4, 3).clone()
     one[1] = float("nan")

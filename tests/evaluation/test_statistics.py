@@ -60,15 +60,15 @@ def test_micro_macro_and_means_against_loops():
     assert means["average"] == pytest.approx((subsets["a"] + subsets["b"]) / 2)
 
 
-def test_interval_is_the_binomial_one_where_every_item_has_its_picture():
+def test_interval_is_binomial_where_every_item_has_its_own_image():
     found = [outcome("a", i, i % 10 < 8) for i in range(1000)] + [outcome("b", 0, True)]
     low, high = score_table(Plain(), found)["subsets"]["a"]["interval"]
     half = 1.96 * (0.8 * 0.2 / 1000) ** 0.5
     assert low == pytest.approx(0.8 - half, abs=0.006) and high == pytest.approx(0.8 + half, abs=0.006)
 
 
-def test_items_of_one_picture_are_not_independent():
-    """Fifty images, answered all right or all wrong: as uncertain as fifty items, not as a thousand."""
+def test_items_of_one_image_are_not_independent():
+    """Fifty images whose items are all correct or all wrong are as uncertain as fifty items, not a thousand."""
     found = [outcome("a", i, i % 50 < 40, image=f"{i % 50}.jpg") for i in range(1000)] + [outcome("b", 0, True)]
     low, high = score_table(Plain(), found)["subsets"]["a"]["interval"]
     assert high - low == pytest.approx(2 * 1.96 * (0.8 * 0.2 / 50) ** 0.5, rel=0.15)
@@ -113,7 +113,7 @@ def test_other_items_of_the_same_number_are_not_compared():
     assert differences(first, moved) == []
 
 
-def test_parts_of_one_picture_are_one_picture():
+def test_crops_of_one_image_count_as_one_image():
     whole = [outcome("a", i, i % 2 == 0)._replace(image=f"{i // 10}.jpg") for i in range(200)]
     parts = [o._replace(image=f"{o.image}[1,{i},20,10]") for i, o in enumerate(whole)]
     assert (count_outcomes(whole).correct != count_outcomes(parts).correct).nnz == 0

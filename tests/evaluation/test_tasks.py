@@ -34,7 +34,7 @@ FEATURES = RandomFeatures()
 
 
 def by_loop(task):
-    """Right answers of a task of choices, one pair at a time."""
+    """Return the correct answers of a choice task, one pair at a time."""
     return [
         all(FEATURES.score(c.image, c.captions[0]) > FEATURES.score(c.image, wrong) for wrong in c.captions[1:])
         for c in task.choices
@@ -308,7 +308,7 @@ def test_chance_of_recall():
     assert _chance(5, 1, 5) == 1 == _chance(9, 1, 5) and _chance(1, 1, 4) == 0.25
 
 
-def test_an_image_named_twice_is_said(tmp_path):
+def test_an_image_named_twice_is_reported(tmp_path):
     write_json(tmp_path / "t.json", [{"image": "1.jpg", "caption": [c]} for c in ("a", "b")])
     task = Retrieval(str(tmp_path / "t.json"), str(tmp_path))
     assert [(name, captions) for name, _, captions in task.captioned] == [("1.jpg", ["a", "b"])]
@@ -398,7 +398,7 @@ def test_zeroshot_from_binary_layouts(tmp_path, monkeypatch, make):
     assert data.classes == wording(make.__name__).classes
 
 
-def test_files_that_are_no_json_are_said(tmp_path):
+def test_files_that_are_not_json_are_reported(tmp_path):
     (tmp_path / "swap_obj.json").write_text("<html>not found</html>")
     task = SugarCrepe(annotations=str(tmp_path), images=str(tmp_path), subsets=["swap_obj"])
     with pytest.raises(ConfigError, match=r"swap_obj\.json is not JSON"):
@@ -529,7 +529,7 @@ def test_zeroshot_from_webdataset_copies(tmp_path):
     assert single.protocol()["data"] != task.protocol()["data"]
 
 
-def test_ones_own_items(tmp_path):
+def test_own_items(tmp_path):
     rng = random.Random(6)
     items = [
         {"image": f"{i % 5}.jpg", "captions": [sentence(rng) for _ in range(2 + i % 3)], "label": i % 2, "id": i}

@@ -38,14 +38,14 @@ def test_bad_caption_is_a_problem_of_its_row(tmp_path, value, problem, suffix):
     assert bad.problem.startswith(problem) and bad.caption == ""
 
 
-def test_bytes_that_are_not_utf8_spoil_one_row(tmp_path):
+def test_bytes_that_are_not_utf8_make_one_row_unusable(tmp_path):
     first, bad, last = rows(tmp_path / "c.txt", b"A dog\nA c\xe4t\nA bird\n")
     assert (first.caption, last.caption) == ("A dog", "A bird") and "not valid Unicode" in bad.problem
 
 
 def test_unquoted_comma_is_a_problem_of_its_row(tmp_path):
     first, bad, last = rows(tmp_path / "c.txt", "image,caption\n1.jpg,A dog\n2.jpg,A cat, black\n3.jpg,A bird\n")
-    assert (first.caption, last.caption) == ("A dog", "A bird") and "has not 2 fields" in bad.problem
+    assert (first.caption, last.caption) == ("A dog", "A bird") and "does not have 2 fields" in bad.problem
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_columns_of_negatives_come_in_the_order_of_their_numbers(tmp_path):
     assert [negative.text for negative in row.negatives] == names
 
 
-def test_image_that_is_no_path_is_a_problem(tmp_path):
+def test_image_that_is_not_a_path_is_a_problem(tmp_path):
     table = pa.table({"image": [b"abc", None], "caption": ["A dog", "A cat"]})
     pq.write_table(table, tmp_path / "c.parquet")
     bad, good = read_captions(str(tmp_path / "c.parquet"))

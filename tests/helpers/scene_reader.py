@@ -1,4 +1,4 @@
-"""Reads an English caption and looks at a list of things: no code in common with what writes the captions."""
+"""Checks an English caption against a list of things, with no code of the module that writes captions."""
 
 import itertools
 import re

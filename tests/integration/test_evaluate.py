@@ -69,7 +69,7 @@ def test_two_ranks_give_the_json_of_one(data):
     assert sum(two["made"]["encoded"].values()) < sum(one["made"]["encoded"].values())
 
 
-def test_bad_pictures_are_named_and_the_score_says_what_it_rests_on(data):
+def test_bad_images_are_named_and_the_score_says_how_many_items_it_covers(data):
     (data / "data/coco/val2017/000000000001.jpg").write_bytes(b"no image")
     (data / "data/coco/val2017/000000000003.jpg").unlink()
     result = evaluate(*SMALL, "max_missing=0.5", cwd=data)
@@ -81,7 +81,7 @@ def test_bad_pictures_are_named_and_the_score_says_what_it_rests_on(data):
     assert reasons["000000000001.jpg"] == "not an image" and reasons["000000000003.jpg"].startswith("no such file")
     assert "left out: " in (folder / "evaluate.log").read_text() + result.stdout + result.stderr
     stopped = evaluate(*SMALL, "max_missing=0.5", "on_bad_image=stop", cwd=data, check=False)
-    assert stopped.returncode == 2 and "and 1 more; on_bad_image=skip goes on" in stopped.stderr
+    assert stopped.returncode == 2 and "and 1 more; on_bad_image=skip leaves them out" in stopped.stderr
 
 
 def test_without_any_image_there_is_no_result(data):
@@ -150,7 +150,7 @@ def test_doctor(data):
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on(data):
+def test_a_killed_evaluation_resumes(data):
     """Killed while it encodes: what was kept is not encoded again."""
     sugarcrepe(data / "data", SUBSETS, count=4000)
     command = [sys.executable, "-m", "degla.evaluate", *SMALL, "batch_size=16"]

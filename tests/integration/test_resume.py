@@ -103,8 +103,8 @@ def test_resumed_equals_undisturbed(undisturbed, photos, tmp_path, how, workers)
     assert_same(state(tmp_path), undisturbed)
 
 
-def test_a_run_is_prolonged(undisturbed, photos, tmp_path):
-    """A finished run trains on: with more steps, after a signal, and with more time."""
+def test_a_finished_run_can_be_extended(undisturbed, photos, tmp_path):
+    """A finished run continues training: with more steps, after a signal, and with more time."""
     arguments = run_arguments(photos, 0, "ckpt_path=last", "scheduler=constant")
     straight, longer = tmp_path / "straight", tmp_path / "longer"
     straight.mkdir(), longer.mkdir()

@@ -27,7 +27,7 @@ def arguments(tmp_path, *more):
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_one_folder_a_job_and_a_summary(tmp_path, launcher):
+def test_one_folder_per_job_and_a_summary(tmp_path, launcher):
     degla("-m", *arguments(tmp_path, "loader.epochs=1", "optimizer.lr=1e-3,1e-4", f"hydra/launcher={launcher}"),
           *(["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []), cwd=tmp_path)  # fmt: skip
     (sweep,) = (tmp_path / "runs" / "train").iterdir()

@@ -39,7 +39,7 @@ def test_value_and_gradient(block, masked):
     assert torch.autograd.gradcheck(lambda q, k: row_cross_entropy(q, k, labels, valid), (queries, keys))
 
 
-def test_only_what_asks_gets_a_gradient(block):
+def test_only_inputs_that_require_a_gradient_get_one(block):
     queries, keys, labels, _ = arguments()
     row_cross_entropy(queries, keys.detach(), labels).backward()
     assert queries.grad is not None and keys.grad is None

@@ -171,5 +171,5 @@ def test_numbers_out_of_bounds(objective, settings, message):
 
 
 def test_one_threshold_per_slot(make_features):
-    with pytest.raises(ConfigError, match=r"objective\.num_negatives=5 must be loader\.num_negatives, which is 3"):
+    with pytest.raises(ConfigError, match=r"objective\.num_negatives=5 must equal loader\.num_negatives, which is 3"):
         CEClipObjective(num_negatives=5)(make_features(4, slots=3))

@@ -239,7 +239,7 @@ def test_gradients(make_features):
         assert torch.autograd.gradcheck(loss, [inputs[0], inputs[1], *others, inputs[3]])
 
 
-def test_half_precision_is_raised(make_features):
+def test_half_precision_is_converted_to_float32(make_features):
     f = make_features(4, 2, dtype=torch.bfloat16)
     for loss in (
         focal_negative_loss(*f),

@@ -151,7 +151,7 @@ def test_gradients(make_features, term):
 
 
 @pytest.mark.parametrize("term", [contrastive_loss, igc_loss, imc_loss])
-def test_masked_negatives_matter_to_nothing(make_features, term):
+def test_masked_negatives_do_not_matter(make_features, term):
     f = make_features(5)
     other = torch.where(f.negative_mask[..., None], f.negatives, torch.full_like(f.negatives, 5.0))
     changed = f._replace(negatives=other.requires_grad_())
@@ -207,7 +207,7 @@ def test_other_rows_negatives_do_not_touch_a_row(make_features):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_features_are_raised_before_the_softmax(make_features, dtype):
+def test_half_precision_features_are_converted_before_the_softmax(make_features, dtype):
     f = make_features(6, dtype=dtype)
     exact = make_features(6, dtype=dtype)
     exact = exact._replace(

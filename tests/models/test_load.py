@@ -114,7 +114,7 @@ def test_openai_torchscript_archive(tmp_path):
         load_clip("degla-tiny", str(path), quick_gelu=False)
 
 
-def test_activation_must_be_told_where_nothing_records_it(state, tmp_path):
+def test_activation_must_be_set_where_nothing_records_it(state, tmp_path):
     path = tmp_path / "weights.pt"
     torch.save(state, path)
     with pytest.raises(ConfigError, match=r"model\.quick_gelu=true for OpenAI"):
@@ -217,7 +217,7 @@ def test_config_is_json(tiny, tmp_path):
     assert config["model_cfg"]["quick_gelu"] is False and "mean" in config["preprocess_cfg"]
 
 
-def test_a_vocabulary_of_its_own_travels_with_the_model(tmp_path):
+def test_a_custom_vocabulary_is_saved_with_the_model(tmp_path):
     """degla-scenes -> folder -> degla again, and plain open_clip with the file named."""
     from degla.data.scenes.words import byte_pair_merges, vocabulary
 
@@ -240,7 +240,7 @@ def test_a_vocabulary_of_its_own_travels_with_the_model(tmp_path):
         load_clip(pretrained=str(folder))
 
 
-def test_the_merges_file_is_what_the_world_gives(tmp_path):
+def test_the_merges_file_matches_the_built_in_vocabulary(tmp_path):
     from degla.data.scenes.words import write_merges
     from degla.models.source import ARCHITECTURES
 

@@ -1,4 +1,4 @@
-"""A folder decides what is built, and a model knows what it really is."""
+"""A folder decides what is built, and a model records its architecture and weights."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_a_folder_decides_architecture_and_activation(folder, name):
         load_clip(name, str(folder), quick_gelu=True)
 
 
-def test_what_models_say_they_are(folder, tmp_path):
+def test_models_record_their_architecture_and_weights(folder, tmp_path):
     assert load_clip("degla-scenes", "plain_clip").source.description == "degla-scenes plain_clip"
     assert load_clip("degla-tiny").source.description == "degla-tiny random weights"
     weights = str(folder / "open_clip_model.safetensors")

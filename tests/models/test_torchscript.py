@@ -206,10 +206,10 @@ MINE = ("storage", torch.FloatStorage, "mine", "cpu", 2)
         (MINE, (2**40,), (0,), "larger than its storage"),
         (MINE, (2,), (2**40,), "out of bounds"),
         (MINE, (2,), (-1,), "Negative strides"),
-        (("weights", *MINE[1:]), (2,), (1,), "as torch describes it"),
+        (("weights", *MINE[1:]), (2,), (1,), "the description that torch writes"),
     ],
 )
-def test_storages_and_shapes_that_lie(archive, tmp_path, monkeypatch, storage, size, stride, message):
+def test_inconsistent_storages_and_shapes_are_refused(archive, tmp_path, monkeypatch, storage, size, stride, message):
     script = types.ModuleType("__torch__")
     script.M = type("M", (), {"__module__": "__torch__"})
     monkeypatch.setitem(sys.modules, "__torch__", script)

@@ -87,7 +87,7 @@ def test_published_columns_stay_where_a_subset_has_no_answers(tmp_path):
     assert rows["half"]["swap_obj"].startswith("100.0") and rows["half"]["swap_att"] == rows["half"]["avg."] == ""
 
 
-def test_results_of_other_rules_are_not_shown_without_saying_so(two, tmp_path):
+def test_results_of_other_rules_get_a_note(two, tmp_path):
     assert protocol_differences(two, "sugarcrepe") == []
     odd = evaluation(tmp_path / "odd", "odd", {"swap_obj": [True] * 3}, {"ties": "original", "precision": "32"})
     (sentence,) = protocol_differences([*two, odd], "sugarcrepe")

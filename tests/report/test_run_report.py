@@ -42,7 +42,7 @@ def test_page_and_console(tmp_path, capsys):
 
 
 def test_a_run_without_validation_or_metrics(tmp_path):
-    assert changes(tmp_path) == [] and "Every row was used" in write_report(tmp_path).read_text()
+    assert changes(tmp_path) == [] and "Every sample was used" in write_report(tmp_path).read_text()
 
 
 def test_the_page_opens_with_results_and_says_how_the_run_was_made(tmp_path):

@@ -189,7 +189,7 @@ def test_stored_teacher_texts_are_not_encoded_again(tmp_path):
         torch.testing.assert_close(again.terms[name], term)
 
 
-def test_a_value_error_in_a_loss_stays_one():
+def test_a_value_error_in_a_loss_stays_a_value_error():
     class Broken(DeGLAObjective):
         def terms(self, student, teacher, batch):
             raise ValueError("a bug")

@@ -106,7 +106,7 @@ def test_what_may_change_is_applied_and_named(photos, tmp_path, checkpoint, capl
         assert change in caplog.text
 
 
-def test_nothing_is_said_where_nothing_changed(photos, tmp_path, checkpoint, caplog):
+def test_nothing_is_logged_where_nothing_changed(photos, tmp_path, checkpoint, caplog):
     fit(photos, tmp_path, "optimizer.lr=1e-3", ckpt_path=checkpoint)
     assert "resuming with other settings" not in caplog.text
 
@@ -116,7 +116,7 @@ def test_an_earlier_checkpoint_is_still_checked(photos, tmp_path, checkpoint):
         fit(photos, tmp_path, *LONGER, "seed=43", ckpt_path=earlier(checkpoint, tmp_path))
 
 
-def test_insisting_on_another_freezing_or_teacher(photos, tmp_path, checkpoint):
+def test_resume_allow_permits_another_freezing_or_teacher(photos, tmp_path, checkpoint):
     frozen = fit(photos, tmp_path / "a", *LONGER, "model.unlocked_image_groups=0", "resume.allow=[freezing]",
                  ckpt_path=checkpoint)  # fmt: skip
     before = torch.load(checkpoint, weights_only=True)["state_dict"]

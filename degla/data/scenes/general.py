@@ -1,4 +1,4 @@
-"""General zero-shot tasks, which fine-tuning on scenes never shows and should not make worse."""
+"""General zero-shot tasks, which are not part of fine-tuning on scenes and should not get worse by it."""
 
 import functools
 import random

@@ -11,11 +11,11 @@ from degla.data.sources.records import Record, read_columns, read_json_list, rea
 from degla.data.sources.table import SampleTable, bad_record, build_table, table_record
 from degla.errors import ConfigError
 
-_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")  # what `folder` finds by itself
-_NAMED_SUFFIXES = (*_SUFFIXES, ".json")  # what it reads if `annotations` names it
+_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")  # files that `folder` finds without `annotations`
+_NAMED_SUFFIXES = (*_SUFFIXES, ".json")  # files that `folder` reads if `annotations` names them
 _TABLES = (
     *(formats.CSV, formats.TSV, formats.JSON_LINES, formats.PARQUET, formats.JSON_LIST),
-    formats.OTHER_TABLE,  # refused further on, by the name of the missing column
+    formats.OTHER_TABLE,  # refused later, with the name of the missing column
 )
 _NUM_NAMED = 20  # columns that a message lists
 _DEGLA_PAGE = "https://huggingface.co/datasets/wsdwJohn1231/DeGLA"

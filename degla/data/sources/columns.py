@@ -35,7 +35,7 @@ def read_column(record: Mapping[str, Any], column: str | None) -> Any:
 def check_columns(
     path: str, columns: list[str], features: datasets.Features | None, wanted: Mapping[str, str | None]
 ) -> None:
-    """Refuse columns that do not exist or cannot hold what they are named for.
+    """Refuse columns that do not exist or do not have the type that their key needs.
 
     Args:
         path: the data set, for messages.
@@ -114,7 +114,7 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _is_any(kind: Any) -> bool:
-    """Whether only the values can tell: a column of nulls, or of JSON of mixed types."""
+    """Return whether the type says nothing about the values: a column of nulls, or of JSON of mixed types."""
     return type(kind).__name__ == "Json" or (isinstance(kind, datasets.Value) and kind.dtype == "null")
 
 

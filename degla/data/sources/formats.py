@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from degla.errors import ConfigError
 
-_HEAD, _TAIL = 2**18, 2**16  # bytes that are looked at; COCO's captions stand at the end of its file
+_HEAD, _TAIL = 2**18, 2**16  # bytes that are read; COCO's captions are at the end of its file
 _KEY = re.compile(rb'(?<!\\)"([A-Za-z_][A-Za-z_0-9 ]{0,40})"\s*:')
 
 

@@ -58,7 +58,8 @@ def huggingface(
         name: configuration of the data set.
         data_files: files or patterns for a builder.
         split: the split to read.
-        image: column of the image (WebDataset: ``jpg``): bytes, an image or a path. A dot descends: ``json.image``.
+        image: column of the image (WebDataset: ``jpg``): bytes, an image or a path. A dot selects a field:
+            ``json.image``.
         caption: column of the caption, a text or a list of texts (WebDataset: ``txt`` or ``json.caption``).
         negatives: column of the negatives: one text, a list of texts or of ``{text, type}``, or such a list as JSON
             (WebDataset: ``json.negatives``); None if there are none.

@@ -204,10 +204,10 @@ def _several_lines(
     delimiter: str,
     width: int,
 ) -> list[str] | str:
-    """Read on after a line in which a quoted field does not end.
+    """Read further lines after one in which a quoted field does not end.
 
-    A field may contain line breaks. But if a line that it would contain is a row by itself, the quote is taken for a
-    stray one, and all lines after the first stay in ``waiting``.
+    A field may contain line breaks. But if a line that it would contain is a row by itself, the quote is treated as
+    stray, and all lines after the first stay in ``waiting``.
     """
     text = line
     for count in range(_MAX_LINES_PER_ROW):

@@ -160,7 +160,7 @@ def build_table(
                 gen_kwargs={"records": records, "arguments": arguments, "stamps": str(stamps)},
             )
         except DatasetGenerationError as error:
-            if isinstance(error.__cause__, DeglaError):  # what we raise in `records` is meant for the user
+            if isinstance(error.__cause__, DeglaError):  # errors that we raise in `records` are meant for the user
                 raise error.__cause__ from None
             raise
         except ValueError as error:

@@ -87,7 +87,7 @@ class Aro(ChoiceTask):
         coco: folder of ``coco_karpathy_test.json`` and ``val2014``.
         flickr30k: folder of ``flickr30k_test.json`` and ``flickr30k-images``.
         hub: read ``<hub>/ARO-...`` with embedded images instead: ``gowitheflow``, or a folder in its layout. These
-            copies name neither relations nor attributes, so the micro average is used, which is another number.
+            copies name neither relations nor attributes, so the micro average is used, which is not comparable.
         subsets: the subsets to measure; None measures all.
         ties: ``original`` counts them as correct in the two orders, whose own code has the correct caption first.
     """

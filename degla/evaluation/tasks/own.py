@@ -44,7 +44,7 @@ class Own(ChoiceTask):
         ties: ``lost``; there is no other rule.
 
     Raises:
-        ConfigError: the file is missing, or a line has another form.
+        ConfigError: the file is missing, or a line has the wrong form.
     """
 
     def __init__(

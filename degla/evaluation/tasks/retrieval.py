@@ -82,7 +82,7 @@ class Retrieval(Task):
         return dict.fromkeys(caption for entry in self.captioned for caption in entry.captions)
 
     def outcomes(self, features: FeatureSource) -> list[Outcome]:
-        """Answer every query for every k; images that cannot be decoded leave with their captions."""
+        """Answer every query for every k; images that cannot be decoded are left out with their captions."""
         entries = [entry for entry in self.captioned if features.is_readable(entry.image)]
         if not entries:
             return []

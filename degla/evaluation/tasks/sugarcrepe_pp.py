@@ -16,7 +16,7 @@ from degla.evaluation.task import FeatureSource, Task, mean
 
 _SIDES = ("itt", "tot")
 _COUNTS = {"replace_att": 788, "replace_obj": 1652, "replace_rel": 1406, "swap_att": 666, "swap_obj": 245}
-# Subset -> names of its file on the hub ("atribute" is how one is spelled there). The authors' repository,
+# Subset -> names of its file on the hub (one is spelled "atribute" there). The authors' repository,
 # github.com/Sri-Harsha/scpp, names its files by the subset: replace_att.json and so on.
 _HUB_FILES = {
     "replace_att": ("replace_attribute",),

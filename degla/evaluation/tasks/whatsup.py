@@ -1,4 +1,4 @@
-"""What'sUp (Kamath et al. 2023): the correct preposition among those that could stand there."""
+"""What'sUp (Kamath et al. 2023): the correct preposition among plausible ones."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

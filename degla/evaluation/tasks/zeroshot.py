@@ -26,7 +26,7 @@ class ZeroShot(Task):
         source: ``torchvision``, or ``webdataset`` for ``<root>/wds_<name>/test/*.tar``.
         prompts: ``ensemble``, the templates of CLIP and CLIP_benchmark; ``single``, "a photo of a {class}.". The
             class names are CLIP_benchmark's for both sources (``zeroshot_classes.yaml``).
-        metric: which of the two is the headline; ``clip`` takes the mean over classes for Caltech101, Pets, Flowers
+        metric: which accuracy is the headline; ``clip`` takes the mean over classes for Caltech101, Pets, Flowers
             and Aircraft as OpenAI does. Both are in the results. DeGLA does not say which it used.
         name: its name in results.
         subsets: the sets to measure; None measures all.

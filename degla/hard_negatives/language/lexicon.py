@@ -85,7 +85,7 @@ def _synonyms(content: dict[str, Any]) -> dict[str, set[str]]:
 
 
 def _also(general: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return word -> the words above and below it. Two words below the same one stay apart."""
+    """Return word -> the words above and below it. Two words below the same word are not included."""
     also: dict[str, set[str]] = {}
     for word, specific in general.items():
         for other in specific.split():
@@ -95,7 +95,7 @@ def _also(general: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def _confusable(content: dict[str, Any], synonyms: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Return word -> words that name the same thing for other people, synonyms of both words included."""
+    """Return word -> words that some people use for the same thing, synonyms of both words included."""
     confusable: dict[str, set[str]] = {}
     for pair in content["confusable"]:
         first, second = _split_pair(pair)

@@ -69,7 +69,7 @@ def _relation_at(words: Sequence[str], i: int) -> tuple[int, str] | None:
 def meaning_changes(before: Sequence[str], after: Sequence[str]) -> list[Change]:
     """Return where two normalized captions differ in meaning.
 
-    Synonyms are no change, and "dog" to "animal" is none.
+    A synonym is not a change, and neither is "animal" for "dog".
 
     Args:
         before: the original caption, from ``normalize``.

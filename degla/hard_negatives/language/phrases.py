@@ -57,7 +57,7 @@ def parse(text: str, tagger: Tagger) -> Caption:
 
 
 def is_symmetric(caption: Caption, first: Phrase, second: Phrase) -> bool:
-    """Return whether exchanging two phrases leaves the meaning as it was, such as in "a dog next to a cat".
+    """Return whether exchanging two phrases leaves the meaning unchanged, as in "a dog next to a cat".
 
     Args:
         caption: the caption.

@@ -86,7 +86,7 @@ def _with_capitals(before: str, tokens: list[Token], proper: frozenset[str]) -> 
 
 @lru_cache(65536)
 def indefinite_article(word: str) -> str:
-    """Return ``a`` or ``an``, whichever stands before the word."""
+    """Return the article that goes before the word: ``a`` or ``an``."""
     return _INFLECT.a(word.lower()).split(" ")[0]
 
 

@@ -75,7 +75,7 @@ class LanguageModelWriter(AnswerWriter):
         raise NotImplementedError
 
     def forget_examples(self) -> None:
-        """Ask by the rules alone from now on, in order to get drafts of examples."""
+        """Drop the examples from all further requests, which then ask for drafts by the rules alone."""
         self.prompts = {kind: prompt._replace(examples=[]) for kind, prompt in self.prompts.items()}
         self.answer_index.prompts = {kind: f"draft-{version}" for kind, version in self.answer_index.prompts.items()}
 

@@ -29,8 +29,8 @@ class Location(NamedTuple):
 class BatchWriter(LanguageModelWriter):
     """Writes request files for ``vllm run-batch`` or a batch API, and reads the files of answers.
 
-    The files of ``answers`` are read first. What is still to be asked is then written to ``requests``: also captions
-    whose answers were bad, as a second attempt. The two steps can be repeated until nothing is left.
+    The files of ``answers`` are read first. Requests that are still open are then written to ``requests``,
+    including second attempts for captions whose answers were bad. The two steps can be repeated until nothing is left.
 
     Args:
         kinds: the kinds that are written.
@@ -181,7 +181,7 @@ def _records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _is_final(record: dict[str, Any]) -> bool:
-    """Whether asking again would change nothing."""
+    """Return whether asking again would change nothing."""
     response = record.get("response")
     return not record.get("error") and isinstance(response, dict) and _status(response) in _FINAL_STATUSES
 

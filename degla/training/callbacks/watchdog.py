@@ -22,7 +22,7 @@ _VERDICT_KEY = "degla/verdict"  # set in the store by the rank that ends the run
 
 
 class Watchdog(Callback):
-    """Ends a run that has made no progress for too long, and says where it stands and which rank is behind.
+    """Ends a run that has made no progress for too long, and logs its stage and the rank that is behind.
 
     A single process watches itself: it names its stage, such as a batch that the data-loading workers do not deliver.
     With several, each rank counts its progress. A thread in each rank sends the count as a heartbeat to rank 0's store
@@ -58,11 +58,11 @@ class Watchdog(Callback):
         self._mark(f"the forward pass of batch {batch_idx}")
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
-        """Record that the loss is there, so the ranks have exchanged their features."""
+        """Record that the loss is computed, which means that the ranks have exchanged features."""
         self._mark(f"the backward pass of step {trainer.global_step}")
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        """Record that the gradient is there."""
+        """Record that the gradient is computed."""
         self._mark(f"the optimizer's step {trainer.global_step}")
 
     def on_train_batch_end(

@@ -1,4 +1,4 @@
-"""A single process, or rank 0, whose store carries the heartbeats, stands still."""
+"""A single process, or rank 0, whose store carries the heartbeats, makes no progress."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def test_a_silent_rank_0_is_detected(tmp_path, monkeypatch, caplog):
     first.kill()
 
 
-def test_a_single_process_that_stands_still_is_detected(monkeypatch, caplog):
+def test_a_single_process_without_progress_is_detected(monkeypatch, caplog):
     ended = threading.Event()
     watchdog = Watchdog(timeout_seconds=1)
     monkeypatch.setattr(watchdog, "_end", lambda trainer: (ended.set(), watchdog._is_over.set()))
