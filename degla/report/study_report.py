@@ -1,5 +1,6 @@
 """The page, the tables and the console output of a study, made from its record alone."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -82,7 +83,7 @@ def _headline(record: dict[str, Any]) -> dict[str, str]:
         numbers[f"{mean} before fine-tuning"] = f"{100 * record['start'][mean]:.1f} %"
         numbers[f"{mean}, {name}"] = f"{_cell(scores_of(record['methods'][name], mean))} %"
     num_runs = sum(len(method["validation"]) for method in record["methods"].values())
-    return {**numbers, "runs": str(num_runs), "methods": str(len(record["methods"]))}
+    return {**numbers, f"runs of {len(record['methods'])} methods": str(num_runs)}
 
 
 def _rows(record: dict[str, Any]) -> list[list[str]]:
@@ -92,9 +93,15 @@ def _rows(record: dict[str, Any]) -> list[list[str]]:
     return lines
 
 
-def _cell(values: list[float]) -> str:
+def _cell(values: list[float], sign: str = "") -> str:
+    """Return mean and interval in percent, or the mean alone where one seed gives no interval.
+
+    Args:
+        values: fractions, one per seed.
+        sign: ``+`` for differences.
+    """
     mean, half = mean_and_interval(values)
-    return f"{100 * mean:.1f} ± {100 * half:.1f}"
+    return f"{100 * mean:{sign}.1f}" + ("" if math.isnan(half) else f" ± {100 * half:.1f}")
 
 
 def _markdown(record: dict[str, Any]) -> str:
@@ -146,9 +153,7 @@ def _paired(record: dict[str, Any], name: str) -> str:
         if other != name and name in record["methods"]:
             own, rival = _by_run(record["methods"][name]), _by_run(method)
             gaps = ([own[run][mean] - rival[run][mean] for run in sorted(own.keys() & rival.keys())] for mean in means)
-            lines.append(
-                [other, *(f"{100 * mean:+.1f} ± {100 * half:.1f}" for mean, half in map(mean_and_interval, gaps))]
-            )
+            lines.append([other, *(_cell(values, sign="+") for values in gaps)])
     return _table(["DeGLA less", "compositional", "... without order", "general"], lines)
 
 

@@ -54,6 +54,25 @@ def test_tables_show_the_record(tmp_path, capsys):
     assert Image.open(tmp_path / "front.png").size[0] > 1000
 
 
+def test_a_study_with_one_seed_has_no_interval(tmp_path):
+    names = [
+        "sugarcrepe/swap_obj",
+        "sugarcrepe",
+        "aro",
+        "valse",
+        "compositional",
+        "compositional_without_order",
+        "general",
+    ]
+    runs = [run(method, 1e-3, 0, 0.5) for method in ("clip", "degla")]
+    tuned, scores = [(one, [1.0]) for one in runs], [[dict.fromkeys(names, value)] for value in (0.5, 0.6)]
+    write_study(study_record(runs, tuned, dict.fromkeys(names, 0.1), scores), tmp_path)
+    page = (tmp_path / "study.html").read_text()
+    assert "<b>60.0 %</b>compositional, degla" in page and "± nan" not in page + (tmp_path / "study.md").read_text()
+    assert "| clip | +10.0 | +10.0 | +10.0 |" in (tmp_path / "study.md").read_text()
+    assert "<dl>" not in page  # this record does not say how it was made
+
+
 def test_the_committed_study_is_drawn_from_its_record(tmp_path):
     record = json.loads((COMMITTED / "study.json").read_text())
     write_study(record, tmp_path)
@@ -61,6 +80,7 @@ def test_the_committed_study_is_drawn_from_its_record(tmp_path):
     page = (tmp_path / "study.html").read_text()
     assert 'src="http' not in page and 'href="http' not in page  # nothing is loaded from the network
     parts = ["<b>69.9 %</b>compositional before fine-tuning", "<b>72.3 ± 0.6 %</b>compositional, degla",
+             "<b>99</b>runs of 11 methods",
              "<td>negclip</td><td>0.00025</td><td>81.7 ± 0.8</td>", "<tr class=aside><td>degla_no_igc</td>",
              "<dt>commit</dt><dd>aa73e59</dd>", "<dt>torch</dt>", "<dt>machine</dt>"]  # fmt: skip
     assert [page.find(part) for part in parts] == sorted(page.find(part) for part in parts) and parts[0] in page
