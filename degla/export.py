@@ -75,7 +75,7 @@ class _Source(NamedTuple):
 
 def _check_settings(cfg: DictConfig) -> None:
     if cfg.to not in _FORMATS:
-        raise ConfigError(f"to={cfg.to} is none of {', '.join(_FORMATS)}")
+        raise ConfigError(f"to={cfg.to} must be one of {', '.join(_FORMATS)}")
     if cfg.weights not in _PARTS:
         raise ConfigError(f"weights={cfg.weights} is neither student nor ema")
     share = cfg.wise_ft

@@ -6,7 +6,7 @@
     python docs/tables.py --text-only                  # first measure the text-only baseline of the scenes again
     python docs/tables.py --negatives Flickr8k=<folder> SugarCrepe=<folder>     # first read what degla-negatives wrote
 
-A block stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``. Each table says by which commit and versions its
+A block is between ``<!-- table:NAME -->`` and ``<!-- /table -->``. Each table says by which commit and versions its
 numbers were measured.
 """
 

@@ -179,7 +179,7 @@ def test_models_are_found_by_folder_checkpoint_option_and_name(run):
     [
         ("scnes", "did you mean scenes?"),
         ("ViT-B-32", "needs its tag, such as ViT-B-32/openai"),
-        ("runs/nothing/model", "is no folder, no file and no option"),
+        ("runs/nothing/model", "is not a folder, a file or an option"),
         ("ViT-B-32/opnai", "model.pretrained=opnai is neither a file"),
     ],
 )
@@ -248,8 +248,8 @@ def test_errors_are_exceptions_and_name_the_key(tmp_path):
         ({"loader": {"epoch": 1}}, r"'epoch'.*did you mean loader\.epochs"),
         ({"objective": "DeGLA"}, "did you mean objective=degla"),
         ({"loader": {"global_batch_size": "many"}}, r"loader\.global_batch_size"),
-        ({"data": "nowhere"}, "data=nowhere is no folder, no file and no option"),
-        ({"model": "nothing"}, "model=nothing is no folder"),
+        ({"data": "nowhere"}, "data=nowhere is not a folder, a file or an option"),
+        ({"model": "nothing"}, "model=nothing is not a folder"),
         ({"trainer": {**SHORT["trainer"], "devices": 2}}, r"trainer\.devices=2: degla\.finetune runs in one process"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -370,7 +370,7 @@ def test_upload(run, tmp_path, monkeypatch, private):
         ([], "ckpt is not set"),
         (["ckpt=no.pt"], "there is no file no.pt"),
         (["ckpt=base.pt"], "does not say its architecture: set model=vit_b_32"),
-        (["ckpt=RUN", "to=coreml"], "to=coreml is none of open_clip, safetensors, hf, onnx, onnx_int8"),
+        (["ckpt=RUN", "to=coreml"], "to=coreml must be one of open_clip, safetensors, hf, onnx, onnx_int8"),
         (["ckpt=RUN", "wise_ft=2"], "wise_ft=2 must be from 0"),
         (["ckpt=base.pt", "model=tiny", "model.quick_gelu=true", "wise_ft=0.5"], "set model=... model.pretrained=..."),
         (["ckpt=base.pt", "model=scenes", "model.quick_gelu=true", "to=hf"], "does not fit model.name=degla-scenes"),

@@ -15,7 +15,7 @@ _REMOTE = ("hf-hub:", "local-dir:")
 
 
 def model_values(model: str | Path, architecture: str | None = None) -> dict[str, Any]:
-    """Return the keys of ``model`` that a user's words stand for.
+    """Return the ``model`` keys for what a user wrote.
 
     Args:
         model: an option of ``configs/model``, the folder of a run or of a model, a checkpoint, a file of weights, an
@@ -26,7 +26,7 @@ def model_values(model: str | Path, architecture: str | None = None) -> dict[str
         ``{"option": ...}`` for an option, else arguments of ``load_clip``.
 
     Raises:
-        ConfigError: nothing of that name is known.
+        ConfigError: no model of that name exists.
         CheckpointError: a checkpoint cannot be used.
     """
     text = str(model)
@@ -45,7 +45,7 @@ def model_values(model: str | Path, architecture: str | None = None) -> dict[str
     close = difflib.get_close_matches(text, options_of("model"), n=1)
     hint = f"did you mean {close[0]}?" if close else f"the options are {', '.join(options_of('model'))}"
     raise ConfigError(
-        f"model={text} is no folder, no file and no option: {hint} An open_clip name needs its tag, such as "
+        f"model={text} is not a folder, a file or an option: {hint} An open_clip name needs its tag, such as "
         "ViT-B-32/openai"
     )
 

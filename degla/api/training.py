@@ -126,7 +126,7 @@ def _handlers_restored() -> Iterator[None]:
         with warnings.catch_warnings():
             yield
     finally:
-        if threading.current_thread() is threading.main_thread():  # elsewhere nobody can have changed them
+        if threading.current_thread() is threading.main_thread():  # other threads cannot change them
             for number, handler in signals.items():
                 signal.signal(number, handler)  # a run that a signal stopped leaves its own
         for logger, handlers, filters, level in loggers:
@@ -145,6 +145,6 @@ def _data_values(data: str | Path) -> dict[str, Any]:
     if str(data) in options_of("data"):
         return {"option": str(data)}
     raise ConfigError(
-        f"data={data} is no folder, no file and no option: set it to a folder with a file of captions, or to one of "
+        f"data={data} is not a folder, a file or an option: set it to a folder with a file of captions, or to one of "
         f"{', '.join(options_of('data'))}"
     )

@@ -12,7 +12,7 @@ from hydra.errors import OverrideParseException
 
 from degla.cli.keys import composed_keys, keys_of_options, normalized, options_of, root_keys
 
-# What people type -> what may hold it here. The first one that the program has is named. A name with "=" is a
+# What users often type -> the key for it here. The first key that the program has is named. A name with "=" is a
 # setting; one without takes the value that was typed.
 _ALIASES: dict[str, tuple[str, ...]] = {
     "batch_size": ("loader.global_batch_size", "batch_size"),
@@ -106,7 +106,7 @@ def unknown_key(key: str, program: str, arguments: Sequence[str]) -> str:
         choices = [f"{group}={option}" for option in options[:_MAX_HINTS]]
         return f"{start} with this {group}: choose {' or '.join(choices)}, which {_have(choices)} it"
     close = _close_keys(key, keys)
-    return f"{start}: did you mean {' or '.join(close)}?" if close else f"{start}: see --help for the keys there are"
+    return f"{start}: did you mean {' or '.join(close)}?" if close else f"{start}: see --help for the keys"
 
 
 def unread_argument(arguments: Sequence[str], program: str) -> str:
@@ -148,7 +148,7 @@ def _close_keys(key: str, keys: Sequence[str]) -> list[str]:
     same = [name for name in keys if name.rpartition(".")[2] == last and not name.startswith("callbacks.")]
     if same:
         return same[:_MAX_HINTS]
-    if "." in key:  # then a whole group is no answer
+    if "." in key:  # then a whole group does not match
         return difflib.get_close_matches(key, [name for name in keys if "." in name], n=_MAX_HINTS)
     if close := difflib.get_close_matches(key, keys, n=_MAX_HINTS):
         return close
@@ -184,7 +184,7 @@ def _unreadable(error: OverrideParseException) -> str:
     override = str(error.override)
     if "=" not in override:
         hint = f"did you mean experiment={override}?" if override in options_of("experiment") else "write key=value"
-        return f"'{override}' is no setting: {hint}"
+        return f"'{override}' is not a setting: {hint}"
     reason = str(error).strip().splitlines()[0]
     file = f"; is '{Path(override.partition('=')[2]).name}' a path? then quote it" if "/" in override else ""
     return f"'{override}' cannot be read as key=value (quote it for the shell and for Hydra){file}: {reason}"

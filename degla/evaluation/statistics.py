@@ -38,7 +38,7 @@ class Difference(NamedTuple):
     high: float
     p_value: float  # McNemar's exact test, which treats items as independent
     adjusted: float  # the p-value after Holm's correction over the subsets of the comparison
-    is_sure: bool  # the interval excludes zero and, where the headline counts items, adjusted < 0.05
+    is_significant: bool  # the interval excludes zero and, where the headline counts items, adjusted < 0.05
 
 
 def count_outcomes(outcomes: Sequence[Outcome]) -> Counts:
@@ -177,11 +177,11 @@ def differences(
         change = float(np.subtract(*(_point(side, macro_averaged)[subset] for side in sides)))
         low, high = _interval(spread)
         p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-        rows.append(Difference(subset, len(both), gained, lost, change, low, high, p_value, 1.0, is_sure=False))
-    return [row._replace(is_sure=_is_sure(row, row.subset in macro_averaged)) for row in _adjusted(rows)]
+        rows.append(Difference(subset, len(both), gained, lost, change, low, high, p_value, 1.0, is_significant=False))
+    return [row._replace(is_significant=_is_significant(row, row.subset in macro_averaged)) for row in _adjusted(rows)]
 
 
-def _is_sure(row: Difference, is_macro_averaged: bool) -> bool:
+def _is_significant(row: Difference, is_macro_averaged: bool) -> bool:
     # McNemar's test is about items, so it says nothing about a mean over groups.
     return (row.low > 0 or row.high < 0) and (row.adjusted < 0.05 or is_macro_averaged)
 

@@ -230,7 +230,7 @@ def _replace_relations(caption: Caption, rng: random.Random) -> Iterable[str]:
 def _is_relation(caption: Caption, start: int, end: int) -> bool:
     """Return whether ``tokens[start:end]`` relates two things.
 
-    A single preposition must stand before a thing. Otherwise "looking up" and "in red" would be changed.
+    A single preposition must come before a thing. Otherwise "looking up" and "in red" would be changed.
     """
     if end - start > 1:
         return True

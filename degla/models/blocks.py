@@ -1,4 +1,4 @@
-"""Transformer blocks that skip states which no feature depends on.
+"""Transformer blocks that skip states on which no feature depends.
 
 Text blocks take ``PackedTexts``, in which texts share their common beginnings and have no padding. The last block of a
 tower computes only the position at which the feature is read.

@@ -116,8 +116,8 @@ def _baseline_rows(scores: Mapping[str, Any], columns: Sequence[str]) -> list[li
 
 
 def _change_row(first: Evaluation, second: Evaluation, benchmark: str, columns: Sequence[str]) -> list[str]:
-    sure = {row.subset for row in compared(first, second, benchmark) if row.is_sure}
-    return [f"  less {first.label}", *(_change(first, second, benchmark, column, sure) for column in columns)]
+    significant = {row.subset for row in compared(first, second, benchmark) if row.is_significant}
+    return [f"  less {first.label}", *(_change(first, second, benchmark, column, significant) for column in columns)]
 
 
 def _notes(label: str, scores: Mapping[str, Any]) -> list[str]:
@@ -136,7 +136,7 @@ def _notes(label: str, scores: Mapping[str, Any]) -> list[str]:
         if official.get(name) not in (None, subset["num_items"])
     ]
     if other_counts:
-        notes.append(f"{label} does not rest on the published items: {', '.join(other_counts)}.")
+        notes.append(f"{label} was not measured on the published items: {', '.join(other_counts)}.")
     macro_averaged = [name for name in scores["protocol"].get("macro", ()) if name in subsets]
     without_groups = [name for name in macro_averaged if subsets[name]["macro"] is None]
     if without_groups:
@@ -151,7 +151,7 @@ def _columns(measured: Sequence[Evaluation], benchmark: str, published_here: Map
     asked = {
         subset for evaluation in measured for subset in evaluation.benchmarks[benchmark]["protocol"].get("subsets", ())
     }
-    # Without answers to one of its subsets a benchmark has no means. Their published values are shown all the same.
+    # Without answers to one of its subsets a benchmark has no means. Their published values are still shown.
     lacks_means = any(
         set(scores["protocol"].get("subsets", ())) - set(scores["subsets"])
         for scores in (evaluation.benchmarks[benchmark] for evaluation in measured)
@@ -184,11 +184,11 @@ def _cell(scores: Mapping[str, Any], column: str) -> str:
     return f"{100 * part['accuracy']:.1f} ± {50 * (high - low):.1f}"
 
 
-def _change(first: Evaluation, second: Evaluation, benchmark: str, column: str, sure: set[str]) -> str:
+def _change(first: Evaluation, second: Evaluation, benchmark: str, column: str, significant: set[str]) -> str:
     before, after = (_part(evaluation.benchmarks[benchmark], column) for evaluation in (first, second))
     if not before or not after:
         return ""
-    return f"{100 * (after['accuracy'] - before['accuracy']):+.1f}{'*' if column in sure else ''}"
+    return f"{100 * (after['accuracy'] - before['accuracy']):+.1f}{'*' if column in significant else ''}"
 
 
 def _percent(value: float | None, factor: float = 100.0) -> str:

@@ -27,7 +27,7 @@ def refuse_precision(cfg: DictConfig) -> None:
         ConfigError: what to set instead.
     """
     if str(cfg.precision) not in _PRECISIONS:
-        raise ConfigError(f"precision={cfg.precision} is none of {', '.join(_PRECISIONS)}")
+        raise ConfigError(f"precision={cfg.precision} must be one of {', '.join(_PRECISIONS)}")
     on_cpu = cfg.trainer.accelerator == "cpu" or (cfg.trainer.accelerator == "auto" and not torch.cuda.is_available())
     if cfg.precision == "16-mixed" and is_fsdp2(cfg):
         raise ConfigError("precision=16-mixed does not work with strategy=fsdp2: set precision=bf16-mixed")
@@ -41,7 +41,7 @@ def refuse_precision(cfg: DictConfig) -> None:
     if cfg.non_finite not in ("stop", "skip"):
         raise ConfigError(f"non_finite={cfg.non_finite} must be stop or skip")
     if cfg.float32_matmul not in _MATMULS:
-        raise ConfigError(f"float32_matmul={cfg.float32_matmul} is none of {', '.join(_MATMULS)}")
+        raise ConfigError(f"float32_matmul={cfg.float32_matmul} must be one of {', '.join(_MATMULS)}")
 
 
 def refuse_fsdp2(cfg: DictConfig) -> None:

@@ -172,7 +172,7 @@ def _refusal(checkpoint: Path, changes: Sequence[_Change], topic: str) -> str:
     keep = " ".join(f"{change.key}={_shown(change.before)}" for change in changes)
     return (
         f"{', '.join(map(str, changes))}: a resumed run cannot change this ({checkpoint.name}): keep {keep}, start a "
-        f"new run from these weights with model.pretrained={checkpoint}, or insist with resume.allow=[{topic}]"
+        f"new run from these weights with model.pretrained={checkpoint}, or allow it with resume.allow=[{topic}]"
     )
 
 
@@ -182,7 +182,7 @@ def _allowed(cfg: DictConfig) -> set[str]:
         raise ConfigError(f"resume={node} is not a setting: set ckpt_path=last to resume the newest run of this name")
     allowed = set(node.get("allow") or [])
     if unknown := allowed - set(_FIXED_SETTINGS):
-        raise ConfigError(f"resume.allow: {', '.join(sorted(unknown))} is none of {', '.join(_FIXED_SETTINGS)}")
+        raise ConfigError(f"resume.allow: {', '.join(sorted(unknown))} must be one of {', '.join(_FIXED_SETTINGS)}")
     return allowed
 
 
@@ -209,7 +209,7 @@ def _refuse_other_data(checkpoint: Path, saved: DataIdentity, data: DataIdentity
     raise ConfigError(
         f"the data have changed since {checkpoint.name} was written ({difference}), so the resumed run would read some "
         "samples twice and others never: restore the data, start a new run from these weights with "
-        f"model.pretrained={checkpoint}, or insist with resume.allow=[data]"
+        f"model.pretrained={checkpoint}, or allow it with resume.allow=[data]"
     )
 
 
@@ -228,7 +228,7 @@ def _refuse_other_parts(
         if is_other and topic not in allowed:
             raise ConfigError(
                 f"{checkpoint.name} was written with another {topic}: set it as that run did, start a new run from "
-                f"these weights with model.pretrained={checkpoint}, or insist with resume.allow=[{topic}]"
+                f"these weights with model.pretrained={checkpoint}, or allow it with resume.allow=[{topic}]"
             )
 
 

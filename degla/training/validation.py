@@ -143,7 +143,7 @@ class CaptionChoice(Metric):
             self.num_correct += all(higher for _, higher in outcomes)
             for type_, higher in outcomes:
                 if type_ not in self._type_number:
-                    raise ValueError(f"negative type {type_!r} is none of {', '.join(self.negative_types)}")
+                    raise ValueError(f"negative type {type_!r} must be one of {', '.join(self.negative_types)}")
                 self.num_pairs[self._type_number[type_]] += 1
                 self.num_correct_pairs[self._type_number[type_]] += higher
 

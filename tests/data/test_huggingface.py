@@ -207,7 +207,7 @@ def test_a_builder_given_a_file_of_another_format(tmp_path):
 
 
 def test_local_files_are_read_without_the_network(tmp_path, monkeypatch):
-    """`datasets` asks a foreign host to count a download, and we looked up the hub's name."""
+    """`datasets` asks a remote host to count a download, and we looked up the hub's name."""
     keys = publish(tmp_path)
     asked = []
 

@@ -102,9 +102,9 @@ def test_a_change_of_a_mean_over_groups_is_judged_as_such():
     )
     (by_item,) = differences(first, second)
     (by_group,) = differences(first, second, macro_averaged=["a"])
-    assert by_item.change == pytest.approx(91 / 1090) and by_item.is_sure
+    assert by_item.change == pytest.approx(91 / 1090) and by_item.is_significant
     assert by_group.change == pytest.approx((0.1 - 9 * 0.1) / 10) and by_group.high < 0
-    assert differences(first, first)[0].is_sure is False
+    assert differences(first, first)[0].is_significant is False
 
 
 def test_other_items_of_the_same_number_are_not_compared():

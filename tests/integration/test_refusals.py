@@ -23,7 +23,7 @@ CASES = {
     # wrong groups and options
     "option": (["model=vit_b32"], "there is no model=vit_b32: did you mean model=vit_b_32?"),
     "experiment": (["experiment=vit32"], "did you mean experiment=vitb32"),
-    "precision": (["precision=bf17"], "precision=bf17 is none of 32, bf16-mixed, 16-mixed"),
+    "precision": (["precision=bf17"], "precision=bf17 must be one of 32, bf16-mixed, 16-mixed"),
     "group": (["modle=tiny"], "modle"),
     "syntax": (["optimizer.lr="], "optimizer.lr"),
     "unparsable": (["optimizer.lr=[1"], "optimizer.lr"),
@@ -54,7 +54,7 @@ CASES = {
         ["precision=16-mixed", "trainer.accelerator=gpu", "trainer.gradient_clip_val=1"],
         "set optimizer.fused=false",
     ),
-    "TF32": (["float32_matmul=tf32"], "float32_matmul=tf32 is none of highest, high, medium"),
+    "TF32": (["float32_matmul=tf32"], "float32_matmul=tf32 must be one of highest, high, medium"),
     "chunks": (["loader.chunk_size=0"], "loader.chunk_size"),
     "chunks sharded": (["loader.chunk_size=2", *FSDP2], "loader.chunk_size does not work with strategy=fsdp2"),
     "kept texts sharded": (

@@ -62,7 +62,7 @@ LONGER = ("trainer.max_steps=4", "optimizer.lr=1e-3")
         (["teacher.decay=0.5"], r"teacher.decay 0.9996 -> 0.5.*resume.allow=\[teacher\]"),
         (["teacher=none", "objective=clip"], r"teacher.*null.*resume.allow=\[teacher\]"),
         (["model.unlocked_image_groups=0"], r"model.unlocked_image_groups null -> 0.*resume.allow=\[freezing\]"),
-        (["resume.allow=[sed]"], r"resume.allow: sed is none of seed, data"),
+        (["resume.allow=[sed]"], r"resume.allow: sed must be one of seed, data"),
         (["resume=last"], r"resume=last is not a setting: set ckpt_path=last"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

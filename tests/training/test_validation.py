@@ -49,7 +49,7 @@ def test_samples_without_negatives_do_not_count_in_the_choice():
 
 
 def test_an_unknown_type_is_refused():
-    with pytest.raises(ValueError, match="'other' is none of"):
+    with pytest.raises(ValueError, match="'other' must be one of"):
         choice([[1, 0]], [[1, 0]], [[[0, 1]]], [[Negative("x", "other")]])
 
 

@@ -17,7 +17,7 @@ from degla.data.sources.table import SampleStream, SampleTable
 from degla.errors import ConfigError
 from degla.hub import reachable_hub
 
-# `datasets` counts downloads by a request to a foreign host, also for local files. Off unless the user asks for it.
+# `datasets` counts downloads by a request to a remote host, even for local files. Off unless the user asks for it.
 if "HF_UPDATE_DOWNLOAD_COUNTS" not in os.environ:
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
@@ -83,7 +83,7 @@ def huggingface(
     dataset = _load(path, name, data_files, split, streaming, revision, cache_dir)
     columns = dataset.column_names or list(next(iter(dataset)))
     check_columns(path, columns, dataset.features, {"image": image, "caption": caption, "negatives": negatives})
-    for column in columns:  # also those that nobody reads, because `datasets` would decode them too
+    for column in columns:  # also unused ones, because `datasets` would decode them too
         if isinstance((dataset.features or {}).get(column), datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
     to_sample = _ToSample(path, image, caption, negatives, image_root)

@@ -81,7 +81,7 @@ class Winoground(Task):
         return dict.fromkeys(caption for item in self.items for caption in item.captions)
 
     def outcomes(self, features: FeatureSource) -> list[Outcome]:
-        """Answer every item; a tie in any comparison counts as wrong, and chance is a quarter, a quarter and a sixth."""
+        """Answer every item; a tie in any comparison counts as wrong (chance is 1/4, 1/4 and 1/6)."""
         items = [item for item in self.items if all(map(features.is_readable, item.images))]
         if not items:
             return []

@@ -1,4 +1,4 @@
-"""Checkpoints from which a run resumes as if it had never stopped."""
+"""Checkpoints from which a run resumes with the result of an uninterrupted run."""
 
 import os
 from copy import deepcopy

@@ -100,7 +100,9 @@ class Preemption(Callback):
         if self.stop_signal not in _REQUEUE_SIGNALS or job is None:
             return
         if not resumes:
-            log.warning("the job is not put back into the queue, because it would start anew: set ckpt_path=last")
+            log.warning(
+                "the job is not requeued, because it would start from step 0: set ckpt_path=last"
+            )
             return
         if "SLURM_ARRAY_JOB_ID" in os.environ:
             job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
