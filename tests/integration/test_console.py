@@ -73,10 +73,10 @@ def become_degla(terminal, cwd, arguments):
     main()
 
 
-def test_in_a_terminal(photo_folder, tmp_path):
+def run_in_terminal(cwd, arguments):
+    """Return what a run writes to a pseudo-terminal."""
     master, slave = pty.openpty()
-    more = arguments(photo_folder, "callbacks.progress_bar.refresh_rate=1")
-    job = fork_server.Process(target=become_degla, args=(os.ttyname(slave), str(tmp_path), more))
+    job = fork_server.Process(target=become_degla, args=(os.ttyname(slave), str(cwd), arguments))
     job.start()
     output, deadline = b"", time.monotonic() + 240
     while time.monotonic() < deadline and (job.is_alive() or select.select([master], [], [], 0)[0]):
@@ -85,10 +85,36 @@ def test_in_a_terminal(photo_folder, tmp_path):
     job.join(10)
     text = output.decode()
     assert job.exitcode == 0, text
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    os.close(slave)
+    return text
+
+
+def without_escapes(text):
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def test_in_a_terminal(photo_folder, tmp_path):
+    text = run_in_terminal(tmp_path, arguments(photo_folder, "callbacks.progress_bar.refresh_rate=1"))
+    plain = without_escapes(text)
     assert_quiet(plain)
     assert "\x1b[?25l" in text and "\x1b[?25h" in text  # the cursor is hidden while the bar is live, and given back
     frames = re.findall(r"Training .*? (\d+)/24 +loss \d+\.\d+  \d+ samples/s", plain)
     assert len(set(frames)) > 2 and frames[-1] == "24", plain
     assert len(re.findall("model +degla-tiny", plain)) == 1
-    os.close(slave)
+
+
+def test_validation_and_benchmarks_in_a_terminal(photo_folder, tmp_path):
+    """The bar says what the run does, before the first step and after the last too; a long run says how long it is."""
+    more = arguments(
+        photo_folder,
+        *("loader.epochs=30", "trainer.max_steps=60", "loader.val_fraction=0.3", "trainer.val_check_interval=30"),
+        *("benchmark=scenes", "benchmark.scenes.num_items=4"),
+    )
+    plain = without_escapes(run_in_terminal(tmp_path, more))
+    assert_quiet(plain)
+    activities = re.findall(r"(Training|Evaluating|Validating \d+/\d+) ", plain)
+    assert {"Training", "Evaluating", "Validating 1/1"} <= set(activities), plain
+    assert activities.index("Validating 1/1") < activities.index("Evaluating")  # validation is first at step 0
+    after_the_last_step = plain[plain.rindex(" 60/60 ", 0, plain.rindex("Evaluating")) :]
+    assert "Evaluating" in after_the_last_step
+    assert len(re.findall(r"time        about \d+ (s|min) left, without validation and benchmarks", plain)) == 1, plain

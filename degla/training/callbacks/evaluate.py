@@ -1,6 +1,7 @@
 """Benchmarks before the first step, every so many steps, and after the last."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from statistics import fmean
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from degla.evaluation import Encoder, FeatureStore, Task, point_estimates, run_benchmarks
 from degla.models.sharding import is_sharded
+from degla.training.callbacks.progress import ProgressBar
 from degla.training.module import DeGLAModule
 
 
@@ -70,7 +72,9 @@ class Evaluate(Callback):
             world_size=1 if sharded else trainer.world_size,
             progress=False,
         )
-        results = run_benchmarks(self.benchmarks, features)
+        bar = trainer.progress_bar_callback
+        with bar.describing("Evaluating") if isinstance(bar, ProgressBar) else nullcontext():
+            results = run_benchmarks(self.benchmarks, features)
         metrics: dict[str, float] = {}
         averages = []
         for name, result in results.items():
