@@ -1,4 +1,4 @@
-"""Files of a run folder: how they are written, and what several programs read of them.
+"""Write the files of a run folder atomically, and read those that several programs share.
 
 Imports no torch.
 """

@@ -65,7 +65,7 @@ def export(cfg: DictConfig) -> None:
 
 
 class _Source(NamedTuple):
-    """Where the weights come from, and what builds the model that they fit."""
+    """The origin of the weights, and the settings that build their model."""
 
     checkpoint: Path
     settings: dict[str, Any]  # config of the run that wrote the checkpoint; {} if it is not known

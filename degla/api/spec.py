@@ -1,4 +1,4 @@
-"""What a user may write for a model: an option of the configs, a folder, a file, or an open_clip name."""
+"""Resolve what a user wrote for a model: an option of the configs, a folder, a file, or an open_clip name."""
 
 import difflib
 from pathlib import Path

@@ -12,7 +12,7 @@ from degla.errors import ConfigError
 
 
 class Bound(NamedTuple):
-    """Which values a key may have."""
+    """The values that a key may have."""
 
     allows: Callable[[Any], bool]
     words: str  # completes "<key>=<value> must be"

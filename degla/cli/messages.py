@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors as one sentence that says what to write instead.
+"""Turn errors of Hydra and OmegaConf into one sentence that says what to write instead.
 
 Imports no torch.
 """

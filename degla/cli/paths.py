@@ -1,4 +1,4 @@
-"""Where the configs are and where a run writes.
+"""The folders of the configs and of a run.
 
 Imports no torch.
 """

@@ -1,4 +1,4 @@
-"""What ``--version`` prints."""
+"""The text that ``--version`` prints."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version

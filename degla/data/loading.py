@@ -1,4 +1,4 @@
-"""What DataLoader workers run: whole batches from a table or from a stream.
+"""The data sets that DataLoader workers read: whole batches from a table or from a stream.
 
 Shapes: N rows.
 """

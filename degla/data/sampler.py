@@ -1,4 +1,4 @@
-"""The order of rows over the whole run.
+"""The order of rows over a whole run.
 
 It depends on the seed only, so a run can be resumed at any batch.
 """

@@ -1,4 +1,4 @@
-"""Which of a sample's negatives a step uses."""
+"""The choice of the negatives of a sample that a step uses."""
 
 import random
 from collections.abc import Callable, Sequence

@@ -27,7 +27,7 @@ class ChoiceTask(Task):
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """All items, read once.
+        """All items; they are read once.
 
         Raises:
             ConfigError: a subset is missing, malformed or empty, or an item cannot be scored.

@@ -11,7 +11,7 @@ from degla.models.imagenet import IMAGENET_CLASSES, IMAGENET_TEMPLATES
 
 
 class Wording(NamedTuple):
-    """How the classes of one test set are put into words."""
+    """The class names and prompt templates of one test set."""
 
     classes: list[str]
     templates: list[str]  # with {} for the name of the class

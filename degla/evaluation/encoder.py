@@ -16,7 +16,7 @@ _AUTOCAST_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class DualEncoder(Protocol):
-    """What a benchmark needs of a model; ``degla.models.ClipModel`` is one."""
+    """The interface of models for benchmarks; ``degla.models.ClipModel`` implements it."""
 
     clip: nn.Module
     config: dict[str, Any]

@@ -107,7 +107,7 @@ class FeatureTable:
 
 
 class _DamagedFile(Exception):
-    """A file whose content is not what was written; the message says why."""
+    """A file whose content differs from what was written; the message says how."""
 
 
 def _write(path: Path, keys: list[str], features: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Images, questions about them, and how each question was answered."""
+"""The types of benchmark items: images, choices among captions, and answers."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -99,7 +99,7 @@ class Choice(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How one item was answered."""
+    """The answer to one item."""
 
     subset: str
     item: str

@@ -40,7 +40,7 @@ class Labelled(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """How to read a test set."""
+    """The reader of a test set."""
 
     open: Callable[[Path], Any]  # returns torchvision's data set; raises where it is missing
     files: Callable[[Any], Iterable[Any]]  # its image files, or arrays of pixels

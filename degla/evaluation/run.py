@@ -25,7 +25,7 @@ class Result(NamedTuple):
 
     @property
     def problems(self) -> list[Problem]:
-        """Everything that is wrong with single items."""
+        """All problems of single items."""
         return [*self.repeated, *self.bad_images]
 
 

@@ -48,7 +48,7 @@ def is_json_error(error: Exception) -> bool:
 
 
 def first_error(error: ValidationError) -> str:
-    """Return the first finding of pydantic as one line: where, what is wrong, and the value."""
+    """Return pydantic's first error as one line: the place, the problem and the value."""
     finding = error.errors(include_url=False)[0]
     # A union reports each of its members; the names of those are ours and say nothing to the reader.
     where = ".".join(str(part) for part in finding["loc"] if not _is_type_name(part))

@@ -27,7 +27,7 @@ class Counts(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What changed from the first model to the second in a subset that both have answered."""
+    """The change from the first model to the second in a subset that both have answered."""
 
     subset: str
     num_items: int  # answered by both
@@ -132,7 +132,7 @@ def score_table(
 
 
 def point_estimates(task: Task, outcomes: Sequence[Outcome]) -> tuple[dict[str, float], dict[str, float]]:
-    """Return accuracies without intervals, which is what is logged during a run.
+    """Return accuracies without intervals, for the log of a run.
 
     Args:
         task: defines the means and the macro averages.

@@ -34,7 +34,7 @@ class FeatureSource(Protocol):
 
 
 class Survey(NamedTuple):
-    """How much of one part of a benchmark is on this machine."""
+    """The counts of one part of a benchmark on this machine."""
 
     part: str
     num_items: int  # 0 where the annotations are missing
@@ -149,7 +149,7 @@ class Task(ABC):
         return {"average": mean(accuracy[subset] for subset in self.subsets)}
 
     def protocol(self) -> dict[str, Any]:
-        """Return what decides a score besides the model: the rules, and hashes of the data that were read."""
+        """Return everything except the model that decides a score: the rules, and hashes of the data."""
         return {
             "subsets": list(self.subsets),
             "ties": self.ties,

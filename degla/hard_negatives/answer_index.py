@@ -1,4 +1,4 @@
-"""Find the answers of a caption in the store, judge them, and say what is still to be asked."""
+"""Find the answers for a caption in the store, check them, and return the next attempt to request."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -6,7 +6,7 @@ from degla.data.schema import NEGATIVE_TYPES
 
 
 class Kind(NamedTuple):
-    """How a negative of this kind differs from its caption."""
+    """The difference between a negative of this kind and its caption."""
 
     change: Literal["order", "swap", "replace"]
     word_class: str  # the class of the words that change: noun, adjective, relation, number; "" for any

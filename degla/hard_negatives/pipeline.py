@@ -51,14 +51,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run made: the summary of the dataset, and facts for its data card."""
+    """The result of a run: the summary of the dataset, and facts for its data card."""
 
     summary: Summary
     facts: dict[str, Any]
 
 
 def run(job: Job, writer: Writer) -> Result | None:
-    """Write what is missing, then check and export everything.
+    """Write the missing negatives, then check and export all of them.
 
     Args:
         job: the settings of the run.
@@ -77,7 +77,7 @@ def run(job: Job, writer: Writer) -> Result | None:
 
 
 def write_missing(job: Job, writer: Writer, store: Store) -> None:
-    """Let the writer answer what the store does not hold.
+    """Let the writer answer the tasks that have no answer in the store.
 
     Finished answers are written to the disk even if an error ends the run.
 

@@ -136,7 +136,7 @@ class SwappedBlock(ResidualAttentionBlock):  # type: ignore[misc]  # open_clip s
         return states
 
     def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Compute what follows attention: output projection, residuals and MLP."""
+        """Compute the part after attention: output projection, residuals and MLP."""
         x = x + self.ls_1(self.attn.out_proj(attended))
         states: Tensor = x + self.ls_2(self.mlp(self.ln_2(x)))
         return states

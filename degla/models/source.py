@@ -1,4 +1,4 @@
-"""Where the architecture and the weights of a model come from: a name, a tag, a file, a folder or the hub.
+"""Resolve the architecture and the weights of a model from a name, a tag, a file, a folder or the hub.
 
 A folder or a repository of the hub decides the architecture, the activation and the preprocessing.
 """

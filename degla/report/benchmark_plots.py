@@ -101,7 +101,7 @@ def _columns(evaluations: Sequence[Evaluation]) -> list[tuple[str, str, str]]:
 
 
 def _point(evaluation: Evaluation) -> tuple[float | None, float | None]:
-    """Return compositional and general accuracy, percent, of what was measured."""
+    """Return compositional and general accuracy in percent; None where it was not measured."""
 
     def average(benchmark: str, mean: str = "average") -> float | None:
         score = evaluation.benchmarks.get(benchmark, {}).get("means", {}).get(mean)

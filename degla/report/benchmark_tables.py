@@ -117,7 +117,7 @@ def _baseline_rows(scores: Mapping[str, Any], columns: Sequence[str]) -> list[li
 
 def _change_row(first: Evaluation, second: Evaluation, benchmark: str, columns: Sequence[str]) -> list[str]:
     significant = {row.subset for row in compared(first, second, benchmark) if row.is_significant}
-    return [f"  less {first.label}", *(_change(first, second, benchmark, column, significant) for column in columns)]
+    return [f"  minus {first.label}", *(_change(first, second, benchmark, column, significant) for column in columns)]
 
 
 def _notes(label: str, scores: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which data of the benchmarks are on this machine, and where to download the rest."""
+"""A survey of the benchmark data on this machine, and where to download the rest."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The card of a model: what it is, how it was made, what it can do, how to load it.
+"""The card of a model: its origin, training, results and loading code.
 
 The card is written by ``huggingface_hub``, so the hub reads its metadata. It names no folder of the machine that the
 model was trained on: of every absolute path it shows the last part only.

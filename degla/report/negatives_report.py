@@ -1,4 +1,4 @@
-"""What ``degla-negatives`` prints at its end."""
+"""The summary that ``degla-negatives`` prints at its end."""
 
 import math
 from collections import Counter

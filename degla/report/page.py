@@ -73,7 +73,7 @@ def page(title: str, sections: Sequence[str]) -> str:
 
 
 def headline(numbers: Mapping[str, str]) -> str:
-    """Return the few numbers that a report opens with, as panels: what was measured -> its value."""
+    """Return panels with the few numbers at the top of a report, from name -> value."""
     panels = "".join(f"<div><b>{html.escape(value)}</b>{html.escape(name)}</div>" for name, value in numbers.items())
     return f"<div class=headline>{panels}</div>"
 

@@ -1,4 +1,4 @@
-"""How a run was made: its command, commit, versions, machine and duration, read from its folder."""
+"""The provenance of a run: command, commit, versions, machine and duration, read from its folder."""
 
 import json
 import shlex

@@ -107,7 +107,7 @@ def _headline(run_dir: Path) -> dict[str, str]:
 
 
 def _with_means(run_dir: Path, stage: str) -> list[Change]:
-    """Return what the table of a stage shows; the means of benchmarks follow their subsets."""
+    """Return the metrics that the table of a stage shows; the means of benchmarks follow their subsets."""
     return changes(run_dir, stage) + (changes(run_dir, "eval_mean") if stage == "eval" else [])
 
 

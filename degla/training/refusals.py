@@ -1,4 +1,4 @@
-"""Refuse what cannot work before anything large is loaded, in one sentence that says what to set."""
+"""Refuse settings and data that cannot work, before anything large is loaded."""
 
 import itertools
 import logging

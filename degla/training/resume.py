@@ -1,4 +1,4 @@
-"""What a checkpoint says about its run, and which settings a resumed run may change.
+"""Checks that a resumed run continues the run of its checkpoint.
 
 A checkpoint holds a format number, an identity of the data, and the settings of its run. Settings that decide which
 samples come next, or what the weights mean, must stay; all others are applied and named in the log.
@@ -66,7 +66,7 @@ class ResumableModule(Protocol):
 
 
 class DataIdentity(NamedTuple):
-    """What tells one set of training samples from another, wherever its files lie."""
+    """The identity of a set of training samples, independent of the folder of its files."""
 
     fingerprint: str | None  # hash of the texts; None for a stream
     num_samples: int | None  # None for a stream

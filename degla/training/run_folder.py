@@ -1,4 +1,4 @@
-"""The folder of a training run: who may write to it, what it resumes from, and what it ended with."""
+"""The folder of a training run: its lock, its checkpoint to resume from, and its final result."""
 
 import contextlib
 import fcntl

@@ -148,7 +148,7 @@ class CaptionChoice(Metric):
                 self.num_correct_pairs[self._type_number[type_]] += higher
 
     def compute(self) -> dict[str, float]:
-        """Return the shares of what has occurred; empty where no sample has a negative.
+        """Return the shares for the types that occurred; empty where no sample has a negative.
 
         Returns:
             ``caption_choice``, the share of captions that score higher than every one of their own negatives, and

@@ -70,7 +70,7 @@ def test_table_in_the_papers_layout(two, capsys, tmp_path):
     assert rows["DeGLA (degla)"][:3] == ["81.6", "82.1", "81.9"]
     assert rows["CLIP (degla)"][:3] == ["61.4", "64.0", "62.7"]  # not as printed in the paper
     assert rows["base"][0].startswith("50.0 ±") and rows["  without images"][0] == "0.0"
-    assert rows["  less base"][:3] == ["+37.5*", "-1.2", "+18.1"]
+    assert rows["  minus base"][:3] == ["+37.5*", "-1.2", "+18.1"]
     assert any("order average, object, attribute" in note for note in table.notes)
     print_tables([table], tmp_path)
     assert "other" in capsys.readouterr().out

@@ -21,7 +21,7 @@ class SuiteItem(NamedTuple):
 
 
 class Subset(NamedTuple):
-    """How the items of a sub-task are made: kinds of true claims, and a function that returns candidate foils."""
+    """The recipe of a sub-task's items: kinds of true claims, and a function that returns candidate foils."""
 
     layouts: tuple[str, ...]
     kinds: tuple[str, ...]  # of claims, drawn with equal chance

@@ -16,7 +16,7 @@ _KEY = re.compile(rb'(?<!\\)"([A-Za-z_][A-Za-z_0-9 ]{0,40})"\s*:')
 
 
 class FileFormat(NamedTuple):
-    """A kind of file, and what to do with it.
+    """A file format, and the setting or command that reads it.
 
     ``remedy`` may contain ``{path}``, ``{folder}`` (the file's folder), ``{name}`` and ``{stem}``.
     """

@@ -1,4 +1,4 @@
-"""Everything that the ``datasets`` library loads: hub ids, Parquet, imagefolder, WebDataset; mapped or streamed."""
+"""The source for data that ``datasets`` loads: hub ids, Parquet, imagefolder, WebDataset; mapped or streamed."""
 
 import contextlib
 import os

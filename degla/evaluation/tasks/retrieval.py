@@ -70,7 +70,7 @@ class Retrieval(Task):
 
     @cached_property
     def captioned(self) -> list[CaptionedImage]:
-        """All images with their captions, read once."""
+        """All images with their captions; they are read once."""
         return read_caption_file(self, self.captions, self.images, self.split)
 
     def list_images(self) -> Iterable[ImageRef]:

@@ -101,7 +101,7 @@ class SugarCrepePP(Task):
 
     @cached_property
     def triples(self) -> list[_Triple]:
-        """All items, read once."""
+        """All items; they are read once."""
         return [triple for file in self.survey_parts() for triple in self.read(file)]
 
     def list_images(self) -> Iterable[ImageRef]:

@@ -61,7 +61,7 @@ class Winoground(Task):
 
     @cached_property
     def items(self) -> list[_Item]:
-        """All items, read once."""
+        """All items; they are read once."""
         rows = hub_rows(self, self.hub, _Row)
         return [
             _Item(

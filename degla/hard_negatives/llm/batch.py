@@ -98,7 +98,7 @@ class BatchWriter(LanguageModelWriter):
         progress.print(f"{files.count} requests in {self.requests}" if files.count else "nothing is left to ask")
 
     def _read_answers(self, caption: str, kind: str, store: Store, locations: dict[str, Location]) -> Verdict:
-        """Move the answers of one task from the files to the store, as far as they are needed."""
+        """Move the answers that one task needs from the files to the store."""
         while (verdict := self.answer_index.verdict(store, caption, kind)).next_attempt is not None:
             key = self.answer_index.key(caption, kind, verdict.next_attempt)
             if key not in locations:

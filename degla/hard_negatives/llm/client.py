@@ -221,7 +221,7 @@ def _decode_or_none(content: bytes) -> Any:
 
 
 def _as_text(content: bytes, max_bytes: int = 2000) -> str:
-    """Return the beginning of a body as text. It is longer than what is shown, so that no secret is cut."""
+    """Return the beginning of a body as text. It is longer than any message, so that no secret is cut in two."""
     return content[:max_bytes].decode("utf-8", "replace")
 
 

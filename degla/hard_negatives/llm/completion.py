@@ -1,4 +1,4 @@
-"""The schema of a chat completion: what is read of a server's answer, and what is refused."""
+"""The schema of a chat completion, by which a server's answers are read or refused."""
 
 import json
 import math

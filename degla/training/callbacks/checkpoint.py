@@ -52,7 +52,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._loops_of_last_step: dict[str, Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Replace Lightning's way of writing files, and remove what a kill left half written."""
+        """Replace Lightning's file writer, and remove files that a killed run left incomplete."""
         super().setup(trainer, pl_module, stage)
         trainer.strategy.checkpoint_io = _AtomicCheckpointIO()
         if trainer.is_global_zero:

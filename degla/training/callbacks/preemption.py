@@ -81,7 +81,7 @@ class Preemption(Callback):
         request_stop(trainer, False)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Allow the stop again."""
+        """Allow the run to stop again."""
         stop = bool(self._agreed) and not trainer.sanity_checking and not is_last_batch(trainer)
         request_stop(trainer, stop)
 
@@ -100,9 +100,7 @@ class Preemption(Callback):
         if self.stop_signal not in _REQUEUE_SIGNALS or job is None:
             return
         if not resumes:
-            log.warning(
-                "the job is not requeued, because it would start from step 0: set ckpt_path=last"
-            )
+            log.warning("the job is not requeued, because it would start from step 0: set ckpt_path=last")
             return
         if "SLURM_ARRAY_JOB_ID" in os.environ:
             job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

@@ -1,4 +1,4 @@
-"""The speed of training."""
+"""A callback that logs the speed of training."""
 
 import time
 from typing import Any
