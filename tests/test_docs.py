@@ -1,4 +1,4 @@
-"""README, docs and the files of the repository's root say what is there."""
+"""README, docs and the files in the repository's root agree with the code."""
 
 import importlib.util
 import json

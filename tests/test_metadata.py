@@ -1,4 +1,4 @@
-"""What pyproject.toml says of the package is what the package does."""
+"""pyproject.toml declares what the package imports, installs and contains."""
 
 import ast
 import importlib.metadata
@@ -27,14 +27,14 @@ IMPORTED_AS = {
     "huggingface-hub": "huggingface_hub",
 }
 NOT_IMPORTED = {
-    "tensorboard": "Lightning's TensorBoardLogger writes by it",
+    "tensorboard": "Lightning's TensorBoardLogger imports it",
     "torchmetrics": "Lightning's self.log keeps its means in it",
-    "sentencepiece": "transformers reads SigLIP's vocabulary by it",
+    "sentencepiece": "transformers reads SigLIP's vocabulary with it",
     "hydra-joblib-launcher": "a plugin that Hydra finds",
     "hydra-submitit-launcher": "a plugin that Hydra finds",
-    "onnx": "torch's exporter writes by it",
-    "wandb": "Lightning's WandbLogger writes by it",
-    "mlflow-skinny": "Lightning's MLFlowLogger writes by it",
+    "onnx": "torch's exporter imports it",
+    "wandb": "Lightning's WandbLogger imports it",
+    "mlflow-skinny": "Lightning's MLFlowLogger imports it",
 }
 NOT_DECLARED = {"spacy": "replaces HanTa where the user has installed it with a model, which no package brings"}
 

@@ -1,4 +1,4 @@
-"""Options describe themselves: each has a type and a meaning, and docs/options.md is what the constructors say."""
+"""Options describe themselves: each has a type and a meaning, and docs/options.md agrees with the constructors."""
 
 import re
 import subprocess

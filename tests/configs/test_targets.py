@@ -160,7 +160,7 @@ def test_a_checkpoint_named_as_a_target_is_not_opened(tmp_path):
 
 
 def test_type_hints_that_exist_for_type_checkers_only():
-    """WandbLogger names ``Run`` under TYPE_CHECKING; its other keys are checked all the same."""
+    """WandbLogger names ``Run`` under TYPE_CHECKING; its other keys are still checked."""
     target, _ = check_node(node("lightning.pytorch.loggers.WandbLogger", project="p", offline=True), "logger.wandb")
     assert target.__name__ == "WandbLogger"
     with pytest.raises(ConfigError, match=r"logger.wandb.offline='maybe' must be true or false"):

@@ -89,7 +89,7 @@ TASKS = {
 
 
 def leaves(content, path=()):
-    """Where the scalars of a nested value are."""
+    """Return the paths of the scalars in a nested value."""
     if isinstance(content, dict | list):
         for key in content if isinstance(content, dict) else range(len(content)):
             yield from leaves(content[key], (*path, key))
@@ -118,7 +118,7 @@ def test_a_good_file_is_read(tmp_path, name):
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, float("nan"), None, True], ids=str)
 def test_a_value_of_another_type_is_one_sentence(tmp_path, name, value):
-    """Whatever stands in place of any text: never a traceback, never a caption made of letters."""
+    """Any value in place of a text gives one sentence: no traceback, and no letters scored as captions."""
     make, file, content = TASKS[name]
     optional = {"id", "split", "bbox_x", "bbox_y", "bbox_w", "bbox_h", "label"}
     for path in leaves(content):

@@ -1,4 +1,4 @@
-"""Over the published JSON files: counts, quirks, and a ViT-B/32 that sees each thing once."""
+"""Over the published JSON files: counts, quirks, and a ViT-B/32 that encodes each image and caption once."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The benchmark on the built-in world, and what needs no image in it."""
+"""The benchmark on the built-in world, and the sub-tasks in it that need no image."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from degla.evaluation.tasks.scenes import Scenes
 from degla.models import load_clip
 from tests.helpers.text_only import text_only_accuracy
 
-NEEDS_NO_IMAGE = {"add_obj", "add_att", "order"}  # longer, or no English
+NEEDS_NO_IMAGE = {"add_obj", "add_att", "order"}  # the wrong caption is longer, or not English
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def test_difference_by_hand():
 
 
 def test_a_change_of_a_mean_over_groups_is_judged_as_such():
-    """Many items of one group gain what nine small groups lose: the headline falls, and no star may say it rose."""
+    """Many items of one group gain, nine small groups lose: the headline falls, and no star may show a gain."""
     groups = ["left"] * 1000 + [f"g{i}" for i in range(9) for _ in range(10)]
     before = [i < 500 or (i >= 1000 and i % 10 < 6) for i in range(1090)]
     after = [i < 600 or (i >= 1000 and i % 10 < 5) for i in range(1090)]

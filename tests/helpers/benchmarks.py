@@ -32,7 +32,7 @@ def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> 
 
 
 def stand_ins(task: Task) -> int:
-    """A made-up image for every image that the task asks for; the number of files."""
+    """Write a made-up image for every image of the task, and return the number of files."""
     paths = {image.path for image in task.list_images() if image.data is None}
     for path in paths:
         if not Path(path).exists():
@@ -46,7 +46,7 @@ def write_json(path: Path, content) -> None:
 
 
 def write_parquet(path: Path, rows: list[dict], images: Iterable[str]) -> None:
-    """As the hub stores it: images as a struct of bytes and path."""
+    """Write a table as the hub stores it: images as a struct of bytes and path."""
     for row in rows:
         for name in images:
             row[name] = {"bytes": row[name], "path": None}
@@ -72,7 +72,7 @@ def sugarcrepe(root: Path, subsets: Iterable[str], count: int = 6) -> None:
 
 
 class RandomFeatures:
-    """Features by name of the thing, so that a slow loop can have the same."""
+    """Random features by the name of an image or text, so that a slow loop can use the same ones."""
 
     def __init__(self, dimension: int = 8, missing: Iterable[str] = ()):
         self.dimension = dimension

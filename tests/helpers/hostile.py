@@ -1,7 +1,7 @@
 """Hostile input for every boundary: valid content, changed at random, and what the boundary makes of it.
 
 A boundary has three good answers: it refuses with one sentence (``refused``), it reports what it leaves out
-(``reported``), or it returns values of the right types (``accepted``). Anything else is a defect, also a hang.
+(``reported``), or it returns values of the right types (``accepted``). Anything else, including a hang, is a defect.
 """
 
 import base64
@@ -312,7 +312,7 @@ def store_case(root: Path, rng: random.Random) -> Answer:
 
 
 class _Program:
-    """What a pickle must not be able to do: it writes a file when it is loaded."""
+    """An object whose pickle writes a file when it is loaded, which must never happen."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,4 +1,4 @@
-"""Faults of a run of two ranks: it resumes from a whole checkpoint, to the weights of an undisturbed run."""
+"""After a fault, a run of two ranks resumes from a complete checkpoint and ends with an undisturbed run's weights."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""A small /dev/shm, as Docker gives it: fewer workers and a warning, where the run would hang or be killed."""
+"""With a small /dev/shm, as in Docker, a run uses fewer workers and warns, instead of hanging or being killed."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The losses again, slow and obvious: plain Python loops over float64 numbers."""
+"""Slow and simple versions of the losses: plain Python loops over float64 numbers."""
 
 import math
 

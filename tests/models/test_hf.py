@@ -1,4 +1,4 @@
-"""Folders and repositories of ``transformers.CLIPModel`` are read, and nothing else is taken for one."""
+"""Folders and repositories of ``transformers.CLIPModel`` are read, and other files are refused."""
 
 import json
 import shutil

@@ -19,7 +19,7 @@ from degla.models import load_clip, save_open_clip
 def tiny():
     torch.manual_seed(0)
     model = load_clip("degla-tiny")
-    with torch.no_grad():  # no value that float16 holds exactly: else it would pass for OpenAI's
+    with torch.no_grad():  # values that float16 cannot hold exactly, because exact ones look like OpenAI's
         model.clip.logit_scale.fill_(3.3)
     return model
 
@@ -264,7 +264,7 @@ def test_compiled_blocks_are_in_place_and_few(tiny, monkeypatch):
     compiled = copy.deepcopy(plain)
     graphs = []
 
-    def backend(graph, inputs):  # Inductor's code is PyTorch's affair, and slow to make
+    def backend(graph, inputs):  # compiling with Inductor is slow, and PyTorch tests it
         graphs.append(graph)
         return graph.forward
 

@@ -1,4 +1,4 @@
-"""The teacher learns nothing by itself, stays in eval mode, and moves by the rule."""
+"""The teacher gets no gradient, stays in eval mode, and follows the EMA rule."""
 
 import pytest
 import torch

@@ -236,5 +236,5 @@ def test_swapping_classes_keeps_names_and_hooks():
     swap_block_classes_(clip)
     encode_text(clip, open_clip.tokenize(CAPTIONS))
     assert takes_packed_texts(clip) and calls == [1] and list(clip.state_dict()) == names
-    clip.transformer.resblocks[0].__class__ = ResidualAttentionBlock  # packed states would be nonsense to it
+    clip.transformer.resblocks[0].__class__ = ResidualAttentionBlock  # it cannot compute packed states
     assert not takes_packed_texts(clip) and not is_causal(clip)

@@ -79,7 +79,7 @@ def check_kind(kind, text, caption):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pixels_show_the_scene(layout):
-    """Each colour's middle, in the image, is where its things are."""
+    """The centroid of each colour in the image is where its things are."""
     from degla.data.scenes.draw import RGB
 
     names = list(RGB)
@@ -119,7 +119,7 @@ def test_unknown_layout_and_impossible_claim_are_refused():
 
 
 def test_same_seed_same_bytes():
-    """Texts also from one version of degla to the next: shipped weights and numbers rest on them."""
+    """Texts also stay the same between versions of degla, because shipped weights and numbers depend on them."""
 
     def drawn():
         return [

@@ -1,4 +1,4 @@
-"""A server that means harm: every run ends soon, in bounded memory, with one sentence or a usable store."""
+"""With a hostile server every run ends soon, in bounded memory, with one sentence or a usable store."""
 
 import json
 import resource
