@@ -81,9 +81,12 @@ def command_line(program: str) -> str:
 
 def _run_under_hydra(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     errors: list[DeglaError] = []
+    is_composed = False
 
     @functools.wraps(task)
     def checked_task(cfg: DictConfig) -> Any:
+        nonlocal is_composed
+        is_composed = True
         try:
             check_bounds(cfg, config_name)
             return task(cfg)
@@ -95,7 +98,13 @@ def _run_under_hydra(config_name: str, task: Callable[[DictConfig], Any]) -> Non
             errors.append(error)
             return None
 
-    hydra.main(version_base="1.3", config_path=config_dir(), config_name=config_name)(checked_task)()
+    try:
+        hydra.main(version_base="1.3", config_path=config_dir(), config_name=config_name)(checked_task)()
+    except (TypeError, ValueError) as error:
+        # While it composes the config, Hydra raises bare errors for some malformed overrides, such as ~data=1.
+        if is_composed or isinstance(error, OmegaConfBaseException):
+            raise
+        raise ConfigError(" ".join(str(error).partition(" : Override(")[0].split())) from error
     if errors:
         raise errors[0]
 

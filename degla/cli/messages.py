@@ -62,6 +62,9 @@ _FLAGS = {
 }
 
 
+_MAX_LENGTH = 1200  # characters; a name in a hostile file can be of any length
+
+
 def sentence(error: Exception, program: str, arguments: Sequence[str]) -> str:
     """Return one line that says what is wrong and what to write instead.
 
@@ -70,6 +73,11 @@ def sentence(error: Exception, program: str, arguments: Sequence[str]) -> str:
         program: name of the program's root config, such as ``train``.
         arguments: the command line.
     """
+    text = _sentence(error, program, arguments)
+    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 300]} ... {text[-300:]}"
+
+
+def _sentence(error: Exception, program: str, arguments: Sequence[str]) -> str:
     message = str(error).strip()
     if isinstance(error, OverrideParseException):
         return _unreadable(error)

@@ -52,10 +52,11 @@ _CLASS = re.compile(
 
 def is_torchscript(path: Path) -> bool:
     """Return whether a file is a zip archive with TorchScript code."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or a damaged one
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:

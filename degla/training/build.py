@@ -160,6 +160,8 @@ def _build_callbacks(cfg: DictConfig, datamodule: DataModule) -> list[L.Callback
     nodes = chosen_nodes(cfg.callbacks)
     if not chosen_nodes(cfg.benchmark):
         nodes.pop("evaluate", None)
+    for name, node in nodes.items():
+        check_node(node, f"callbacks.{name}")
     arguments: dict[str, Mapping[str, Any]] = {}
     if "evaluate" in nodes:
         arguments["evaluate"] = {"benchmarks": instantiate_each(cfg.benchmark, "benchmark")}

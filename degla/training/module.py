@@ -9,6 +9,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.checkpoint import checkpoint
@@ -138,8 +139,9 @@ class DeGLAModule(L.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the logit scale and the teacher's decay after the step."""
         with torch.no_grad():
-            scale: Any = self.student.clip.logit_scale
-            if is_sharded(self.student):
+            scale: Tensor = self.student.clip.logit_scale
+            # A sharded model keeps its own parameters whole after a forward pass, so the tensor has to be asked.
+            if isinstance(scale, DTensor):
                 scale = scale.full_tensor()
             self.log("train/logit_scale", scale.exp().squeeze(), batch_size=1)
         if self.teacher is not None and self.teacher.decay is not None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from degla.data.batch import Batch
 from degla.errors import NonFiniteError
@@ -101,7 +102,7 @@ class NonFiniteGuard:
             if parameter.grad is not None and (parameter.ndim == 1 or name.endswith(_PROJECTIONS))
         ]
         norm: Any = torch.nn.utils.get_total_norm(gradients)
-        return bool((norm.full_tensor() if is_sharded(self.student) else norm).isfinite())
+        return bool((norm.full_tensor() if isinstance(norm, DTensor) else norm).isfinite())
 
     @torch.no_grad()
     def _causes(self, window: list[_MicroBatch]) -> str:

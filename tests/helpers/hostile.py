@@ -404,7 +404,7 @@ def benchmark_case(root: Path, rng: random.Random) -> Answer:
             for i in range(3)
         }
         write(root / "existence.json", items)
-        task = lambda: Valse(annotations=str(root), images=str(root), subsets=["existence"])  # noqa: E731
+        task = lambda: Valse(annotations=str(root), images={"coco": str(root)}, subsets=["existence"])  # noqa: E731
     elif kind == 2:
         item = {"image": "0.png", "captions": ["a dog", "a cat"], "label": 0, "subset": "x"}
         lines = [json.dumps(mutate_value(item, rng)).encode("utf-8", "surrogatepass") for _ in range(3)]
@@ -453,6 +453,7 @@ def command_case(root: Path, rng: random.Random) -> Answer:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from degla.cli.bounds import check_bounds
     from degla.cli.main import config_dir
     from degla.training.build import build
 
@@ -478,6 +479,14 @@ def command_case(root: Path, rng: random.Random) -> Answer:
         try:
             with initialize_config_dir(config_dir(), version_base="1.3"):
                 cfg = compose("train", overrides)
+        except (
+            HydraException,
+            ValueError,
+            TypeError,
+        ):  # the program makes a sentence of both; tests/integration/test_mistakes.py
+            return "refused"
+        try:
+            check_bounds(cfg, "train")
             build(cfg)
         except (HydraException, OmegaConfBaseException) as error:
             message = sentence(error, "train", [])

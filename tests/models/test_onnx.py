@@ -59,9 +59,7 @@ def test_features_equal_torch_for_any_number_of_inputs(shipped, exported):
         np.testing.assert_allclose(features, shipped.encode_text(shipped.tokenizer(TEXTS[:count])).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "quick_gelu"), [("ViT-B-32", True), ("RN50", True), ("degla-tiny", False)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("name", "quick_gelu"), [("RN50", True), ("degla-tiny", False)], ids=["RN50", "degla-tiny"])
 @torch.no_grad()
 def test_other_architectures_with_random_weights(name, quick_gelu, tmp_path):
     torch.manual_seed(0)
