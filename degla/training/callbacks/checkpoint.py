@@ -37,6 +37,8 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str, every_n_steps: int = 500, keep_last: int = 2):
+        if every_n_steps < 1:
+            raise ConfigError(f"callbacks.checkpoint.every_n_steps={every_n_steps} must be 1 or more")
         if keep_last == 0 or keep_last < -1:
             raise ConfigError(f"callbacks.checkpoint.keep_last={keep_last} must be 1 or more, or -1 to keep all")
         super().__init__(
