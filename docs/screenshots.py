@@ -64,7 +64,14 @@ def main() -> None:
             for scheme in ("light", "dark"):
                 shoot(path.resolve().as_uri(), OUT / f"{name}_{width}_{scheme}.png", width, height, scheme)
     with tensorboard(arguments.run) as address:
-        shoot(f"{address}/#timeseries", OUT / "tensorboard.png", 1400, 1000, "light", wait_milliseconds=15_000)
+        shoot(
+            f"{address}/?tagFilter=train%2Floss%7Csamples%2F#timeseries",
+            OUT / "tensorboard.png",
+            1400,
+            1000,
+            "light",
+            wait_milliseconds=15_000,
+        )
     console(OUT / "console.png", arguments.console_steps)
 
 

@@ -76,7 +76,6 @@ MISTAKES = {
     "export ckpt=x wise_ft=half": "wise_ft=half must be from 0",
     "export ckpt=x wise_ft=1.5": "wise_ft=1.5 must be from 0",
     "export ckpt=x to=tf": "to=tf must be one of open_clip",
-    "callbacks.checkpoint.every_n_steps=-1": "callbacks.checkpoint.every_n_steps=-1 must be 1 or more",
     "~objective=-1": "Config group override deletion value must be a string",
     "study n_jobs=0": "n_jobs=0 must be a number of jobs",
     "study shares=[2]": "must be a list of numbers from 0 to 1",

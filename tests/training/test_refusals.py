@@ -5,8 +5,9 @@ import json
 import pytest
 from hydra.utils import get_object
 
-from degla.errors import DataError
+from degla.errors import ConfigError, DataError
 from degla.training.build import build
+from degla.training.callbacks import RunCheckpoint
 from degla.training.refusals import count_negatives
 from tests.configs.test_configs import tiny
 from tests.conftest import make_photo_folder
@@ -42,3 +43,8 @@ def test_a_stream_is_checked_at_its_beginning(hub_dataset, tmp_path):
     assert count_negatives(huggingface(**arguments, negatives=None)) == (24, 0)
     hub_dataset.to_parquet(tmp_path / "0.parquet")
     assert count_negatives(huggingface(**arguments)) == (24, 24)
+
+
+def test_the_checkpoint_interval_has_a_bound(tmp_path):
+    with pytest.raises(ConfigError, match=r"callbacks\.checkpoint\.every_n_steps=-1 must be 1 or more"):
+        RunCheckpoint(str(tmp_path), every_n_steps=-1)
