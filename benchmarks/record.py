@@ -26,7 +26,8 @@ def save(name: str, settings: dict[str, Any], figures: dict[str, Any]) -> Path:
     Returns:
         The path of the record.
     """
-    record = {"command": " ".join(["python", *sys.argv]), **machine(), "settings": settings, "figures": figures}
+    script = f"benchmarks/{Path(sys.argv[0]).name}"  # run as a module, Python gives an absolute path
+    record = {"command": " ".join(["python", script, *sys.argv[1:]]), **machine(), "settings": settings, "figures": figures}
     text = json.dumps(record, indent=1)
     path = HERE / "records" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
