@@ -191,7 +191,7 @@ PARAPHRASE = "paraphrase"
         ("A woman in a red dress", "A lady in a blue dress", "replace_adjectives", ""),
         ("A man next to a car", "A man beside a car", "replace_relation", PARAPHRASE),
         ("A kite flies over trees", "A kite flies above trees", "replace_relation", PARAPHRASE),
-        ("A man in a car", "A man in a truck", "replace_relation", "wrong kind: not replaced by a relation"),
+        ("A man in a car", "A man in a truck", "replace_relation", "wrong kind: no relation replaced"),
         ("A man in front of a car", "A man behind a car", "replace_relation", ""),
         ("A man behind a car", "A man in front of a car", "replace_relation", ""),
         ("A car in the background", "A car in the foreground", "replace_relation", ""),
