@@ -27,7 +27,8 @@ def save(name: str, settings: dict[str, Any], figures: dict[str, Any]) -> Path:
         The path of the record.
     """
     script = f"benchmarks/{Path(sys.argv[0]).name}"  # run as a module, Python gives an absolute path
-    record = {"command": " ".join(["python", script, *sys.argv[1:]]), **machine(), "settings": settings, "figures": figures}
+    command = " ".join(["python", script, *sys.argv[1:]])
+    record = {"command": command, **machine(), "settings": settings, "figures": figures}
     text = json.dumps(record, indent=1)
     path = HERE / "records" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
