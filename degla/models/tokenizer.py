@@ -6,10 +6,12 @@ Shapes: M texts, L tokens of the longest text.
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
+from degla.models.fast_tokenizer import FastTokenizer, supports
 from degla.models.packing import PackedTexts, pack
 from degla.models.text import end_positions
 
@@ -37,6 +39,7 @@ class CaptionTokenizer:
         self.context_length = context_length
         self.causal = causal
         self.eos_id = eos_id
+        self._fast = FastTokenizer(tokenize) if supports(tokenize) else None
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return ``(M, L)`` int64 token ids; longer texts are truncated at the context length."""
@@ -47,6 +50,8 @@ class CaptionTokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text without padding, for a causal tower."""
+        if self._fast is not None:
+            return [row[: self._length(row)] for row in self._fast(texts)]
         tokens = self._tokens(texts)
         return [row[:length].tolist() for row, length in zip(tokens, self._lengths(tokens), strict=True)]
 
@@ -62,7 +67,7 @@ class CaptionTokenizer:
         """Return whether ``text`` loses words at the context length."""
         if len(text) < self.context_length - 2:  # every token has at least one character
             return False
-        encode = getattr(self.tokenize, "encode", None)
+        encode = self._fast.encode if self._fast is not None else getattr(self.tokenize, "encode", None)
         if encode is None:  # Hugging Face tokenizers do not report it; no padding is taken to mean truncated
             padding = getattr(getattr(self.tokenize, "tokenizer", None), "pad_token_id", None) or 0
             return bool((self.tokenize([text])[0] != padding).all())
@@ -80,8 +85,18 @@ class CaptionTokenizer:
         return hashlib.sha256(f"{self.context_length} {list(vocabulary)}".encode()).hexdigest()
 
     def _tokens(self, texts: Sequence[str]) -> Tensor:
+        if self._fast is not None:
+            padded = np.zeros((len(texts), self.tokenize.context_length), dtype=np.int64)
+            for number, row in enumerate(self._fast(texts)):
+                padded[number, : len(row)] = row
+            return torch.from_numpy(padded)
         tokens: Tensor = self.tokenize(list(texts)).long()
         return tokens
+
+    def _length(self, row: list[int]) -> int:
+        """Return what ``_lengths`` returns, for one text without padding."""
+        end = max(row) if self.eos_id is None else self.eos_id
+        return row.index(end) + 1 if end in row else 1
 
     def _lengths(self, tokens: Tensor) -> Tensor:
         return end_positions(tokens, self.eos_id) + 1
