@@ -4,17 +4,19 @@ Shapes: B samples, K negatives per sample, L tokens, H, W of an image file, H', 
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple, cast
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from degla.data.batch import Batch, Chunk
+from degla.data.batch import Batch, TextSlots
+from degla.data.batch_texts import BatchTexts, SampleTexts, text_numbers
+from degla.data.extra_texts import ExtraTexts
+from degla.data.identity import image_id, normalized, text_id
 from degla.data.images import BadImage, ImageLimits, decode
-from degla.data.schema import Negative, Problem, Sample, SampleTokens, image_key
-from degla.data.select import SELECTIONS, Slots
+from degla.data.schema import Negative, Problem, Sample, image_key
+from degla.data.select import SELECTIONS, Slots, first
 from degla.data.text_features import TextFeatures
 from degla.data.tokenizer import Tokenizer
 from degla.errors import ConfigError
@@ -31,6 +33,14 @@ class Draw(NamedTuple):
         return random.Random(self.seed)
 
 
+class _Item(NamedTuple):
+    """A sample that is used."""
+
+    image: Tensor  # (3, H', W') uint8
+    texts: SampleTexts
+    negative_image: Tensor | None  # (3, H', W') uint8
+
+
 class Collate:
     """Makes a ``Batch`` of samples; samples that cannot be used are left out and reported.
 
@@ -38,12 +48,16 @@ class Collate:
         transform: maps ``(3, H, W)`` uint8 and a random generator to ``(3, H', W')`` uint8.
         tokenizer: of the model.
         num_negatives: K, negative slots per sample.
-        negatives: how the slots are filled: ``first``, ``random`` or ``one_per_type``.
+        negatives: how the slots are filled: ``first``, ``in_place``, ``random`` or ``one_per_type``.
         chunk_size: samples encoded together; None is the whole batch.
         teacher_texts: cached features of the teacher, by text number.
         captions: what to do with a sample that has several captions: use the ``first`` or a ``random`` one, or make
             a sample of each (``all``).
         image_limits: bounds of an image's size; None uses the defaults.
+        needs: what batches carry besides images and captions: some of ``negatives``, ``unfiltered_negatives`` (entries
+            as they stand, also one that equals the caption), ``units``, ``paraphrases``, ``second_captions``,
+            ``negative_images`` and ``identity``. Other names are ignored. Without negatives K is 0.
+        num_units: unit slots per sample.
 
     Raises:
         ConfigError: ``negatives`` or ``chunk_size`` has a value that is not allowed.
@@ -59,6 +73,8 @@ class Collate:
         teacher_texts: TextFeatures | None = None,
         captions: Literal["first", "random", "all"] = "first",
         image_limits: ImageLimits | None = None,
+        needs: Collection[str] = ("negatives",),
+        num_units: int = 4,
     ):
         if negatives not in SELECTIONS:
             raise ConfigError(f"loader.negatives={negatives} must be one of {', '.join(SELECTIONS)}")
@@ -66,13 +82,26 @@ class Collate:
             raise ConfigError(f"loader.chunk_size={chunk_size} must be 1 or more, or null for the whole batch")
         self.transform = transform
         self.tokenizer = tokenizer
-        self.num_negatives = num_negatives
+        self.num_negatives = num_negatives if {"negatives", "unfiltered_negatives"} & set(needs) else 0
         self.chunk_size = chunk_size
         self.teacher_texts = teacher_texts
         self.captions = captions
         self.image_limits = image_limits or ImageLimits()
+        self.needs = frozenset(needs)
+        self.extra_texts = ExtraTexts(needs, num_units, draw_units=negatives not in ("first", "in_place"))
+        self.in_place = negatives == "in_place"
         self.select = SELECTIONS[negatives]
-        self._empty_text_ids = tokenizer.ids([""])[0] if tokenizer.causal else []
+        self.texts = BatchTexts(tokenizer, self.num_negatives, self.extra_texts.num_slots)
+
+    @property
+    def texts_per_sample(self) -> int:
+        """Captions, negatives and further texts of one sample of a batch, empty slots included."""
+        return 1 + self.num_negatives + sum(self.extra_texts.num_slots.values())
+
+    @property
+    def images_per_sample(self) -> int:
+        """Images of one sample of a batch."""
+        return 2 if "negative_images" in self.needs else 1
 
     def __call__(self, samples: Iterable[tuple[Sample, Draw]]) -> Batch:
         """Decode and tokenize samples.
@@ -80,9 +109,7 @@ class Collate:
         Returns:
             A batch of those that can be used. It is empty if there are none.
         """
-        images: list[Tensor] = []
-        used: list[Sample] = []
-        slots: list[Slots] = []
+        items: list[_Item] = []
         problems: list[Problem] = []
         for sample, draw in samples:
             rng = draw.rng()
@@ -91,14 +118,15 @@ class Collate:
             except BadImage as error:
                 problems.append(Problem(sample.id, str(error), skipped=True))
                 continue
-            stored = sample._replace(image_bytes=None, image_path=image_key(sample))
+            negative_image = self._negative_image(sample, draw, problems) if "negative_images" in self.needs else None
+            stored = sample._replace(image_bytes=None, image_path=image_key(sample), negative_images=[])
             for caption in self._captions(sample, draw):
                 captioned = stored._replace(caption=caption)
                 problems += self._notes(captioned)
-                images.append(image)
-                used.append(captioned)
-                slots.append(self.select(_usable_negatives(captioned), self.num_negatives, rng))
-        return self._batch(images, used, slots, problems)
+                extra_texts = self.extra_texts.choose(captioned, draw.seed)
+                texts = SampleTexts(captioned, self._slots(captioned, rng), extra_texts)
+                items.append(_Item(image, texts, negative_image))
+        return self._batch(items, problems)
 
     def _image(self, sample: Sample, rng: random.Random) -> Tensor:
         if sample.problem:
@@ -106,6 +134,21 @@ class Collate:
         if not sample.caption.strip():
             raise BadImage("empty caption")
         return self.transform(decode(sample.image_bytes, sample.image_path, self.image_limits), rng)
+
+    def _negative_image(self, sample: Sample, draw: Draw, problems: list[Problem]) -> Tensor | None:
+        """Draw and decode one of the negative images; None, with a problem, if there is none that can be used."""
+        if not sample.negative_images:
+            reason = "no negative image: a term that reads one leaves the sample out"
+            problems.append(Problem(sample.id, reason, skipped=False))
+            return None
+        # A separate generator, so that crops and negatives do not depend on negative images.
+        rng = random.Random(f"{draw.seed}-negative-image")
+        chosen = rng.choice(sample.negative_images)
+        try:
+            return self.transform(decode(chosen.image_bytes, chosen.image_path, self.image_limits), rng)
+        except BadImage as error:
+            problems.append(Problem(sample.id, f"negative image: {error}", skipped=False))
+            return None
 
     def _captions(self, sample: Sample, draw: Draw) -> Sequence[str]:
         if not sample.captions or self.captions == "first":
@@ -115,6 +158,14 @@ class Collate:
         # A separate generator, so that crops and negatives do not depend on how many captions there are.
         return (random.Random(f"{draw.seed}-caption").choice(sample.captions),)
 
+    def _slots(self, sample: Sample, rng: random.Random) -> Slots:
+        if "unfiltered_negatives" in self.needs:
+            return self.select(sample.negatives, self.num_negatives, rng)
+        if self.in_place:
+            entries = [negative if _is_usable(negative, sample) else None for negative in sample.negatives]
+            return first(entries, self.num_negatives, rng)
+        return self.select(_usable_negatives(sample), self.num_negatives, rng)
+
     def _notes(self, sample: Sample) -> list[Problem]:
         """Return the problems of a sample that is used nevertheless."""
         notes = []
@@ -122,82 +173,73 @@ class Collate:
             notes.append(f"caption is longer than {self.tokenizer.context_length} tokens and was truncated")
         if self.num_negatives and not sample.negatives:
             notes.append("no negatives: trains the global loss only")
-        dropped = len(sample.negatives) - len(_usable_negatives(sample))
+        dropped = self._num_dropped(sample)
         if self.num_negatives and dropped:
             notes.append(f"dropped {dropped} negative(s) that are empty or equal to the caption")
-        return [Problem(sample.id, note, skipped=False) for note in notes]
+        return [Problem(sample.id, note, skipped=False) for note in notes + self.extra_texts.notes(sample)]
 
-    def _batch(self, images: list[Tensor], samples: list[Sample], slots: list[Slots], problems: list[Problem]) -> Batch:
-        if not samples:
+    def _num_dropped(self, sample: Sample) -> int:
+        """Return the number of negatives that are not used; under ``in_place`` an empty one is a slot left empty."""
+        if "unfiltered_negatives" in self.needs:
+            return 0
+        entries = [negative for negative in sample.negatives if negative.text or not self.in_place]
+        return sum(not _is_usable(negative, sample) for negative in entries)
+
+    def _batch(self, items: list[_Item], problems: list[Problem]) -> Batch:
+        if not items:
             empty = torch.empty(0)
             return Batch(empty, empty, empty, empty, [], [], problems)
-        tables = [sample.tokens for sample in samples]
-        tokens = None if None in tables else cast(list[SampleTokens], tables)  # all of them come from one table
-        token_ids = self._tokenize(samples, slots) if tokens is None else self._read_tokens(samples, slots, tokens)
-        captions = token_ids[: len(samples)]
-        negatives = token_ids[len(samples) :].reshape(len(samples), self.num_negatives, token_ids.shape[1])
-        numbers = None if tokens is None else _text_numbers(samples, slots, tokens)
-        mask = torch.tensor([[n is not None for n in row] for row in slots], dtype=torch.bool)
+        rows = [item.texts for item in items]
+        samples, slots = [row.sample for row in rows], [row.slots for row in rows]
+        texts = self.texts.token_ids(rows)
+        numbers = text_numbers(rows)
+        images = torch.stack([item.image for item in items])
+        negative_images, negative_image_mask = self._negative_images(items, images)
+        image_ids, text_ids = self._ids(samples)
         return Batch(
-            images=torch.stack(images),
-            captions=captions,
-            negatives=negatives,
-            negative_mask=mask.reshape(len(samples), self.num_negatives),
-            samples=[sample._replace(tokens=None) for sample in samples],
+            images=images,
+            captions=texts[0][:, 0],
+            negatives=texts[1],
+            negative_mask=_mask(slots),
+            samples=[sample._replace(tokens=None, other_caption=None) for sample in samples],
             slots=slots,
             problems=problems,
-            chunks=self._chunks(captions, negatives),
+            chunks=self.texts.chunks(texts, self.chunk_size),
             text_numbers=numbers,
             teacher_texts=None if self.teacher_texts is None or numbers is None else self.teacher_texts.read(numbers),
+            extra_texts={
+                name: TextSlots(ids, _mask([row.extra_texts[name] for row in rows]))
+                for name, ids in zip(self.extra_texts.num_slots, texts[2:], strict=True)
+            },
+            negative_images=negative_images,
+            negative_image_mask=negative_image_mask,
+            image_ids=image_ids,
+            text_ids=text_ids,
         )
 
-    def _tokenize(self, samples: list[Sample], slots: list[Slots]) -> Tensor:
-        """Return ``(B + B * K, L)``: the captions, then the negatives of each sample."""
-        texts = [negative.text if negative else "" for row in slots for negative in row]
-        return self.tokenizer([sample.caption for sample in samples] + texts)
+    def _negative_images(self, items: list[_Item], images: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if "negative_images" not in self.needs:
+            return None, None
+        blank = torch.zeros_like(images[0])
+        pixels = [blank if item.negative_image is None else item.negative_image for item in items]
+        return torch.stack(pixels), torch.tensor([item.negative_image is not None for item in items])
 
-    def _read_tokens(self, samples: list[Sample], slots: list[Slots], tokens: list[SampleTokens]) -> Tensor:
-        """Return the same as ``_tokenize`` from token ids of a ``TokenTable``."""
-        ids = [row.ids[_caption_index(sample)] for sample, row in zip(samples, tokens, strict=True)]
-        for sample, row, chosen in zip(samples, tokens, slots, strict=True):
-            ids += [row.ids[_negative_index(sample, n)] if n else self._empty_text_ids for n in chosen]
-        return self.tokenizer.pad(ids)
-
-    def _chunks(self, captions: Tensor, negatives: Tensor) -> list[Chunk]:
-        size = self.chunk_size or len(captions)
-        spans = [(start, min(start + size, len(captions))) for start in range(0, len(captions), size)]
-        return [
-            Chunk(start, stop, self.tokenizer.pack(torch.cat([captions[start:stop], *negatives[start:stop]])))
-            for start, stop in spans
-        ]
+    def _ids(self, samples: list[Sample]) -> tuple[Tensor | None, Tensor | None]:
+        if "identity" not in self.needs:
+            return None, None
+        image_ids = [image_id(sample.image_path or sample.id) for sample in samples]
+        return torch.tensor(image_ids), torch.tensor([text_id(sample.caption) for sample in samples])
 
 
-def _text_numbers(samples: list[Sample], slots: list[Slots], tokens: list[SampleTokens]) -> np.ndarray:
-    """Return ``(B, 1 + K)``: the numbers of the caption and of the chosen negatives in the token table."""
-    return np.array(
-        [
-            [row.first_text + _caption_index(sample)]
-            + [row.first_text + _negative_index(sample, n) if n else -1 for n in chosen]
-            for sample, row, chosen in zip(samples, tokens, slots, strict=True)
-        ]
-    )
-
-
-def _caption_index(sample: Sample) -> int:
-    """Return the position of the caption among the sample's texts, as ``texts_of`` orders them."""
-    return sample.captions.index(sample.caption) if sample.captions else 0
-
-
-def _negative_index(sample: Sample, negative: Negative) -> int:
-    """Return the position of a negative among the sample's texts, as ``texts_of`` orders them."""
-    return max(1, len(sample.captions)) + sample.negatives.index(negative)
+def _mask(slots: Sequence[Sequence[object | None]]) -> Tensor:
+    """Return ``(B, S)`` bool: where a slot is filled."""
+    return torch.tensor([[entry is not None for entry in row] for row in slots], dtype=torch.bool)
 
 
 def _usable_negatives(sample: Sample) -> list[Negative]:
     """Return the negatives that differ from the caption in more than case and spaces."""
-    caption = _normalized(sample.caption)
-    return [negative for negative in sample.negatives if _normalized(negative.text) not in ("", caption)]
+    return [negative for negative in sample.negatives if _is_usable(negative, sample)]
 
 
-def _normalized(text: str) -> str:
-    return " ".join(text.lower().split())
+def _is_usable(negative: Negative, sample: Sample) -> bool:
+    return normalized(negative.text) not in ("", normalized(sample.caption))

@@ -32,11 +32,32 @@ class Negative(NamedTuple):
     type: str = UNKNOWN_TYPE
 
 
+class Unit(NamedTuple):
+    """A part of a caption, such as ``a black dog``, and its foil: the same part, minimally changed to be false."""
+
+    text: str
+    foil: str
+
+
+class StoredImage(NamedTuple):
+    """An image that is not decoded yet: its encoded bytes, or its absolute path."""
+
+    image_bytes: bytes | None
+    image_path: str | None
+
+
 class SampleTokens(NamedTuple):
     """Token ids of a sample's texts, which have the numbers ``first_text``, ``first_text + 1``, ... in their table."""
 
     first_text: int
-    ids: list[list[int]]  # of the captions, then of the negatives, without padding
+    ids: list[list[int]]  # of the texts in the order of ``texts_of``, without padding
+
+
+class TokenizedText(NamedTuple):
+    """A text, with its token ids where a table of tokens holds them."""
+
+    text: str
+    ids: list[int] | None
 
 
 class Sample(NamedTuple):
@@ -51,6 +72,10 @@ class Sample(NamedTuple):
     problem: str = ""  # why the sample cannot be used; "" if it can
     tokens: SampleTokens | None = None  # None: the texts still have to be tokenized
     captions: tuple[str, ...] = ()  # all captions of the image, `caption` among them; empty if it is the only one
+    units: list[Unit] = []
+    paraphrases: list[str] = []  # other wordings of the caption
+    negative_images: list[StoredImage] = []  # images of which the caption is false
+    other_caption: TokenizedText | None = None  # caption of another row of the same image, drawn for this step
 
 
 class Problem(NamedTuple):
@@ -62,8 +87,10 @@ class Problem(NamedTuple):
 
 
 def texts_of(sample: Sample) -> list[str]:
-    """Return the captions and then the negatives of a sample, in the order of its ``SampleTokens``."""
-    return [*(sample.captions or (sample.caption,)), *(negative.text for negative in sample.negatives)]
+    """Return captions, negatives, units with their foils, and paraphrases of a sample, as its ``SampleTokens`` do."""
+    units = [text for unit in sample.units for text in unit]
+    negatives = [negative.text for negative in sample.negatives]
+    return [*(sample.captions or (sample.caption,)), *negatives, *units, *sample.paraphrases]
 
 
 def image_key(sample: Sample) -> str:

@@ -8,11 +8,11 @@ from degla.data.schema import NEGATIVE_TYPES, Negative
 Slots = list[Negative | None]  # K entries; None is an empty slot
 
 
-def first(negatives: list[Negative], slots: int, rng: random.Random) -> Slots:
+def first(negatives: Sequence[Negative | None], slots: int, rng: random.Random) -> Slots:
     """Return the first K negatives, as the released code does.
 
     Args:
-        negatives: of one sample, in the order of the file.
+        negatives: of one sample, in the order of the file; None leaves its slot empty.
         slots: K.
         rng: not used.
     """
@@ -55,6 +55,7 @@ def one_per_type(negatives: list[Negative], slots: int, rng: random.Random) -> S
 
 SELECTIONS: dict[str, Callable[[list[Negative], int, random.Random], Slots]] = {
     "first": first,
+    "in_place": first,  # of the entries as the file has them, where one that cannot be used leaves its slot empty
     "random": random_k,
     "one_per_type": one_per_type,
 }
