@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 
 from degla.compat.datasets import fingerprint
+from degla.data.cached_table import cached_table
 from degla.data.schema import SampleTokens, texts_of
 from degla.data.sources.table import SampleTable
 from degla.data.tokenizer import Tokenizer
@@ -32,13 +33,7 @@ class TokenTable:
         # The fingerprint covers the rows, but not which of their columns are read as texts.
         columns = f" {table.text_columns}" if table.text_columns else ""
         self.key = hashlib.sha256(f"{fingerprint(table.dataset)} {tokenizer.key()}{columns}".encode()).hexdigest()
-        self.dataset = datasets.Dataset.from_generator(
-            _generate,
-            features=_FEATURES,
-            cache_dir=table.cache_dir,
-            gen_kwargs={"table": table, "tokenizer": tokenizer},
-            fingerprint=self.key[:32],  # not of the arguments: hashing them would read the whole table
-        )
+        self.dataset = cached_table(_generate(table, tokenizer), _FEATURES, table.cache_dir, self.key)
         last: dict[str, Any] = self.dataset[-1] if len(self.dataset) else {"first_text": 0, "ids": []}
         self.num_texts: int = last["first_text"] + len(last["ids"])
 

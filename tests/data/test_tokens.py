@@ -77,5 +77,5 @@ def test_text_features_are_shared_and_survive(tmp_path):
         assert torch.equal(pool.apply(store.read, (numbers,)), expected)
     again = TextFeatures(tmp_path / "f32", 10, 8)
     assert torch.equal(again.read(numbers), expected)
-    again._mapped()[0, :4] = 0  # a row of which a crash left half
+    again._mapped()["vector"][0, :4] = 0  # a row of which a crash left half
     assert again.read(np.array([0])) is None

@@ -1,16 +1,21 @@
 """Samples by row number from a memory-mapped table, or in sequence from a stream."""
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
-from datasets.exceptions import DatasetGenerationError
+import pyarrow.compute as pc
 
-from degla.data.schema import Negative, Sample, list_in_text, parse_negatives, text_error
+from degla.data.cached_table import cached_table
+from degla.data.extra_columns import NO_EXTRA_COLUMNS, ExtraColumns
+from degla.data.schema import Negative, Sample, StoredImage, Unit, list_in_text, parse_negatives, text_error
+from degla.data.sources.needed import OnlyNeeded, is_needed, unneeded_columns
 from degla.data.sources.records import Record
-from degla.errors import DataError, DeglaError
+from degla.errors import DataError
 
 CaptionChoice = Literal["first", "random"]
 
@@ -23,8 +28,22 @@ TABLE_FEATURES = datasets.Features(
         "negatives": datasets.List({"text": datasets.Value("string"), "type": datasets.Value("string")}),
         "hard_image_rows": datasets.List(datasets.Value("int32")),
         "problem": datasets.Value("string"),
+        "captions": datasets.List(datasets.Value("string")),
+        "units": datasets.List({"text": datasets.Value("string"), "foil": datasets.Value("string")}),
+        "paraphrases": datasets.List(datasets.Value("string")),
+        "negative_images": datasets.List({"bytes": datasets.Value("binary"), "path": datasets.Value("string")}),
     }
 )
+
+# Need of an objective -> the column of a memory-mapped table that holds it.
+OPTIONAL_COLUMNS = {
+    "negatives": "negatives",
+    "second_captions": "captions",
+    "units": "units",
+    "paraphrases": "paraphrases",
+    "negative_images": "negative_images",
+}
+_DROPPED_IF_EMPTY = ("captions", "units", "paraphrases", "negative_images")
 
 
 class SampleTable:
@@ -37,6 +56,8 @@ class SampleTable:
         cache_dir: folder for tables made from this one; None is the default of ``datasets``.
         captions: which caption a step uses if a sample has several: ``first`` or ``random``.
         text_columns: which columns the texts come from, where that is a setting; part of the key of cached tokens.
+        optional_columns: need of an objective -> the column that is read for it alone.
+        image_name: which column the image comes from, where that is a setting; part of the key of cached image ids.
     """
 
     def __init__(
@@ -47,13 +68,40 @@ class SampleTable:
         cache_dir: str | None = None,
         captions: CaptionChoice = "first",
         text_columns: str = "",
+        optional_columns: Mapping[str, str] | None = None,
+        image_name: str = "image",
     ):
         self.dataset = dataset
         self.to_sample = to_sample
-        self.image_columns = list(image_columns)
+        self.image_columns = sorted(set(image_columns) & set(dataset.column_names))
         self.cache_dir = cache_dir
         self.captions: CaptionChoice = captions
         self.text_columns = text_columns
+        self.optional_columns = {
+            need: column for need, column in (optional_columns or {}).items() if column in dataset.column_names
+        }
+        self.image_name = image_name
+
+    def reading(self, needs: Collection[str]) -> "SampleTable":
+        """Return the table without the columns that ``needs`` do not read; their texts are not tokenized either.
+
+        Args:
+            needs: names such as ``negatives`` and ``units``, as ``Collate`` takes them.
+        """
+        if all(is_needed(need, needs) for need in self.optional_columns):
+            return self
+        columns = unneeded_columns(self.optional_columns, needs, others=())
+        unread = sorted(need for need in self.optional_columns if not is_needed(need, needs))
+        return SampleTable(
+            self.dataset.remove_columns(columns),
+            OnlyNeeded(self.to_sample, needs),
+            self.image_columns,
+            self.cache_dir,
+            self.captions,
+            f"{self.text_columns} without {unread}",
+            self.optional_columns,
+            self.image_name,
+        )
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -92,6 +140,14 @@ class SampleStream:
         self.to_sample = to_sample
         self.shuffle_buffer = shuffle_buffer
         self.captions: CaptionChoice = captions
+
+    def reading(self, needs: Collection[str]) -> "SampleStream":
+        """Return the stream without what ``needs`` do not read.
+
+        Args:
+            needs: names such as ``negatives`` and ``units``, as ``Collate`` takes them.
+        """
+        return SampleStream(self.dataset, OnlyNeeded(self.to_sample, needs), self.shuffle_buffer, self.captions)
 
     def samples(self, seed: int, epoch: int) -> Iterator[Sample]:
         """Yield one pass over all samples.
@@ -146,50 +202,54 @@ def build_table(
 
     Raises:
         DeglaError: what ``records`` raises for the user.
-        DataError: there are no records.
+        DataError: there are no records, or the table cannot be written.
     """
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            dataset = datasets.Dataset.from_generator(
-                _generate,
-                features=TABLE_FEATURES,
-                cache_dir=cache_dir,
-                # Text, because `datasets` would read a list as a list of shards.
-                gen_kwargs={"records": records, "arguments": arguments, "stamps": str(stamps)},
-            )
-        except DatasetGenerationError as error:
-            if isinstance(error.__cause__, DeglaError):  # errors that we raise in `records` are meant for the user
-                raise error.__cause__ from None
-            raise
-        except ValueError as error:
-            if "corresponds to no data" not in str(error):  # what `datasets` says of a generator without records
-                raise
-            raise DataError(f"{', '.join(map(str, files))} holds no rows; see docs/data.md for the format") from error
-    return SampleTable(dataset, table_sample, cache_dir=cache_dir)
+    # A release may read the same lines otherwise, so its version is part of the key.
+    code = [version("degla"), list(TABLE_FEATURES), records.__module__, records.__qualname__]
+    identity = [*code, sorted(arguments.items()), stamps]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    dataset = cached_table(records(**arguments), TABLE_FEATURES, cache_dir, key)
+    if not len(dataset):
+        raise DataError(f"{', '.join(map(str, files))} holds no rows; see docs/data.md for the format")
+    # A table without such columns keeps the identity that it had before they existed, so its runs can be resumed.
+    dataset = dataset.remove_columns([name for name in _DROPPED_IF_EMPTY if not _has_entries(dataset, name)])
+    return SampleTable(
+        dataset,
+        table_sample,
+        ("image", "negative_images"),
+        cache_dir,
+        optional_columns=OPTIONAL_COLUMNS,
+    )
 
 
-def _generate(records: Callable[..., Iterator[Record]], arguments: dict[str, Any], stamps: str) -> Iterator[Record]:
-    yield from records(**arguments)
+def _has_entries(dataset: datasets.Dataset, column: str) -> bool:
+    """Return whether any row of a column of lists has an entry."""
+    lengths = pc.list_value_length(dataset.data.column(column))
+    return bool(pc.any(pc.greater(lengths, 0)).as_py())
 
 
 def table_sample(record: Record, number: int) -> Sample:
     """Make a ``Sample`` of a record in the shape of ``TABLE_FEATURES``.
 
     Args:
-        record: one row of the table; the image may be left out.
+        record: one row of the table; image and optional columns may be left out.
         number: not used; the record has an id.
     """
     image = record.get("image") or {}
+    captions = tuple(dict.fromkeys([record["caption"] or "", *(record.get("captions") or [])]))
     return Sample(
         id=record["id"],
         image_bytes=image.get("bytes"),
         image_path=image.get("path"),
         caption=record["caption"] or "",
-        negatives=[Negative(item["text"], item["type"]) for item in record["negatives"] or []],
+        negatives=[Negative(item["text"], item["type"]) for item in record.get("negatives") or []],
         hard_image_rows=record["hard_image_rows"] or [],
         problem=record["problem"] or "",
+        captions=captions if len(captions) > 1 else (),
+        units=[Unit(item["text"], item["foil"]) for item in record.get("units") or []],
+        paraphrases=record.get("paraphrases") or [],
+        negative_images=[StoredImage(item["bytes"], item["path"]) for item in record.get("negative_images") or []],
     )
 
 
@@ -199,6 +259,7 @@ def table_record(
     caption: object,
     negatives: object = None,
     hard_image_rows: list[int] | None = None,
+    extra: ExtraColumns | None = None,
 ) -> Record:
     """Make a record of ``TABLE_FEATURES``; a value that cannot be read becomes its ``problem``, not an exception.
 
@@ -208,6 +269,7 @@ def table_record(
         caption: of the image.
         negatives: what ``parse_negatives`` reads.
         hard_image_rows: rows with a similar image.
+        extra: the other columns, already parsed.
     """
     try:
         parsed = parse_negatives(negatives)
@@ -228,6 +290,16 @@ def table_record(
         "negatives": [negative._asdict() for negative in parsed],
         "hard_image_rows": hard_image_rows or [],
         "problem": "",
+        **_extra_record(extra or NO_EXTRA_COLUMNS),
+    }
+
+
+def _extra_record(extra: ExtraColumns) -> Record:
+    return {
+        "captions": extra.captions,
+        "units": [unit._asdict() for unit in extra.units],
+        "paraphrases": extra.paraphrases,
+        "negative_images": [{"bytes": image.image_bytes, "path": image.image_path} for image in extra.negative_images],
     }
 
 
@@ -245,4 +317,5 @@ def bad_record(row_id: str, problem: str) -> Record:
         "negatives": [],
         "hard_image_rows": [],
         "problem": problem.encode(errors="replace").decode(),  # the problem may quote a lone surrogate
+        **_extra_record(NO_EXTRA_COLUMNS),
     }
