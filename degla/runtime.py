@@ -3,10 +3,12 @@
 Shapes: B images, M texts, D embedding.
 """
 
+import hashlib
 import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ftfy
 import numpy as np
@@ -14,6 +16,10 @@ import onnxruntime
 from PIL import Image
 from tokenizers import Tokenizer
 
+from degla.errors import CheckpointError
+
+FORMAT = 1  # of the folders that this version reads
+_FILES = ("degla_onnx.json", "image.onnx", "text.onnx", "tokenizer.json")
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -23,28 +29,42 @@ class OnnxClip:
     Args:
         folder: of ``degla-export to=onnx``.
         providers: onnxruntime's execution providers, in order of preference.
+
+    Raises:
+        CheckpointError: a file of the folder is missing, damaged or of another format.
     """
 
     def __init__(self, folder: str | Path, providers: Sequence[str] = ("CPUExecutionProvider",)):
-        folder = Path(folder)
-        self.manifest = json.loads((folder / "degla_onnx.json").read_text(encoding="utf-8"))
-        if self.manifest.get("format") != 1:
-            raise ValueError(f"{folder} is of format {self.manifest.get('format')}, and this version reads format 1")
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.image, self.text = (
-            onnxruntime.InferenceSession(folder / f"{tower}.onnx", providers=list(providers))
-            for tower in ("image", "text")
-        )
+        self.folder = Path(folder)
+        try:
+            self.manifest: dict[str, Any] = json.loads((self.folder / _FILES[0]).read_text(encoding="utf-8"))
+            self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+            self.image, self.text = (
+                onnxruntime.InferenceSession(self.folder / f"{tower}.onnx", providers=list(providers))
+                for tower in ("image", "text")
+            )
+        except Exception as error:  # tokenizers and onnxruntime raise bare exceptions
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{folder} is not a whole folder of degla-export to=onnx ({reason})") from error
+        if self.manifest.get("format") != FORMAT:
+            found = self.manifest.get("format")
+            raise CheckpointError(f"{folder} is of format {found}, and this version reads format {FORMAT}")
 
     def encode_image(self, images: Sequence[str | Path | Image.Image]) -> np.ndarray:
         """Encode images, given as files or as Pillow images, to ``(B, D)`` float32 of unit norm."""
-        return self.image.run(None, {"inputs": np.stack([self._pixels(image) for image in images])})[0]
+        return self.encode_pixels(np.stack([self.pixels(image) for image in images]))
+
+    def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Encode ``(B, 3, H, W)`` uint8 images, resized by ``pixels``, to ``(B, D)`` float32 of unit norm."""
+        features: np.ndarray = self.image.run(None, {"inputs": pixels})[0]
+        return features
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Encode texts to ``(M, D)`` float32 of unit norm."""
         cleaned = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(cleaned)]
-        return self.text.run(None, {"inputs": np.array(ids, dtype=np.int64)})[0]
+        features: np.ndarray = self.text.run(None, {"inputs": np.array(ids, dtype=np.int64)})[0]
+        return features
 
     def score(self, images: Sequence[str | Path | Image.Image], texts: Sequence[str]) -> np.ndarray:
         """Return the ``(B, M)`` cosines of images and texts.
@@ -55,7 +75,7 @@ class OnnxClip:
         """
         return self.encode_image(images) @ self.encode_text(texts).T
 
-    def _pixels(self, image: str | Path | Image.Image) -> np.ndarray:
+    def pixels(self, image: str | Path | Image.Image) -> np.ndarray:
         """Return ``(3, H, W)`` uint8: resized as in the model's training, then cropped at the centre."""
         image = (image if isinstance(image, Image.Image) else Image.open(image)).convert("RGB")
         height, width = self.manifest["image_size"]
@@ -69,3 +89,10 @@ class OnnxClip:
             left, top = round((image.width - width) / 2), round((image.height - height) / 2)
             image = image.crop((left, top, left + width, top + height))
         return np.asarray(image).transpose(2, 0, 1)
+
+    def fingerprint(self) -> str:
+        """Return a hash of graphs, tokenizer and preprocessing: of everything that the features depend on."""
+        digest = hashlib.sha256()
+        for name in _FILES:
+            digest.update((self.folder / name).read_bytes())
+        return digest.hexdigest()[:16]

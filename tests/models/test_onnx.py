@@ -104,7 +104,7 @@ def test_preprocessing_is_within_two_grey_levels_of_the_evaluation(shipped, expo
     model = runtime.OnnxClip(exported)
     for path in photos:
         ours = transform(decode(path.read_bytes(), str(path))).numpy().astype(int)
-        assert np.abs(model._pixels(path).astype(int) - ours).max() <= 2
+        assert np.abs(model.pixels(path).astype(int) - ours).max() <= 2
 
 
 def test_int8_stays_near(shipped, exported, photos, tmp_path):
