@@ -51,6 +51,8 @@ DOCUMENTED = {"os._exit"}  # by Python
 OVERRIDDEN = {
     # Deletes the oldest checkpoints when a new one is on the disk, whoever asked for it.
     ("degla.training.callbacks.checkpoint", "RunCheckpoint", "_save_checkpoint"),
+    # Replaces the base weights by copies whenever modules or weights are listed.
+    ("degla.models.adapters.attention", "LoraAttention", "_restore_weights"),
 }
 
 

@@ -87,6 +87,27 @@ def text_tower(clip: CLIP | CustomTextCLIP) -> CLIP | TextTransformer | None:
     return text if isinstance(text, TextTransformer) else None
 
 
+class AdaptedProjection(nn.Module):
+    """Base of attention modules that add a product of two low-rank matrices to their stacked input projection.
+
+    Shapes: r rank. A block's attention is either such a module or a plain ``nn.MultiheadAttention``.
+    """
+
+    embed_dim: int
+    num_heads: int
+    in_proj_weight: Tensor  # (3 * W, W)
+    in_proj_bias: Tensor  # (3 * W,)
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """Multiply ``(..., W)`` states with the first matrix, to ``(..., r)``."""
+        raise NotImplementedError
+
+    @property
+    def expansion(self) -> Tensor:
+        """The second matrix, ``(3 * W, r)``."""
+        raise NotImplementedError
+
+
 class MemoryEfficientQuickGELU(QuickGELU):  # type: ignore[misc]  # open_clip ships no types
     """``x * sigmoid(1.702 x)`` that saves only ``x`` for the backward pass; open_clip's saves three tensors."""
 
@@ -156,7 +177,7 @@ class PackedBlock(SwappedBlock):
         if not isinstance(attn_mask, PackedTexts):
             return super().forward(q_x, k_x, v_x, attn_mask)
         packed = attn_mask
-        qkv = F.linear(self.ln_1(q_x), self.attn.in_proj_weight, self.attn.in_proj_bias)
+        qkv = _project(self.attn, self.ln_1(q_x))
         attended = []
         for group in packed.groups:
             q, k, v = _split_heads(_Gather.apply(qkv, group), 3, self.attn.num_heads)
@@ -201,8 +222,7 @@ class ImageBlock(SwappedBlock):
         attn_mask: Tensor | PackedTexts | None = None,
     ) -> Tensor:
         """Compute ``(B, N, W)`` states from ``(B, N, W)`` states."""
-        qkv = F.linear(self.ln_1(q_x), self.attn.in_proj_weight, self.attn.in_proj_bias)
-        q, k, v = _split_heads(qkv, 3, self.attn.num_heads)
+        q, k, v = _split_heads(_project(self.attn, self.ln_1(q_x)), 3, self.attn.num_heads)
         attended = F.scaled_dot_product_attention(q, k, v)
         return self._after_attention(q_x, attended.transpose(1, 2).flatten(2))
 
@@ -256,14 +276,28 @@ def _are_plain(blocks: nn.ModuleList) -> bool:
     )
 
 
+def _project(attention: nn.MultiheadAttention | AdaptedProjection, x: Tensor) -> Tensor:
+    """Return the queries, keys and values of ``(..., W)`` states, ``(..., 3 * W)``."""
+    projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    if isinstance(attention, AdaptedProjection):
+        projected = projected + F.linear(attention.reduce(x), attention.expansion)
+    return projected
+
+
 def _project_separately(
-    attention: nn.MultiheadAttention, x: Tensor, pick: Callable[[Tensor], Tensor]
+    attention: nn.MultiheadAttention | AdaptedProjection, x: Tensor, pick: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return the queries of the picked positions, and the keys and values of all positions."""
-    width = attention.embed_dim
-    weights = torch.split(attention.in_proj_weight, [width, 2 * width])
-    biases = torch.split(attention.in_proj_bias, [width, 2 * width])
-    return F.linear(pick(x), weights[0], biases[0]), F.linear(x, weights[1], biases[1])
+    sizes = [attention.embed_dim, 2 * attention.embed_dim]
+    weights = torch.split(attention.in_proj_weight, sizes)
+    biases = torch.split(attention.in_proj_bias, sizes)
+    queries, keys_values = F.linear(pick(x), weights[0], biases[0]), F.linear(x, weights[1], biases[1])
+    if isinstance(attention, AdaptedProjection):
+        reduced = attention.reduce(x)
+        expansions = torch.split(attention.expansion, sizes)
+        queries = queries + F.linear(pick(reduced), expansions[0])
+        keys_values = keys_values + F.linear(reduced, expansions[1])
+    return queries, keys_values
 
 
 def _split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from degla.errors import CheckpointError
+from degla.models.lora_state import holds_lora, merge_lora
 from degla.models.torchscript import is_torchscript, read_torchscript
 
 _PREFIXES = ("_orig_mod.", "module.", "model.", "student.", "clip.")
@@ -41,7 +42,8 @@ def read_weights(path: Path, part: str = "student") -> Weights:
     """Read safetensors, a PyTorch file or an OpenAI TorchScript archive, without running pickled code.
 
     The file may hold a bare state dict, ``{"state_dict": ...}`` or ``{"model": ...}``, or be a Lightning checkpoint of
-    this project. Prefixes of names such as ``module.``, ``model.`` and ``student.`` are removed.
+    this project. Prefixes of names such as ``module.``, ``model.`` and ``student.`` are removed. The adapters of a run
+    with a LoRA are merged into its weights.
 
     Args:
         path: the file.
@@ -58,6 +60,8 @@ def read_weights(path: Path, part: str = "student") -> Weights:
             "they must be true or false, and a mapping"
         )
     state = _only_tensors(_without_prefixes(_inner_state(content, path), path, part), path)
+    if holds_lora(state):
+        state = merge_lora(state, _scaling(content, path))
     if quick_gelu is None and _looks_like_openai(state):
         quick_gelu = True
     return Weights(state, quick_gelu, preprocess)
@@ -102,6 +106,18 @@ def _read(path: Path) -> tuple[Any, Any, Any]:
             ".pt file that holds tensors only"
         ) from error
     return content, quick_gelu, preprocess
+
+
+def _scaling(content: Any, path: Path) -> float:
+    """Return the factor of the adapters in a checkpoint of this project."""
+    settings = (content.get("hyper_parameters") or {}).get("adapter") or {}
+    try:
+        return float(settings["alpha"]) / int(settings["rank"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"model.pretrained: {path} holds a LoRA but not its rank and alpha: give a checkpoint of a run, or merge "
+            "the adapter into the weights first"
+        ) from error
 
 
 def _safetensors_metadata(path: Path) -> tuple[Any, Any]:

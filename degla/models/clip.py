@@ -1,6 +1,7 @@
 """``ClipModel``, through which all of this project calls a CLIP model."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
+from degla.models.lora_state import LoraSettings, merge_lora
 from degla.models.packing import PackedTexts
 from degla.models.source import ModelSource
 from degla.models.text import encode_text
@@ -52,6 +54,7 @@ class ClipModel(nn.Module):
         self.tokenizer = tokenizer
         self.source = source
         self.merges = merges
+        self.lora: LoraSettings | None = None  # the adapter that ``Lora.attach`` has given the model
         # Batches travel as uint8, a quarter of the size of float32, and are normalised on the device.
         mean, std = (torch.tensor(preprocess[key]).view(1, 3, 1, 1) * 255 for key in ("mean", "std"))
         self.register_buffer("pixel_mean", mean, persistent=False)
@@ -77,6 +80,15 @@ class ClipModel(nn.Module):
             ``exp(logit_scale)``.
         """
         return self.encode_image(images), self.encode_text(texts), self.logit_scale()
+
+    def open_clip_state(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the weights under open_clip's names, with an adapter merged into them.
+
+        Args:
+            state: weights of ``clip`` where the model's own are sharded; None takes those of the model.
+        """
+        weights = dict(self.clip.state_dict() if state is None else state)
+        return weights if self.lora is None else merge_lora(weights, self.lora.scaling)
 
     def logit_scale(self) -> Tensor:
         """Return the ``()`` multiplier, already exponentiated."""
@@ -104,5 +116,9 @@ class ClipModel(nn.Module):
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keep the multiplier at 100 or below, as CLIP does (Radford et al. 2021, section 2.5)."""
-        self.clip.logit_scale.clamp_(max=MAX_LOG_SCALE)
+        """Keep the multiplier at 100 or below, as CLIP does (Radford et al. 2021, section 2.5).
+
+        Where an adapter has frozen it, the base model's value stays, which teachers may share.
+        """
+        if self.lora is None or self.clip.logit_scale.requires_grad:
+            self.clip.logit_scale.clamp_(max=MAX_LOG_SCALE)

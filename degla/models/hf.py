@@ -40,7 +40,7 @@ def save_hf(model: ClipModel, folder: Path) -> Path:
     end = vocabulary[END]
     config["text_config"] |= {"bos_token_id": vocabulary[START], "eos_token_id": end, "pad_token_id": end}
     converted = CLIPModel(CLIPConfig(**config))
-    converted.load_state_dict(state_to_hf(clip.state_dict()), strict=True)
+    converted.load_state_dict(state_to_hf(model.open_clip_state()), strict=True)
     converted.save_pretrained(folder)  # as safetensors
     merges = [pair for pair, _ in sorted(tokenizer.bpe_ranks.items(), key=lambda item: item[1])]
     length = model.tokenizer.context_length

@@ -23,7 +23,7 @@ def save_open_clip(model: ClipModel, folder: Path, state: dict[str, Tensor] | No
     Args:
         model: its config, preprocessing and tokenizer are written.
         folder: is created.
-        state: full weights where the model's own are sharded; None takes those of ``model``.
+        state: full weights where the model's own are sharded; None takes those of ``model``. An adapter is merged.
 
     Returns:
         ``folder``.
@@ -46,14 +46,13 @@ def save_safetensors(model: ClipModel, folder: Path, state: dict[str, Tensor] | 
     Args:
         model: its activation and preprocessing are recorded in the file.
         folder: is created.
-        state: full weights where the model's own are sharded; None takes those of ``model``.
+        state: full weights where the model's own are sharded; None takes those of ``model``. An adapter is merged.
 
     Returns:
         ``folder``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = model.clip.state_dict() if state is None else state
-    tensors = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+    tensors = {n: value.detach().float().cpu().contiguous() for n, value in model.open_clip_state(state).items()}
     for name in ("logit_scale", "logit_bias"):
         if name in tensors:
             tensors[name] = tensors[name].reshape(())

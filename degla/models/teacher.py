@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from degla.compat.torch import foreach_lerp_
 from degla.errors import ConfigError
+from degla.models.adapters import copy_sharing_base
 from degla.models.clip import ClipModel
 from degla.models.packing import PackedTexts
 from degla.models.sharding import is_sharded
@@ -42,7 +43,7 @@ class Teacher(nn.Module):
             raise ConfigError(f"teacher.decay={decay} must be in [0, 1); use teacher=frozen for a fixed teacher")
         self.decay = decay
         self.text_cache = text_cache
-        self.model = copy.deepcopy(student).requires_grad_(False).eval()
+        self.model = _copy(student, moves=decay is not None).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in eval mode, whatever mode the LightningModule around the teacher is set to.
@@ -94,11 +95,25 @@ class Teacher(nn.Module):
             if is_sharded(module):  # FSDP2 leaves the root unsharded after a forward pass without gradient
                 module.reshard()
         current = dict(student.named_parameters())
-        names, averaged = zip(*self.model.named_parameters(), strict=True)
-        foreach_lerp_(averaged, [current[name].detach() for name in names], 1 - self.decay)
+        pairs = [
+            (own, current[name].detach()) for name, own in self.model.named_parameters() if own is not current[name]
+        ]
+        averaged, targets = zip(*pairs, strict=True)
+        foreach_lerp_(averaged, targets, 1 - self.decay)
         buffers = dict(student.named_buffers())
         for name, buffer in self.model.named_buffers():
             buffer.copy_(buffers[name])
+
+
+def _copy(student: ClipModel, moves: bool) -> ClipModel:
+    """Return the teacher's model; with an adapter on the student it shares the frozen weights.
+
+    An exponential moving average is one of the adapter's matrices. A frozen teacher is the base model, which the
+    student equals before its first step.
+    """
+    if student.lora is None:
+        return copy.deepcopy(student)
+    return copy_sharing_base(student, with_adapter=moves)
 
 
 def _cloned(features: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
