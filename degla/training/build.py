@@ -70,6 +70,8 @@ def build(cfg: DictConfig) -> Run:
     if objective.uses_negatives and cfg.loader.num_negatives:
         refuse_missing_negatives(source)
     student: ClipModel = instantiate(cfg.model, "model")
+    if cfg.adapter._target_:
+        instantiate(cfg.adapter, "adapter").attach(student)
     instantiate(cfg.optimizer, "optimizer", model=student)  # only to refuse bad values early; the run makes its own
     teacher = _build_teacher(cfg, objective, student)
     torch.set_float32_matmul_precision(cfg.float32_matmul)
@@ -119,6 +121,8 @@ def _check_nodes(cfg: DictConfig) -> None:
     """Check all keys first, so that a typing error is reported before data and weights are loaded."""
     for group in ("model", "data", "loader", "optimizer", "scheduler", "trainer"):
         check_node(cfg[group], group)
+    if cfg.adapter._target_:
+        check_node(cfg.adapter, "adapter")
     check_settings("loader", LOADER, check_node(cfg.loader, "loader")[1])
     for name, node in chosen_nodes(cfg.benchmark).items():
         check_node(node, f"benchmark.{name}")

@@ -18,6 +18,7 @@ from degla.artifacts import read_metrics
 from degla.models import ClipModel
 from degla.report.run_report import Change, bad_rows, changes
 from degla.training.build import Run
+from degla.training.optim import megabytes, trained_bytes
 from degla.training.refusals import count_negatives, num_devices
 
 _NUM_HEADLINES = 5  # numbers printed at the end of a run
@@ -116,8 +117,16 @@ def _describe_model(cfg: DictConfig, student: ClipModel) -> str:
     total = sum(parameter.numel() for parameter in parameters)
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     share = "all trained" if trained == total else f"{trained / 1e6:.1f} M trained"
+    if student.lora is not None:
+        share += f" (LoRA of rank {student.lora.rank}), {_describe_saving(student)}"
     weights = cfg.model.pretrained or "random weights"
     return f"{cfg.model.name}, {weights}, {total / 1e6:.1f} M parameters, {share}"
+
+
+def _describe_saving(student: ClipModel) -> str:
+    """Return the size of gradients and optimizer state, and what both would be if every weight were trained."""
+    ours, all_trained = (trained_bytes(student.parameters(), everything) for everything in (False, True))
+    return f"gradients and optimizer {megabytes(sum(ours))} instead of {megabytes(sum(all_trained))}"
 
 
 def _describe_objective(run: Run) -> str:

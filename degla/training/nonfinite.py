@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _MAX_CONSECUTIVE_SKIPS = 20  # after so many skipped steps the weights themselves are the cause
 _MAX_NAMED_SAMPLES = 5  # samples that a message names
+_ADAPTER = ".lora_"  # part of the names of an adapter's matrices; then nothing else has a gradient
 _PROJECTIONS = ("visual.proj", "text_projection")  # the last matrices of the two towers
 
 
@@ -36,8 +37,8 @@ class _MicroBatch(NamedTuple):
 class NonFiniteGuard:
     """Checks the gradient before each optimizer step.
 
-    It reads only the gradients of one-dimensional parameters and of the two projections. Every layer has some of
-    them, a non-finite value in a layer reaches them, and they are about 1 % of all gradients.
+    It reads only the gradients of one-dimensional parameters, of the two projections and of adapters. Every layer has
+    some of them, a non-finite value in a layer reaches them, and they are about 1 % of all gradients.
 
     Args:
         student: the model whose gradients are checked.
@@ -99,7 +100,7 @@ class NonFiniteGuard:
         gradients = [
             parameter.grad
             for name, parameter in self.student.named_parameters()
-            if parameter.grad is not None and (parameter.ndim == 1 or name.endswith(_PROJECTIONS))
+            if parameter.grad is not None and (parameter.ndim == 1 or name.endswith(_PROJECTIONS) or _ADAPTER in name)
         ]
         norm: Any = torch.nn.utils.get_total_norm(gradients)
         return bool((norm.full_tensor() if isinstance(norm, DTensor) else norm).isfinite())
