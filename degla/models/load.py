@@ -26,6 +26,7 @@ from degla.hub import reachable_hub
 from degla.models.blocks import swap_block_classes_
 from degla.models.checkpoints import Weights, first_line
 from degla.models.clip import ClipModel
+from degla.models.context import check_context, set_context, stretch_context
 from degla.models.source import Source, check_preprocess, find_source, has_bundled_weights, own_merges
 from degla.models.text import is_causal, pooled_token
 from degla.models.tokenizer import CaptionTokenizer
@@ -41,15 +42,17 @@ def load_clip(
     unlocked_text_groups: int | None = None,
     grad_checkpointing: bool = False,
     cache_dir: str | None = None,
+    context_length: int | None = None,
     part: str = "student",
 ) -> ClipModel:
     """Build an open_clip model and load its weights.
 
     Args:
-        name: open_clip architecture, ``hf-hub:org/repo``, or ``local-dir:/folder``. It is not used where
-            ``pretrained`` is a folder, which decides the architecture itself.
-        pretrained: open_clip tag, tag of weights that come with degla, file, or folder in the layout of open_clip's
-            ``local-dir:`` or of ``transformers.CLIPModel``. None takes the weights that an ``hf-hub:`` or
+        name: open_clip architecture, ``hf-hub:org/name`` or ``hf://org/name``, or ``local-dir:/folder``. It is not
+            used where ``pretrained`` is a folder or a repository, which decides the architecture itself.
+        pretrained: open_clip tag, tag of weights that come with degla, file (also ``hf://org/name/file.pt``), or
+            folder or repository (``hf://org/name``) in the layout of open_clip's ``local-dir:`` or of
+            ``transformers.CLIPModel``. None takes the weights that an ``hf-hub:`` or
             ``local-dir:`` name includes, and random weights for other names.
         quick_gelu: whether the weights were trained with QuickGELU. None takes what the tag, folder or file
             records, and is an error where nothing is recorded. A value that contradicts what is recorded is an error.
@@ -58,6 +61,9 @@ def load_clip(
         unlocked_text_groups: None trains the whole text tower, 0 freezes it, n trains its last n groups.
         grad_checkpointing: recompute activations in the backward pass to save memory.
         cache_dir: folder for downloads; None is the Hugging Face default.
+        context_length: tokens of a text, above the model's own 77, such as Long-CLIP's 248; the first 20 positional
+            embeddings stay and the others are stretched, so features of texts of up to 20 tokens stay equal. None keeps
+            the model's own.
         part: which model of a checkpoint of this project: ``student`` or ``teacher.model``.
 
     Returns:
@@ -77,6 +83,8 @@ def load_clip(
     config = source.config
     always_quick_gelu = config.get("quick_gelu", False)
     config["quick_gelu"] = _activation(quick_gelu, source)
+    if context_length is not None:
+        set_context(config["text_cfg"], context_length, source.model.architecture)
     if always_quick_gelu and not config["quick_gelu"]:  # open_clip has no option to build GELU here
         raise ConfigError(
             f"model.name={source.name} always builds QuickGELU, which {source.origin} was not trained with"
@@ -84,11 +92,13 @@ def load_clip(
     if has_bundled_weights(source.name) and not has_bundled_weights(name):
         log.info(f"{source.origin} is a {source.model.architecture}; model.name={name} is not used")
     clip = _build(source)
+    if context_length is not None:
+        check_context(clip, context_length, source.model.architecture)
     check_preprocess(clip.visual.preprocess_cfg, source.origin)
     if source.weights is None:
         log.warning("model.pretrained is not set: the model starts from random weights")
     else:
-        _load(clip, source.weights, source)
+        _load(clip, source.weights, source, stretch=context_length is not None)
     _freeze(clip, unlocked_image_groups, unlocked_text_groups)
     clip.set_grad_checkpointing(grad_checkpointing)
     causal = is_causal(clip)
@@ -143,6 +153,7 @@ def _build_by_name(source: Source) -> nn.Module:
                 force_quick_gelu=source.config["quick_gelu"],
                 force_preprocess_cfg=source.preprocess,
                 pretrained_text=False,
+                force_context_length=source.config["text_cfg"].get("context_length"),
                 nonscalar_logit_scale=True,  # FSDP2 cannot shard a scalar
             )
     except OSError as error:
@@ -163,7 +174,7 @@ def _build_hf(source: Source) -> CLIP:
     return clip
 
 
-def _load(clip: CLIP | CustomTextCLIP, weights: Weights, source: Source) -> None:
+def _load(clip: CLIP | CustomTextCLIP, weights: Weights, source: Source, stretch: bool) -> None:
     state = convert_state_dict(clip, dict(weights.state))
     if "positional_embedding" in state and not hasattr(clip, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
@@ -172,6 +183,8 @@ def _load(clip: CLIP | CustomTextCLIP, weights: Weights, source: Source) -> None
             state[name] = state[name].reshape(getattr(clip, name).shape)
     try:
         resize_pos_embed(state, clip)
+        if stretch:
+            state = stretch_context(state, clip.context_length)
         resize_text_pos_embed(state, clip)
         clip.load_state_dict(state, strict=True)
     except (RuntimeError, KeyError, AssertionError) as error:

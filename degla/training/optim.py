@@ -1,14 +1,15 @@
 """The authors' optimizer and schedules, with the values of the released script and open_clip's conventions."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from degla.errors import ConfigError
+from degla.training.depth import count_blocks, position
 
 
 def adamw(
@@ -18,8 +19,14 @@ def adamw(
     betas: tuple[float, float] | list[float] = (0.9, 0.98),
     eps: float = 1e-6,
     fused: bool = True,
+    layer_decay: float | None = None,
+    image_lr: float | None = None,
+    text_lr: float | None = None,
+    logit_scale_lr: float | None = None,
 ) -> AdamW:
     """Make an AdamW that does not decay norms, biases and the logit scale.
+
+    Parameters of one tower, one depth and one weight decay form a group where one of the last four settings is set.
 
     Args:
         model: its parameters that require a gradient are optimised.
@@ -28,27 +35,106 @@ def adamw(
         betas: decay rates of the two moments.
         eps: added to the denominator.
         fused: update all parameters in one kernel instead of about ten; the result differs by rounding only.
+        layer_decay: factor of the learning rate from each layer of a tower to the layer before it, such as 0.75; what
+            comes after the last block keeps the full rate. None is 1.
+        image_lr: peak learning rate of the image tower; None is ``lr``.
+        text_lr: peak learning rate of the text tower; None is ``lr``.
+        logit_scale_lr: peak learning rate of the logit scale; None is ``lr``.
 
     Raises:
         ConfigError: a value is out of its range.
     """
-    for name, value in {"lr": lr, "weight_decay": weight_decay, "eps": eps}.items():
+    rates = {"image": image_lr, "text": text_lr, "logit_scale": logit_scale_lr}
+    not_negative = {"lr": lr, "weight_decay": weight_decay, "eps": eps}
+    not_negative |= {f"{tower}_lr": rate for tower, rate in rates.items() if rate is not None}
+    for name, value in not_negative.items():
         if not value >= 0:
             raise ConfigError(f"optimizer.{name}={value} must be 0 or more")
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise ConfigError(f"optimizer.layer_decay={layer_decay} must be above 0 and at most 1")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ConfigError(f"optimizer.betas={list(betas)} must be two numbers from 0 to below 1, such as [0.9, 0.98]")
+    beta1, beta2 = betas
+    if layer_decay is None and all(rate is None for rate in rates.values()):
+        groups = _groups(model, weight_decay)
+    else:
+        tower_rates = {tower: lr if rate is None else rate for tower, rate in rates.items()}
+        groups = _groups_by_depth(model, weight_decay, tower_rates, 1.0 if layer_decay is None else layer_decay)
+    return AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, fused=fused)
+
+
+def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    return not (parameter.ndim < 2 or "bn" in name or "ln" in name or "bias" in name or "logit_scale" in name)
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the trained parameters in two groups, without and with weight decay."""
     plain: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            no_decay = parameter.ndim < 2 or "bn" in name or "ln" in name or "bias" in name or "logit_scale" in name
-            (plain if no_decay else decayed).append(parameter)
+            (decayed if _is_decayed(name, parameter) else plain).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": plain, "weight_decay": 0.0},
         {"params": decayed, "weight_decay": weight_decay},
     ]
-    beta1, beta2 = betas
-    return AdamW([group for group in groups if group["params"]], lr=lr, betas=(beta1, beta2), eps=eps, fused=fused)
+    return [group for group in groups if group["params"]]
+
+
+def _groups_by_depth(
+    model: nn.Module, weight_decay: float, rates: Mapping[str, float], layer_decay: float
+) -> list[dict[str, Any]]:
+    """Return the trained parameters in groups of one tower, one depth and one weight decay, each with its rate.
+
+    The names of the groups are the names of their curves. Without a decay per layer a tower is one layer.
+    """
+    named = dict(model.named_parameters())
+    num_blocks = count_blocks(named)
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in named.items():
+        if not parameter.requires_grad:
+            continue
+        tower, depth = position(name)
+        last = num_blocks[tower] + 1
+        depth = last if depth is None or layer_decay == 1 else depth
+        is_decayed = _is_decayed(name, parameter)
+        layer = tower if layer_decay == 1 or tower == "logit_scale" else f"{tower}_{depth}"
+        group = {
+            "name": layer if is_decayed or tower == "logit_scale" else f"{layer}_no_decay",
+            "params": [],
+            "lr": rates[tower] * layer_decay ** (last - depth),
+            "weight_decay": weight_decay if is_decayed else 0.0,
+        }
+        groups.setdefault(group["name"], group)["params"].append(parameter)
+    return list(groups.values())
+
+
+class TrainedBytes(NamedTuple):
+    """Memory that training takes beside weights and activations."""
+
+    gradients: int
+    optimizer: int  # the two moments of AdamW
+
+
+def trained_bytes(parameters: Iterable[nn.Parameter], everything: bool = False) -> TrainedBytes:
+    """Return the bytes of gradients and of AdamW's moments, both in the dtype of the parameters.
+
+    Args:
+        parameters: of a model.
+        everything: count frozen parameters as if they were trained.
+    """
+    trained = (parameter for parameter in parameters if parameter.requires_grad or everything)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    return TrainedBytes(size, 2 * size)
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes in megabytes, with three digits.
+
+    Args:
+        size: bytes.
+    """
+    return f"{float(f'{size / 1e6:.3g}'):,g} MB"
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 50, final_fraction: float = 0.0) -> LambdaLR:
