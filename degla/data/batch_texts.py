@@ -56,7 +56,7 @@ class BatchTexts:
             for row, table in zip(rows, tokens, strict=True):
                 stored += [table.ids[negative_index(row.sample, n)] if n else self._empty_ids for n in row.slots]
             ids = self.tokenizer.pad(stored + [self._stored_ids(text) for text in further])
-        parts = ids.split([len(rows) * size for size in self.sizes])
+        parts = torch.split(ids, [len(rows) * size for size in self.sizes])
         return [part.reshape(len(rows), size, ids.shape[1]) for part, size in zip(parts, self.sizes, strict=True)]
 
     def _stored_ids(self, text: TokenizedText | None) -> list[int]:

@@ -16,7 +16,7 @@ from degla.data.extra_texts import ExtraTexts
 from degla.data.identity import image_id, normalized, text_id
 from degla.data.images import BadImage, ImageLimits, decode
 from degla.data.schema import Negative, Problem, Sample, image_key
-from degla.data.select import SELECTIONS, Slots, first
+from degla.data.select import IN_PLACE, SELECTIONS, Slots, first
 from degla.data.text_features import TextFeatures
 from degla.data.tokenizer import Tokenizer
 from degla.errors import ConfigError
@@ -48,7 +48,7 @@ class Collate:
         transform: maps ``(3, H, W)`` uint8 and a random generator to ``(3, H', W')`` uint8.
         tokenizer: of the model.
         num_negatives: K, negative slots per sample.
-        negatives: how the slots are filled: ``first``, ``in_place``, ``random`` or ``one_per_type``.
+        negatives: how the slots are filled: ``first``, ``random``, ``one_per_type`` or ``in_place``.
         chunk_size: samples encoded together; None is the whole batch.
         teacher_texts: cached features of the teacher, by text number.
         captions: what to do with a sample that has several captions: use the ``first`` or a ``random`` one, or make
@@ -76,8 +76,8 @@ class Collate:
         needs: Collection[str] = ("negatives",),
         num_units: int = 4,
     ):
-        if negatives not in SELECTIONS:
-            raise ConfigError(f"loader.negatives={negatives} must be one of {', '.join(SELECTIONS)}")
+        if negatives not in (*SELECTIONS, IN_PLACE):
+            raise ConfigError(f"loader.negatives={negatives} must be one of {', '.join(SELECTIONS)}, {IN_PLACE}")
         if chunk_size is not None and chunk_size < 1:
             raise ConfigError(f"loader.chunk_size={chunk_size} must be 1 or more, or null for the whole batch")
         self.transform = transform
@@ -88,9 +88,9 @@ class Collate:
         self.captions = captions
         self.image_limits = image_limits or ImageLimits()
         self.needs = frozenset(needs)
-        self.extra_texts = ExtraTexts(needs, num_units, draw_units=negatives not in ("first", "in_place"))
-        self.in_place = negatives == "in_place"
-        self.select = SELECTIONS[negatives]
+        self.extra_texts = ExtraTexts(needs, num_units, draw_units=negatives not in ("first", IN_PLACE))
+        self.in_place = negatives == IN_PLACE
+        self.select = SELECTIONS.get(negatives, first)
         self.texts = BatchTexts(tokenizer, self.num_negatives, self.extra_texts.num_slots)
 
     @property

@@ -1,20 +1,23 @@
 """The LightningDataModule: which samples train, which validate, and where a resumed run continues."""
 
 import hashlib
+import logging
 import multiprocessing
 import signal
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from degla.bounds import SEED, Bound, bounded, is_number, number, one_of, share, whole
 from degla.compat.lightning import batches_done
 from degla.data.batch import Batch
-from degla.data.bounds import LOADER, check_settings
 from degla.data.collate import Collate
+from degla.data.image_rows import RowsOfImages, table_image_ids
 from degla.data.images import ImageLimits
 from degla.data.loading import StreamBatches, StreamSampler, TableBatches, identity_collate
 from degla.data.problems import ProblemLog
@@ -26,6 +29,16 @@ from degla.data.tokens import TokenTable
 from degla.data.transforms import EvalTransform, TrainTransform
 from degla.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
+
+def _is_crop_scale(value: Any) -> bool:
+    is_pair = isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value))
+    return is_pair and 0 < value[0] <= value[1] <= 1
+
+
+_CROP_SCALE = Bound(_is_crop_scale, "two shares of the area, more than 0 and at most 1, the smaller one first")
+_PIXELS = whole(1, 178_956_970)  # Pillow refuses larger images
 _MAX_VALIDATION_NEGATIVES = 8  # negatives per sample that `caption_choice` compares
 
 
@@ -44,9 +57,11 @@ class DataModule(L.LightningDataModule):
         global_batch_size: samples of a batch over all processes.
         epochs: passes over the data (a stream runs until ``trainer.max_steps``).
         num_negatives: K, negatives per sample and step.
-        negatives: ``first``, ``random`` or ``one_per_type``.
+        negatives: ``first``, ``random``, ``one_per_type`` or ``in_place``.
+        num_units: units per sample and step, for objectives that read them.
         hard_images: add one similar image to each sample (data with ``hard_image_rows``, such as NegCLIP's).
         crop_scale: bounds of the random crop's share of the area.
+        unique_images: keep the rows of an image in different batches where that is possible.
         drop_last: leave out the last, smaller batch of a pass.
         val_fraction: share of images that is held out for validation, with all their captions.
         max_val_rows: limit on the samples that are validated on.
@@ -59,11 +74,14 @@ class DataModule(L.LightningDataModule):
         num_workers: processes that read and decode, for each training process.
         seed: of order, crops, choice of negatives and the validation split.
         report_path: CSV file that lists unusable samples.
+        needs: what training batches carry besides images and captions, as ``Collate`` takes it. Columns that are not
+            needed are neither read nor tokenized.
 
     Raises:
         ConfigError: a setting is out of range, or the settings leave no sample to train on, or contradict each other.
     """
 
+    @bounded("loader")
     def __init__(
         self,
         source: SampleTable | SampleStream,
@@ -71,26 +89,28 @@ class DataModule(L.LightningDataModule):
         image_size: tuple[int, int],
         preprocess: dict[str, Any],
         val_source: SampleTable | None = None,
-        global_batch_size: int = 256,
-        epochs: int = 5,
-        num_negatives: int = 4,
-        negatives: str = "first",
+        global_batch_size: Annotated[int, whole(1)] = 256,
+        epochs: Annotated[int, whole(1)] = 5,
+        num_negatives: Annotated[int, whole(0)] = 4,
+        negatives: Annotated[str, one_of(("first", "in_place", "random", "one_per_type"))] = "first",
+        num_units: Annotated[int, whole(1)] = 4,
         hard_images: bool = False,
-        crop_scale: tuple[float, float] | list[float] = (0.9, 1.0),
+        unique_images: bool = False,
+        crop_scale: Annotated[tuple[float, float] | list[float], _CROP_SCALE] = (0.9, 1.0),
         drop_last: bool = True,
-        val_fraction: float = 0.0,
-        max_val_rows: int = 5000,
-        val_batch_size: int = 64,
-        max_image_pixels: int = ImageLimits().max_pixels,
-        max_image_aspect: float = ImageLimits().max_aspect,
-        max_bad_fraction: float = 0.01,
-        chunk_size: int | None = None,
-        num_workers: int = 4,
-        seed: int = 42,
+        val_fraction: Annotated[float, share(below_one=True)] = 0.0,
+        max_val_rows: Annotated[int, whole(1)] = 5000,
+        val_batch_size: Annotated[int, whole(1)] = 64,
+        max_image_pixels: Annotated[int, _PIXELS] = ImageLimits().max_pixels,
+        max_image_aspect: Annotated[float, number(1)] = ImageLimits().max_aspect,
+        max_bad_fraction: Annotated[float, share()] = 0.01,
+        chunk_size: Annotated[int, whole(1)] | None = None,
+        num_workers: Annotated[int, whole(0)] = 4,
+        seed: Annotated[int, SEED] = 42,
         report_path: str | None = None,
+        needs: Collection[str] = ("negatives",),
     ):
         super().__init__()
-        check_settings("loader", LOADER, locals())
         self.source = source
         self.val_source = val_source
         self.global_batch_size = global_batch_size
@@ -112,27 +132,41 @@ class DataModule(L.LightningDataModule):
             chunk_size,
             captions=source.captions,
             image_limits=limits,
+            needs=needs,
+            num_units=num_units,
         )
         self.val_collate = Collate(
             eval_transform, tokenizer, _MAX_VALIDATION_NEGATIVES, "first", captions="all", image_limits=limits
         )
-        _refuse_contradictions(source, val_source, hard_images, val_fraction)
+        _refuse_contradictions(source, val_source, hard_images, val_fraction, unique_images)
         self.train_indices, self.val_indices = self._split(val_fraction, max_val_rows)
         num_rows = None if isinstance(source, SampleStream) else len(source)
         self.problems = ProblemLog(Path(report_path) if report_path else None, num_rows, max_bad_fraction)
-        self._sampler()  # raises for too few samples now, not when the first process builds its loader
+        self.train_source = source.reading(needs)
+        self._rows_of_images: RowsOfImages | None = None
+        self._image_ids: np.ndarray | None = None  # (N,) of the training rows
+        if isinstance(source, SampleTable) and "second_captions" in needs:
+            self._rows_of_images = RowsOfImages(table_image_ids(source), self.train_indices)
+        if isinstance(source, SampleTable) and unique_images:
+            self._image_ids = table_image_ids(source)[self.train_indices]
+        sampler = self._sampler()  # raises for too few samples now, not when the first process builds its loader
+        if sampler is not None:
+            _report_repeats(sampler)
         self.tokens: TokenTable | None = None
-        if isinstance(source, SampleTable) and tokenizer.causal and tokenizer.key():
-            self.tokens = TokenTable(source, tokenizer)
+        if isinstance(self.train_source, SampleTable) and tokenizer.causal and tokenizer.key():
+            self.tokens = TokenTable(self.train_source, tokenizer)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the training batches, from where a resumed run stopped."""
         start = batches_done(self.trainer) if self.trainer else 0
-        if isinstance(self.source, SampleStream):
+        source = self.train_source
+        if isinstance(source, SampleStream):
             self.problems.rows_read = start * self.global_batch_size // self._world_size
-            shares = StreamSampler(self.source, self.global_batch_size, self.seed, self._rank, self._world_size, start)
-            return self._loader(StreamBatches(self.source, self.collate, self.seed), batch_sampler=shares)
-        batches = TableBatches(self.source, self.collate, self.hard_images, self.tokens, self.train_indices)
+            shares = StreamSampler(source, self.global_batch_size, self.seed, self._rank, self._world_size, start)
+            return self._loader(StreamBatches(source, self.collate, self.seed), batch_sampler=shares)
+        batches = TableBatches(
+            source, self.collate, self.hard_images, self.tokens, self.train_indices, self._rows_of_images
+        )
         return self._loader(batches, batch_sampler=self._sampler(start))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Batch]:
@@ -157,6 +191,10 @@ class DataModule(L.LightningDataModule):
         self.problems.add(batch.problems, len(batch.samples))
         return batch
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move the tensors of a batch; copies from pinned memory run beside the computation."""
+        return batch.to(device, non_blocking=device.type == "cuda")
+
     def setup(self, stage: str) -> None:
         """Give each process its own record of bad samples, because several cannot write one file at once."""
         if self._rank and self.problems.path and f".rank{self._rank}" not in self.problems.path.suffixes:
@@ -180,6 +218,7 @@ class DataModule(L.LightningDataModule):
             self._rank,
             world_size or self._world_size,
             start,
+            self._image_ids,
         )
 
     def _split(self, val_fraction: float, max_val_rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -219,7 +258,11 @@ class DataModule(L.LightningDataModule):
 
 
 def _refuse_contradictions(
-    source: SampleTable | SampleStream, val_source: object, hard_images: bool, val_fraction: float
+    source: SampleTable | SampleStream,
+    val_source: object,
+    hard_images: bool,
+    val_fraction: float,
+    unique_images: bool,
 ) -> None:
     if isinstance(val_source, SampleStream):
         raise ConfigError(
@@ -227,12 +270,25 @@ def _refuse_contradictions(
         )
     if isinstance(source, SampleStream) and hard_images:
         raise ConfigError("loader.hard_images needs samples by row number, which a stream lacks: set it to false")
+    if isinstance(source, SampleStream) and unique_images:
+        raise ConfigError("loader.unique_images needs samples by row number, which a stream lacks: set it to false")
     if isinstance(source, SampleStream) and val_fraction:
         raise ConfigError("loader.val_fraction cannot split a stream: name held-out rows with data@val_data=...")
     if hard_images and val_fraction:
         raise ConfigError(
             "loader.hard_images would bring held-out images into training: name other rows with data@val_data=..., "
             "or set loader.val_fraction=0"
+        )
+
+
+def _report_repeats(sampler: RunSampler) -> None:
+    """Say once where ``unique_images`` cannot hold."""
+    repeats = sampler.count_repeats()
+    if repeats:
+        log.warning(
+            f"loader.unique_images: {repeats} of {len(sampler.sizes)} batches of a pass hold an image more than once, "
+            "because some image has more rows than a pass has batches, or a batch has more rows than there are images: "
+            "lower loader.global_batch_size"
         )
 
 

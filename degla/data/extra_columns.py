@@ -22,6 +22,9 @@ class ExtraColumns(NamedTuple):
     negative_images: list[StoredImage]
 
 
+NO_EXTRA_COLUMNS = ExtraColumns([], [], [], [])
+
+
 def extra_columns(record: Mapping[str, Any], image_root: str | Path | None = None) -> ExtraColumns:
     """Parse the columns of a record that are named as in docs/data.md.
 

@@ -4,6 +4,7 @@ Shapes: N rows.
 """
 
 import itertools
+import random
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ from torch.utils.data import Dataset, Sampler
 
 from degla.data.batch import Batch
 from degla.data.collate import Collate, Draw
-from degla.data.schema import Problem, Sample
+from degla.data.identity import normalized
+from degla.data.image_rows import RowsOfImages
+from degla.data.schema import Problem, Sample, TokenizedText
 from degla.data.sources.table import SampleStream, SampleTable
 from degla.data.tokens import TokenTable
 from degla.errors import ConfigError, DataError
@@ -30,6 +33,7 @@ class TableBatches(Dataset[Batch]):
             negatives. That is NegCLIP's batch of 2B images and texts.
         tokens: of the table's texts; None tokenizes every batch.
         pool: ``(N,)`` rows that may replace a batch in which no sample can be used; None: all.
+        rows_of_images: finds the rows whose captions are second captions; None if no term reads them.
     """
 
     def __init__(
@@ -39,7 +43,9 @@ class TableBatches(Dataset[Batch]):
         hard_images: bool = False,
         tokens: TokenTable | None = None,
         pool: np.ndarray | None = None,
+        rows_of_images: RowsOfImages | None = None,
     ):
+        self.rows_of_images = rows_of_images
         self.pool = np.arange(len(table)) if pool is None else pool
         self.table = table
         self.tokens = tokens
@@ -90,7 +96,38 @@ class TableBatches(Dataset[Batch]):
         if self.tokens is not None:
             tokens = self.tokens.samples(rows)
             samples = [sample._replace(tokens=ids) for sample, ids in zip(samples, tokens, strict=True)]
+        if self.rows_of_images is not None:
+            samples = self._with_other_captions(samples, draws, self.rows_of_images)
         return list(zip(samples, draws, strict=True))
+
+    def _with_other_captions(
+        self, samples: list[Sample], draws: list[Draw], rows_of_images: RowsOfImages
+    ) -> list[Sample]:
+        """Add to each sample the caption of another row of its image, drawn at random; equal captions are passed over.
+
+        Rows are read together, one of each sample at a time, because a read of one row takes as long as one of many.
+        """
+        samples = list(samples)
+        waiting = {}  # number of a sample -> rows that were not tried yet
+        for number, (sample, draw) in enumerate(zip(samples, draws, strict=True)):
+            rows = [] if sample.captions else rows_of_images.others(draw.row)
+            random.Random(f"{draw.seed}-other-row").shuffle(rows)
+            waiting[number] = rows
+        while waiting := {number: rows for number, rows in waiting.items() if rows}:
+            captions = self._read_captions([rows.pop() for rows in waiting.values()])
+            for number, caption in zip(list(waiting), captions, strict=True):
+                if normalized(caption.text) not in ("", normalized(samples[number].caption)):
+                    samples[number] = samples[number]._replace(other_caption=caption)
+                    del waiting[number]
+        return samples
+
+    def _read_captions(self, rows: list[int]) -> list[TokenizedText]:
+        captions = [sample.caption for sample in self.table.reading(()).texts(rows)]
+        tokens = [None] * len(rows) if self.tokens is None else self.tokens.samples(rows)
+        return [
+            TokenizedText(caption, None if stored is None else stored.ids[0])
+            for caption, stored in zip(captions, tokens, strict=True)
+        ]
 
 
 class StreamShare(NamedTuple):

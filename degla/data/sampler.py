@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from degla.data.collate import Draw
+from degla.data.unique_images import count_repeats, spread_images
 from degla.errors import ConfigError
 
 
@@ -29,6 +30,8 @@ class RunSampler(Sampler[list[Draw]]):
         rank: this process.
         world_size: number of processes; each takes a contiguous part of every batch.
         start: batches to leave out at the beginning, because the run that is resumed has trained on them.
+        image_ids: ``(N,)`` int64 images of the rows; a batch then holds an image at most once where that is possible.
+            None leaves the order as it was drawn.
 
     Raises:
         ConfigError: the rows do not give a single batch, or a batch has fewer rows than there are ranks.
@@ -44,6 +47,7 @@ class RunSampler(Sampler[list[Draw]]):
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
+        image_ids: np.ndarray | None = None,
     ):
         self.sizes = _batch_sizes(len(indices), global_batch_size, drop_last)
         if not self.sizes or global_batch_size < world_size:
@@ -63,6 +67,7 @@ class RunSampler(Sampler[list[Draw]]):
         self.rank = rank
         self.world_size = world_size
         self.start = start
+        self.image_ids = image_ids
 
     def __len__(self) -> int:
         """Return the number of batches of the whole run; a progress bar also counts those before ``start``."""
@@ -74,11 +79,28 @@ class RunSampler(Sampler[list[Draw]]):
         for number in range(self.start, len(self)):
             epoch, batch = divmod(number, self.batches_per_epoch)
             if epoch != order_epoch:
-                order = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
-                order_epoch = epoch
+                order, order_epoch = self._order(epoch), epoch
             rows = order[ends[batch] - self.sizes[batch] : ends[batch]]
             share = np.array_split(rows, self.world_size)[self.rank]
             yield [Draw(int(row), f"{self.seed}-{epoch}-{row}") for row in share]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the ``(N,)`` rows of a pass in their order."""
+        if self.image_ids is None:
+            return np.random.default_rng((self.seed, epoch)).permutation(self.indices)
+        order: np.ndarray = self.indices[self._places(epoch, self.image_ids)]
+        return order
+
+    def _places(self, epoch: int, image_ids: np.ndarray) -> np.ndarray:
+        """Return the ``(N,)`` places in ``indices``, images spread over the batches."""
+        places = np.random.default_rng((self.seed, epoch)).permutation(len(self.indices))
+        return spread_images(places, image_ids[places], self.sizes, np.random.default_rng((self.seed, epoch, 1)))
+
+    def count_repeats(self) -> int:
+        """Return how many batches of the first pass hold an image more than once; 0 if the images are not known."""
+        if self.image_ids is None:
+            return 0
+        return count_repeats(self.image_ids[self._places(0, self.image_ids)], self.sizes)
 
 
 def _batch_sizes(rows: int, batch_size: int, drop_last: bool) -> list[int]:

@@ -53,12 +53,14 @@ def one_per_type(negatives: list[Negative], slots: int, rng: random.Random) -> S
     return _padded([values[i] for i in kept], slots)
 
 
+# Value of loader.negatives -> function of the negatives that can be used.
 SELECTIONS: dict[str, Callable[[list[Negative], int, random.Random], Slots]] = {
     "first": first,
-    "in_place": first,  # of the entries as the file has them, where one that cannot be used leaves its slot empty
     "random": random_k,
     "one_per_type": one_per_type,
 }
+
+IN_PLACE = "in_place"  # value of loader.negatives: entry k fills slot k, and one that cannot be used leaves it empty
 
 
 def _rank(name: str) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from degla.data.extra_columns import extra_columns
 from degla.data.schema import describe, negatives_of_record
 from degla.data.sources import formats
 from degla.data.sources.records import Record, read_columns, read_json_list, read_records
@@ -33,6 +34,7 @@ def folder(
 
     Columns: ``image`` (path relative to ``image_root``; Parquet may hold the bytes instead), ``caption``, and
     ``negatives`` (list of texts or of ``{text, type}``; in CSV as JSON) or ``negative_1``, ``negative_2``, ...
+    Some objectives also read ``captions``, ``units``, ``paraphrases`` or ``negative_images`` (docs/data.md).
 
     Args:
         path: the folder.
@@ -151,7 +153,7 @@ def _check_columns(file: Path, needed: tuple[str, ...]) -> None:
 
 
 def folder_records(file: str, images: str) -> Iterator[Record]:
-    """Yield the records of a table with the columns ``image``, ``caption`` and those of negatives.
+    """Yield the records of a table with the columns ``image``, ``caption``, those of negatives and the optional ones.
 
     Args:
         file: the table.
@@ -170,10 +172,11 @@ def folder_records(file: str, images: str) -> Iterator[Record]:
             image = str(Path(images) / image)
         try:
             negatives = [negative._asdict() for negative in negatives_of_record(record)]
+            extra = extra_columns(record, image_root=images)
         except ValueError as error:
             yield bad_record(row_id, str(error))
             continue
-        yield table_record(row_id, image, record.get("caption"), negatives)
+        yield table_record(row_id, image, record.get("caption"), negatives, extra=extra)
 
 
 def authors_records(file: str, images: str) -> Iterator[Record]:

@@ -41,7 +41,7 @@ def check_columns(
         path: the data set, for messages.
         columns: of the data set.
         features: types of the columns; None if the data set does not know them.
-        wanted: config key (``image``, ``caption``, ``negatives``) -> dotted name of the column.
+        wanted: config key, such as ``image`` or ``negatives`` -> dotted name of the column; None is not checked.
 
     Raises:
         ConfigError: the message names the key and a column that fits.
@@ -62,7 +62,7 @@ def _check_type(
     path: str, key: str, column: str, kind: Any, columns: list[str], features: datasets.Features | None
 ) -> None:
     item, is_list = _item(kind), _item(kind) is not kind
-    if isinstance(item, dict) and key != "image":
+    if isinstance(item, dict) and key not in ("image", "negative_images", "units"):
         if key == "negatives" and "text" in item:
             return
         texts = [name for name, part in item.items() if _is_text(part)]
@@ -70,21 +70,34 @@ def _check_type(
         raise ConfigError(
             f"data.{key}={column} of {path} holds objects with the keys {', '.join(item)}: set data.{key}={advice}"
         )
-    if key == "image":
-        fits = not is_list and (isinstance(item, datasets.Image | dict) or _is_text(item) or _is_binary(item))
-    else:
-        fits = _is_text(item) or _is_any(item)
-    if not fits:
+    if not _fits(key, item, is_list):
         raise ConfigError(
             f"data.{key}={column} of {path} holds {'lists of ' if is_list else ''}{_type_name(item)}, not "
-            f"{'an image' if key == 'image' else 'text'}: set data.{key} {_advice(key, columns, features)}"
+            f"{_EXPECTED.get(key, 'text')}: set data.{key} {_advice(key, columns, features)}"
         )
+
+
+# Config key -> what its column holds; the others hold text.
+_EXPECTED = {"image": "an image", "negative_images": "images", "units": "objects of text and foil"}
+
+
+def _fits(key: str, item: Any, is_list: bool) -> bool:
+    """Return whether a column of ``item``, or of lists of it, can be read."""
+    if key in ("image", "negative_images"):
+        is_image = isinstance(item, datasets.Image | dict) or _is_text(item) or _is_binary(item)
+        return is_image and (key == "negative_images" or not is_list)
+    if key == "units":
+        is_unit = isinstance(item, dict) and {"text", "foil"} <= set(item)
+        return is_unit or (_is_text(item) and not is_list) or _is_any(item)  # a text may hold the list as JSON
+    return _is_text(item) or _is_any(item)
 
 
 def _advice(key: str, columns: Iterable[str], features: datasets.Features | None) -> str:
     if key == "negatives":
         likely = [name for name in _NAMES_OF_NEGATIVES if name in columns]
         return f"to {likely[0]}" if likely else f"to one of {', '.join(columns)}, or to null if there are no negatives"
+    if key not in ("image", "caption"):
+        return f"to one of {', '.join(columns)}, or to null if there are none"
     if features:
         fits = _is_text if key == "caption" else lambda kind: isinstance(kind, datasets.Image)
         likely = [name for name in columns if fits(_item(features.get(name)))]

@@ -4,16 +4,16 @@ import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import datasets
 
-from degla.data.bounds import check_settings, one_of, whole
-from degla.data.schema import Negative, Sample, describe, list_in_text, parse_negatives
+from degla.bounds import bounded, one_of, whole
 from degla.data.sources import formats
 from degla.data.sources.columns import check_columns, read_column
+from degla.data.sources.record_samples import Columns, RecordToSample
 from degla.data.sources.records import Record
-from degla.data.sources.table import SampleStream, SampleTable
+from degla.data.sources.table import CaptionChoice, SampleStream, SampleTable
 from degla.errors import ConfigError
 from degla.hub import reachable_hub
 
@@ -30,11 +30,10 @@ _BUILDERS: dict[str, tuple[formats.FileFormat, ...]] = {
     "arrow": (formats.ARROW,),
 }
 
-_BOUNDS = {"captions": one_of(("first", "random")), "shuffle_buffer": whole(1)}
-
 _SHARDS_OF_A_FOLDER = 64  # of a `save_to_disk` folder that is streamed
 
 
+@bounded("data")
 def huggingface(
     path: str | None,
     name: str | None = None,
@@ -43,10 +42,14 @@ def huggingface(
     image: str = "image",
     caption: str = "caption",
     negatives: str | None = "negatives",
-    captions: Literal["first", "random"] = "first",
+    further_captions: str | None = None,
+    units: str | None = None,
+    paraphrases: str | None = None,
+    negative_images: str | None = None,
+    captions: Annotated[CaptionChoice, one_of(("first", "random"))] = "first",
     image_root: str | None = None,
     streaming: bool = False,
-    shuffle_buffer: int = 1000,
+    shuffle_buffer: Annotated[int, whole(1)] = 1000,
     revision: str | None = None,
     cache_dir: str | None = None,
 ) -> SampleTable | SampleStream:
@@ -63,6 +66,11 @@ def huggingface(
         caption: column of the caption, a text or a list of texts (WebDataset: ``txt`` or ``json.caption``).
         negatives: column of the negatives: one text, a list of texts or of ``{text, type}``, or such a list as JSON
             (WebDataset: ``json.negatives``); None if there are none.
+        further_captions: column of more captions of the image, one text or a list of texts; None if there are none.
+        units: column of ``{text, foil}`` objects: parts of the caption, each with a false version; None if there are
+            none.
+        paraphrases: column of other wordings of the caption, one text or a list of texts; None if there are none.
+        negative_images: column of images of which the caption is false, one or a list; None if there are none.
         captions: which caption a step uses if an image has several: the ``first``, or a ``random`` one in each pass.
             Validation uses all of them.
         image_root: folder to which paths in the image column are relative.
@@ -76,29 +84,40 @@ def huggingface(
     """
     if path is None:
         raise ConfigError("data.path is not set: set it to a hub id, a folder, or a builder such as parquet")
-    check_settings("data", _BOUNDS, locals())
     if image_root is not None and not Path(image_root).expanduser().is_dir():
         raise ConfigError(f"data.image_root: there is no folder {image_root}; set it to the folder of the images")
     _refuse_files_of_other_sources(path, data_files)
     dataset = _load(path, name, data_files, split, streaming, revision, cache_dir)
-    columns = dataset.column_names or list(next(iter(dataset)))
-    check_columns(path, columns, dataset.features, {"image": image, "caption": caption, "negatives": negatives})
-    for column in columns:  # also unused ones, because `datasets` would decode them too
-        if isinstance((dataset.features or {}).get(column), datasets.Image):
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
-    to_sample = _ToSample(path, image, caption, negatives, image_root)
+    names = dataset.column_names or list(next(iter(dataset)))
+    columns = Columns(image, caption, negatives, further_captions, units, paraphrases, negative_images)
+    check_columns(path, names, dataset.features, columns._asdict())
+    dataset = _undecoded(dataset, names)
+    to_sample = RecordToSample(path, columns, image_root)
     _refuse_images_out_of_reach(dataset, image, image_root)
     if streaming:
         return SampleStream(dataset, to_sample, shuffle_buffer, captions)
-    texts = {column.split(".")[0] for column in (caption, negatives) if column}
+    further = [f"{key}={name}" for key, name in columns.further().items()]
     return SampleTable(
         dataset,
         to_sample,
-        {image.split(".")[0]} - texts,
+        columns.of_images(),
         cache_dir,
         captions,
-        text_columns=f"{caption} {negatives}",
+        text_columns=" ".join([f"{caption} {negatives}", *further]),
+        optional_columns=columns.optional(),
+        image_name=image,
     )
+
+
+def _undecoded(dataset: Any, names: list[str]) -> Any:
+    """Return a data set whose images are read as bytes or paths, also in columns that no setting names."""
+    for name in names:
+        kind = (dataset.features or {}).get(name)
+        if isinstance(kind, datasets.Image):
+            dataset = dataset.cast_column(name, datasets.Image(decode=False))
+        elif isinstance(kind, datasets.List | datasets.LargeList) and isinstance(kind.feature, datasets.Image):
+            dataset = dataset.cast_column(name, type(kind)(datasets.Image(decode=False)))
+    return dataset
 
 
 def _load(
@@ -179,71 +198,3 @@ def _refuse_images_out_of_reach(dataset: Iterable[Record], image: str, image_roo
         raise ConfigError(
             f"data.image={image} holds relative paths such as {path}: set data.image_root to the folder of the images"
         )
-
-
-class _ToSample:
-    """Makes a sample of a record. A class, so that DataLoader workers that are spawned can receive it."""
-
-    def __init__(self, path: str, image: str, caption: str, negatives: str | None, image_root: str | None):
-        self.path, self.image, self.caption, self.negatives = path, image, caption, negatives
-        self.image_root = Path(image_root).expanduser().resolve() if image_root is not None else None
-
-    def __call__(self, record: Record, number: int) -> Sample:
-        sample = Sample(
-            id=str(record.get("__key__") or f"{self.path}:{number}"),
-            image_bytes=None,
-            image_path=None,
-            caption="",
-            negatives=[],
-        )
-        image = read_column(record, self.image)
-        if not isinstance(image, dict):
-            image = {"bytes": image} if isinstance(image, bytes) else {"path": image}
-        image_path = image.get("path")
-        if image_path is not None and not isinstance(image_path, str):
-            return sample._replace(problem=f"image is {describe(image_path)}, not a path")
-        if image_path and self.image_root is not None and image.get("bytes") is None:
-            image_path = str(self.image_root / image_path)
-        sample = sample._replace(image_bytes=image.get("bytes"), image_path=image_path)
-        try:
-            captions = parse_captions(read_column(record, self.caption))
-            negatives = parse_text_or_negatives(read_column(record, self.negatives))
-        except ValueError as error:
-            return sample._replace(problem=str(error))
-        return sample._replace(
-            caption=captions[0] if captions else "",
-            captions=captions if len(captions) > 1 else (),
-            negatives=negatives,
-        )
-
-
-def parse_captions(value: object) -> tuple[str, ...]:
-    """Return the captions of an image: one text, a list of texts, or such a list as JSON or in Python's notation.
-
-    Raises:
-        ValueError: the value is anything else.
-    """
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        value = list_in_text(value)
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"caption is {describe(value)}, not a text")
-    if any(not isinstance(item, str | None) for item in value):
-        raise ValueError("caption is a list of other things than texts")
-    return tuple(dict.fromkeys(item for item in value if item and item.strip()))
-
-
-def parse_text_or_negatives(value: object) -> list[Negative]:
-    """Return the negatives of a column that may also hold a single text.
-
-    Raises:
-        ValueError: the value is neither a text nor what ``parse_negatives`` reads.
-    """
-    if isinstance(value, str) and value.strip():
-        value = list_in_text(value)
-        if isinstance(value, str) and not value.startswith(("[{", '["', "{")):  # damaged JSON is not a negative
-            return [Negative(value)]
-    return parse_negatives(value)
