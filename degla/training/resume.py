@@ -256,6 +256,8 @@ def adapt_optimizer(state: dict[str, Any], order: Sequence[str], groups: Sequenc
     """Return an optimizer's state for the parameters that this run trains.
 
     Parameters that were frozen before start without moments; moments of parameters that are frozen now are dropped.
+    Other groups, such as those of ``optimizer.layer_decay``, take their settings from this run and the position of
+    the schedule from the checkpoint.
 
     Args:
         state: ``state_dict`` keyed by parameter names.
@@ -266,18 +268,14 @@ def adapt_optimizer(state: dict[str, Any], order: Sequence[str], groups: Sequenc
         A ``state_dict`` keyed by parameter names.
     """
     saved_groups = state["param_groups"]
-    if _parameter_names(state) == set(order):
+    names = iter(order)
+    own_groups = [[next(names) for _ in group["params"]] for group in groups]
+    if [set(group["params"]) for group in saved_groups] == [set(params) for params in own_groups]:
         return state
     factor = next((group["lr"] / group["initial_lr"] for group in saved_groups if group.get("initial_lr")), 1.0)
-    names = iter(order)
     adapted = [
-        {
-            **group,
-            "initial_lr": group["lr"],
-            "lr": group["lr"] * factor,
-            "params": [next(names) for _ in group["params"]],
-        }
-        for group in groups
+        {**group, "initial_lr": group["lr"], "lr": group["lr"] * factor, "params": params}
+        for group, params in zip(groups, own_groups, strict=True)
     ]
     return {"state": {name: state["state"][name] for name in order if name in state["state"]}, "param_groups": adapted}
 
@@ -297,13 +295,14 @@ def apply_optimizer_settings(optimizer: Optimizer, scheduler: LRScheduler, group
         scheduler: its schedule, restored too; is changed.
         groups: parameter groups of an optimizer that was made from the config.
     """
-    for number, (group, fresh) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
+    for group, fresh in zip(optimizer.param_groups, groups, strict=True):
         peak = group.get("initial_lr", fresh["lr"])
         if peak != fresh["lr"]:
             factor = group["lr"] / peak if peak else 1.0
             group["initial_lr"], group["lr"] = fresh["lr"], fresh["lr"] * factor
-            scheduler.base_lrs[number] = fresh["lr"]
         group.update({key: value for key, value in fresh.items() if key not in ("params", "lr", "initial_lr")})
+    # Not one by one: a checkpoint of FSDP2 with other groups has restored as many rates as it had groups.
+    scheduler.base_lrs = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
 
 
 def adapt_schedulers(checkpoint: dict[str, Any]) -> None:
@@ -314,7 +313,8 @@ def adapt_schedulers(checkpoint: dict[str, Any]) -> None:
     """
     for scheduler, optimizer in zip(checkpoint["lr_schedulers"], checkpoint["optimizer_states"], strict=True):
         groups = optimizer["param_groups"]
-        if len(scheduler["base_lrs"]) != len(groups):
-            scheduler["base_lrs"] = [group["initial_lr"] for group in groups]
+        rates = [group.get("initial_lr", group["lr"]) for group in groups]
+        if scheduler["base_lrs"] != rates:
+            scheduler["base_lrs"] = rates
             scheduler["_last_lr"] = [group["lr"] for group in groups]
             scheduler["lr_lambdas"] = [None] * len(groups)  # torch saves no functions here either
