@@ -99,13 +99,14 @@ def _groups_by_depth(
         depth = last if depth is None or layer_decay == 1 else depth
         is_decayed = _is_decayed(name, parameter)
         layer = tower if layer_decay == 1 or tower == "logit_scale" else f"{tower}_{depth}"
+        label = layer if is_decayed or tower == "logit_scale" else f"{layer}_no_decay"
         group = {
-            "name": layer if is_decayed or tower == "logit_scale" else f"{layer}_no_decay",
+            "name": label,
             "params": [],
             "lr": rates[tower] * layer_decay ** (last - depth),
             "weight_decay": weight_decay if is_decayed else 0.0,
         }
-        groups.setdefault(group["name"], group)["params"].append(parameter)
+        groups.setdefault(label, group)["params"].append(parameter)
     return list(groups.values())
 
 
