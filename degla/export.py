@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FORMATS = ("open_clip", "safetensors", "hf", "onnx", "onnx_int8")
+_FORMATS = ("open_clip", "safetensors", "hf", "sentence_transformers", "onnx", "onnx_int8", "space")
+_SPACE_MODEL, _SPACE_BASE = "model", "base"  # folders of a Space
 _PARTS = {"student": "student", "ema": "teacher.model"}  # value of the key ``weights`` -> part of a checkpoint
 
 
@@ -39,29 +40,37 @@ def export(cfg: DictConfig) -> None:
     from degla.models import save_open_clip, save_safetensors
     from degla.models.hf import save_hf
     from degla.models.onnx import save_onnx
+    from degla.models.sentence_transformers import save_sentence_transformers
     from degla.report.model_card import write_card
 
     _check_settings(cfg)
-    checkpoint = _find_checkpoint(cfg.ckpt)
+    repository = _repository(cfg.ckpt)
+    checkpoint = _find_checkpoint(cfg.ckpt) if repository is None else Path(repository.rpartition("/")[2])
     run_dir = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
-    out = Path(cfg.out or (run_dir or checkpoint.parent) / f"{checkpoint.stem}_{cfg.to}")
+    beside = Path() if repository or _is_on_hub(cfg.ckpt) else run_dir or checkpoint.parent
+    out = Path(cfg.out or beside / f"{checkpoint.stem}_{cfg.to}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out: {out} exists already; choose another folder")
-    source = _read_source(cfg, checkpoint)
+    source = _read_source(cfg, checkpoint) if repository is None else _source_of(cfg, repository, checkpoint)
     model = _build(cfg, source)
     writers: dict[str, Callable[[ClipModel, Path], Path]] = {
         "open_clip": save_open_clip,
         "safetensors": save_safetensors,
         "hf": save_hf,
+        "sentence_transformers": save_sentence_transformers,
         "onnx": save_onnx,
         "onnx_int8": partial(save_onnx, precision="int8"),
+        "space": save_open_clip,
     }
-    writers[cfg.to](model, out)
-    write_card(out, _card_facts(cfg, source, model), source.settings, run_dir)
+    folder = out / _SPACE_MODEL if cfg.to == "space" else out
+    writers[cfg.to](model, folder)
+    write_card(folder, _card_facts(cfg, source, model), source.settings, run_dir)
+    if cfg.to == "space":
+        _write_space(cfg, source, out)
     apply_default_modes(out)
     print(out)
     if cfg.push_to_hub:
-        _push(out, cfg.push_to_hub)
+        _push(out, cfg.push_to_hub, "space" if cfg.to == "space" else "model")
 
 
 class _Source(NamedTuple):
@@ -71,6 +80,7 @@ class _Source(NamedTuple):
     settings: dict[str, Any]  # config of the run that wrote the checkpoint; {} if it is not known
     arguments: dict[str, Any]  # of load_clip, without ``pretrained``
     base: str | None  # the weights that fine-tuning started from
+    is_repository: bool = False  # the name in ``arguments`` includes the weights
 
 
 def _check_settings(cfg: DictConfig) -> None:
@@ -85,10 +95,40 @@ def _check_settings(cfg: DictConfig) -> None:
         raise ConfigError("push_to_hub needs a token of the Hugging Face hub in the environment: set HF_TOKEN")
 
 
+def _is_on_hub(ckpt: str | None) -> bool:
+    from degla.models.hub_names import is_on_hub
+
+    return is_on_hub(ckpt)
+
+
+def _repository(ckpt: str | None) -> str | None:
+    """Return the name that loads a whole model, from a folder or from the hub; None for a run or a file."""
+    from degla.models.hf_folder import is_hf_folder
+    from degla.models.hub_names import hub_file, hub_name
+    from degla.models.saving import CONFIG_NAME
+
+    if ckpt is None:
+        return None
+    if _is_on_hub(ckpt):
+        return hub_name(ckpt) if hub_file(ckpt) is None else None
+    folder = Path(ckpt)
+    return f"local-dir:{folder}" if (folder / CONFIG_NAME).is_file() or is_hf_folder(folder) else None
+
+
+def _source_of(cfg: DictConfig, repository: str, checkpoint: Path) -> _Source:
+    if cfg.weights == "ema" or cfg.wise_ft is not None:
+        raise ConfigError(f"ckpt: {cfg.ckpt} holds one model: weights=ema and wise_ft need the folder of a run")
+    arguments: Any = OmegaConf.to_container(cfg.model, resolve=True) if cfg.model else {}
+    arguments = {key: value for key, value in arguments.items() if key not in ("_target_", "pretrained")}
+    return _Source(checkpoint, {}, {**arguments, "name": repository}, None, is_repository=True)
+
+
 def _find_checkpoint(ckpt: str | None) -> Path:
     if ckpt is None:
         raise ConfigError("ckpt is not set: a run's folder, a step-*.ckpt, or a file of weights such as epoch_5.pt")
-    path = Path(ckpt)
+    from degla.models.hub_names import download_hub_file, hub_file
+
+    path = download_hub_file(*file) if (file := hub_file(ckpt)) else Path(ckpt)
     if path.is_dir():
         if (newest := newest_checkpoint(path / "checkpoints")) is None:
             raise ConfigError(f"ckpt: {path} holds no usable checkpoints/step-*.ckpt")
@@ -123,7 +163,8 @@ def _build(cfg: DictConfig, source: _Source) -> "ClipModel":
     """Build the model that is written: the checkpoint's weights, or a mix of them and the base model's."""
     from degla.models import has_bundled_weights, interpolate_weights, load_clip
 
-    model = load_clip(**source.arguments, pretrained=str(source.checkpoint), part=_PARTS[cfg.weights])
+    pretrained = None if source.is_repository else str(source.checkpoint)
+    model = load_clip(**source.arguments, pretrained=pretrained, part=_PARTS[cfg.weights])
     if cfg.wise_ft is not None:
         if source.base is None and not has_bundled_weights(source.arguments["name"]):
             raise ConfigError("wise_ft needs the weights before fine-tuning: set model=... model.pretrained=...")
@@ -137,7 +178,7 @@ def _card_facts(cfg: DictConfig, source: _Source, model: "ClipModel") -> Any:
 
     newest = newest_checkpoint(source.checkpoint.parent)
     return CardFacts(
-        layout=cfg.to,
+        layout="open_clip" if cfg.to == "space" else cfg.to,
         architecture=source.arguments["name"],
         base=source.base or (source.settings.get("model") or {}).get("pretrained"),
         quick_gelu=model.config["quick_gelu"],
@@ -150,7 +191,27 @@ def _card_facts(cfg: DictConfig, source: _Source, model: "ClipModel") -> Any:
     )
 
 
-def _push(folder: Path, name: str) -> None:
+def _write_space(cfg: DictConfig, source: _Source, out: Path) -> None:
+    """Add the files of a Space beside the model, and the base model where no hub and no package has it."""
+    from degla.demo.pair import base_values
+    from degla.demo.space import write_space
+    from degla.models import load_clip, save_open_clip
+
+    settings = source.settings or {"model": {**source.arguments, "pretrained": source.base}}
+    values = base_values(settings)
+    base = None
+    if values is not None:
+        pretrained = values["pretrained"]
+        is_public = pretrained is None or not Path(str(pretrained)).exists()
+        is_public = is_public and not values["name"].startswith("local-dir:")
+        base = values["name"] if pretrained is None else f"{values['name']}/{pretrained}"
+        if not is_public:
+            base = _SPACE_BASE
+            save_open_clip(load_clip(**values).eval(), out / _SPACE_BASE)
+    write_space(out, _SPACE_MODEL, base, title=f"{source.arguments['name']} fine-tuned with degla")
+
+
+def _push(folder: Path, name: str, repo_type: str) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -158,12 +219,14 @@ def _push(folder: Path, name: str) -> None:
 
     api = HfApi(token=os.environ["HF_TOKEN"])
     try:
-        api.create_repo(name, private=True, exist_ok=True)
-        if not api.repo_info(name).private:
+        sdk = "gradio" if repo_type == "space" else None
+        api.create_repo(name, private=True, exist_ok=True, repo_type=repo_type, space_sdk=sdk)
+        if not api.repo_info(name, repo_type=repo_type).private:
             raise ConfigError(
                 f"push_to_hub: {name} exists already and is public: choose another name, or make it private"
             )
-        print(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model exported by degla"))
+        message = "Model exported by degla"
+        print(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message, repo_type=repo_type))
     except HfHubHTTPError as error:
         raise ConfigError(f"push_to_hub: {first_line(error)}; the model is in {folder}") from error
 
