@@ -23,7 +23,7 @@ from degla.training import resume
 from degla.training.loggers import main_settings
 from degla.training.nonfinite import NonFiniteGuard
 from degla.training.optim import name_state, number_state
-from degla.training.validation import CaptionChoice, RetrievalRecall
+from degla.training.validation import CaptionChoice, RetrievalRecall, add_batch, validation_values
 
 
 class DeGLAModule(L.LightningModule):
@@ -222,25 +222,11 @@ class DeGLAModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Embed the batch with the student, and add it to the metrics."""
-        features = encode_batch(self.student, batch)
-        self.retrieval.update(
-            image_features=features.image,
-            text_features=features.text,
-            image_keys=[sample.image_path or sample.id for sample in batch.samples],
-        )
-        self.caption_choice.update(
-            image_features=features.image,
-            text_features=features.text,
-            negative_features=features.negatives,
-            slots=batch.slots,
-        )
+        add_batch(self.retrieval, self.caption_choice, encode_batch(self.student, batch), batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics at the number of steps taken; step 0 is the student before training."""
-        values = self.retrieval.compute() | self.caption_choice.compute()
-        metrics = {f"val/{name}": value for name, value in values.items()}
-        self.retrieval.reset()
-        self.caption_choice.reset()
+        metrics = validation_values(self.retrieval, self.caption_choice)
         self.validated_step = self.global_step
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.global_step)

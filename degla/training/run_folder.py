@@ -101,6 +101,11 @@ def find_checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
         raise ConfigError(f"ckpt_path: there is no file {path}; set it to a step-*.ckpt, or to last")
     if error := checkpoint_error(path):
         raise CheckpointError(f"ckpt_path: {path}: {error}; set it to another step-*.ckpt, or to last")
+    if path.name.startswith(("best-", "base.")):  # of the retention guard
+        raise CheckpointError(
+            f"ckpt_path: {path} holds weights only: start a new run from them with model.pretrained={path}, or set "
+            "ckpt_path to a step-*.ckpt"
+        )
     return path
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from degla.data.batch import Batch
 from degla.data.schema import Negative
+from degla.losses import Features
 
 RECALL_AT = (1, 5, 10)  # the cut-offs K of recall@K
 
@@ -159,3 +161,38 @@ class CaptionChoice(Metric):
         metrics = {"caption_choice": self.num_correct.item() / self.num_samples.item()}
         counts = zip(self.negative_types, self.num_correct_pairs.tolist(), self.num_pairs.tolist(), strict=True)
         return metrics | {f"caption_choice/{name}": correct / pairs for name, correct, pairs in counts if pairs}
+
+
+def add_batch(retrieval: RetrievalRecall, caption_choice: CaptionChoice, features: Features, batch: Batch) -> None:
+    """Add a batch to both metrics.
+
+    Args:
+        retrieval: is updated.
+        caption_choice: is updated.
+        features: of the batch, such as ``(B, D)`` images.
+        batch: the samples that were encoded.
+    """
+    retrieval.update(
+        image_features=features.image,
+        text_features=features.text,
+        image_keys=[sample.image_path or sample.id for sample in batch.samples],
+    )
+    caption_choice.update(
+        image_features=features.image,
+        text_features=features.text,
+        negative_features=features.negatives,
+        slots=batch.slots,
+    )
+
+
+def validation_values(retrieval: RetrievalRecall, caption_choice: CaptionChoice) -> dict[str, float]:
+    """Return ``val/<name>`` of both metrics over all ranks, and reset them.
+
+    Args:
+        retrieval: is reset.
+        caption_choice: is reset.
+    """
+    values = retrieval.compute() | caption_choice.compute()
+    retrieval.reset()
+    caption_choice.reset()
+    return {f"val/{name}": value for name, value in values.items()}

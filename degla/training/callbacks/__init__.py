@@ -7,6 +7,7 @@ from degla.training.callbacks.export_model import ExportModel
 from degla.training.callbacks.metrics_csv import MetricsCsv
 from degla.training.callbacks.preemption import Preemption
 from degla.training.callbacks.progress import ProgressBar
+from degla.training.callbacks.retention import Retention
 from degla.training.callbacks.throughput import Throughput
 from degla.training.callbacks.watchdog import Watchdog
 
@@ -17,6 +18,7 @@ __all__ = [
     "MetricsCsv",
     "Preemption",
     "ProgressBar",
+    "Retention",
     "RunCheckpoint",
     "Throughput",
     "Watchdog",

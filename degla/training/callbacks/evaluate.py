@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from degla.evaluation import Encoder, FeatureStore, Task, point_estimates, run_benchmarks
+from degla.models import ClipModel
 from degla.models.sharding import is_sharded
 from degla.training.callbacks.progress import ProgressBar
 from degla.training.module import DeGLAModule
@@ -32,6 +33,7 @@ class Evaluate(Callback):
         self.every_n_steps = every_n_steps
         self.num_workers = num_workers
         self._evaluated_step: int | None = None
+        self._values: dict[str, float] | None = None  # of that step; None after a resume
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step of the last evaluation."""
@@ -61,31 +63,51 @@ class Evaluate(Callback):
         if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._evaluated_step:
             self._evaluate(trainer, pl_module)
 
+    def values_at(self, step: int) -> dict[str, float] | None:
+        """Return every metric of the evaluation at a step; None if this process has not evaluated that step last."""
+        return self._values if step == self._evaluated_step else None
+
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, DeGLAModule)
         self._evaluated_step = trainer.global_step
-        sharded = is_sharded(pl_module.student)
-        features = FeatureStore(
-            Encoder(pl_module.student),
-            num_workers=self.num_workers,
-            rank=0 if sharded else trainer.global_rank,
-            world_size=1 if sharded else trainer.world_size,
-            progress=False,
-        )
-        bar = trainer.progress_bar_callback
-        with bar.describing("Evaluating") if isinstance(bar, ProgressBar) else nullcontext():
-            results = run_benchmarks(self.benchmarks, features)
-        metrics: dict[str, float] = {}
-        averages = []
-        for name, result in results.items():
-            subsets, means = point_estimates(self.benchmarks[name], result.outcomes)
-            metrics |= {f"eval/{name}/{subset}": value for subset, value in subsets.items()}
-            metrics |= {f"eval_mean/{name}/{mean}": value for mean, value in means.items()}
-            averages.append(means.get("average", float("nan")))  # a subset without any answer leaves no average
-            if skipped := [problem for problem in result.problems if problem.skipped]:
-                rank_zero_warn(
-                    f"benchmark.{name}: {len(skipped)} left out, the first is {skipped[0].row} ({skipped[0].reason})"
-                )
-        metrics["eval_mean/overall"] = fmean(averages)
+        self._values = measure_benchmarks(self.benchmarks, trainer, pl_module.student, self.num_workers)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+            logger.log_metrics(self._values, step=trainer.global_step)
+
+
+def measure_benchmarks(
+    benchmarks: Mapping[str, Task], trainer: L.Trainer, model: ClipModel, num_workers: int
+) -> dict[str, float]:
+    """Return ``eval/<benchmark>/<subset>``, ``eval_mean/<benchmark>/<mean>`` and ``eval_mean/overall``.
+
+    Every rank calls this, and gets the same values.
+
+    Args:
+        benchmarks: name -> benchmark.
+        trainer: of the run, for the ranks and the progress bar.
+        model: is measured.
+        num_workers: processes that decode images.
+    """
+    sharded = is_sharded(model)
+    features = FeatureStore(
+        Encoder(model),
+        num_workers=num_workers,
+        rank=0 if sharded else trainer.global_rank,
+        world_size=1 if sharded else trainer.world_size,
+        progress=False,
+    )
+    bar = trainer.progress_bar_callback
+    with bar.describing("Evaluating") if isinstance(bar, ProgressBar) else nullcontext():
+        results = run_benchmarks(benchmarks, features)
+    metrics: dict[str, float] = {}
+    averages = []
+    for name, result in results.items():
+        subsets, means = point_estimates(benchmarks[name], result.outcomes)
+        metrics |= {f"eval/{name}/{subset}": value for subset, value in subsets.items()}
+        metrics |= {f"eval_mean/{name}/{mean}": value for mean, value in means.items()}
+        averages.append(means.get("average", float("nan")))  # a subset without any answer leaves no average
+        if skipped := [problem for problem in result.problems if problem.skipped]:
+            rank_zero_warn(
+                f"benchmark.{name}: {len(skipped)} left out, the first is {skipped[0].row} ({skipped[0].reason})"
+            )
+    return metrics | {"eval_mean/overall": fmean(averages)}
