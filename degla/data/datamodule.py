@@ -92,7 +92,7 @@ class DataModule(L.LightningDataModule):
         global_batch_size: Annotated[int, whole(1)] = 256,
         epochs: Annotated[int, whole(1)] = 5,
         num_negatives: Annotated[int, whole(0)] = 4,
-        negatives: Annotated[str, one_of(("first", "in_place", "random", "one_per_type"))] = "first",
+        negatives: Annotated[str, one_of(("first", "random", "one_per_type", "in_place"))] = "first",
         num_units: Annotated[int, whole(1)] = 4,
         hard_images: bool = False,
         unique_images: bool = False,
@@ -297,8 +297,8 @@ def _ignore_preemption_signals(worker: int) -> None:
 
     Schedulers send the signal to every process of a job; only the training process has to react.
     """
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    for signal_number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signal_number, signal.SIG_IGN)
 
 
 def _folder_and_file(key: str) -> str:

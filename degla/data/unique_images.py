@@ -57,8 +57,9 @@ def _repeats(images: np.ndarray, batches: np.ndarray, num_batches: int) -> np.nd
     keys = batches * (images.max(initial=0) + 1) + images
     by_key = np.argsort(keys, kind="stable")
     is_repeat = keys[by_key][1:] == keys[by_key][:-1]
-    places: np.ndarray = np.sort(by_key[1:][is_repeat])
-    return places[batches[places] < num_batches]
+    repeats = np.sort(by_key[1:][is_repeat])
+    places: np.ndarray = repeats[batches[repeats] < num_batches]
+    return places
 
 
 def _exchange(images: np.ndarray, batches: np.ndarray, num_batches: int, rng: np.random.Generator) -> np.ndarray | None:

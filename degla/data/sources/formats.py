@@ -64,6 +64,10 @@ COCO_OBJECTS = FileFormat(
     "COCO's JSON of objects, which has no captions", "use captions_train2014.json of the same download"
 )
 OTHER_TABLE = FileFormat("a table without the columns image and caption", _RENAME)
+OBJECT_ARRAY = FileFormat(
+    "an .npy file, such as those of CE-CLIP's authors",
+    "set data=ce_clip_npy data.annotations={path} data.image_root=/path/to/train2014",
+)
 SUGARCREPE = FileFormat("a file of the SugarCrepe benchmark", _BENCHMARK + "sugarcrepe")
 VALSE = FileFormat("a file of the VALSE benchmark", _BENCHMARK + "valse")
 ARO = FileFormat("a file of the ARO benchmark", _BENCHMARK + "aro")
@@ -85,6 +89,7 @@ UNKNOWN = FileFormat("of a format that is not known", "see docs/data.md for the 
 _SIGNATURES = {
     b"PAR1": PARQUET,
     b"ARROW1": ARROW,
+    b"\x93NUMPY": OBJECT_ARRAY,
     b"\xff\xff\xff\xff": ARROW,
     b"\x1f\x8b": ARCHIVE,
     b"PK\x03\x04": ARCHIVE,
