@@ -52,8 +52,7 @@ def merge_lora(state: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]
         layer, _, kind = name.rpartition(".")
         layer = layer.removesuffix(_BASE)
         if kind in _ADAPTED and layer + _FIRST in state:
-            first, second = state[layer + _FIRST], state[layer + _SECOND]
-            value = value + scaling * (second.flatten(1) @ first.flatten(1)).view_as(value)
+            value = value + _product(state[layer + _FIRST], state[layer + _SECOND], scaling).view_as(value)
         merged[name.replace(_BASE, "")] = value
     return merged
 
@@ -69,3 +68,24 @@ def lora_in_peft_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, value in state.items()
         if name.endswith((_FIRST, _SECOND))
     }
+
+
+def deltas_of_peft(state: Mapping[str, Tensor], scaling: float) -> dict[str, Tensor]:
+    """Return what the adapter in a file of peft's adds to the weight of each layer, as ``(outputs, inputs)``.
+
+    Args:
+        state: content of the file.
+        scaling: factor of the adapter.
+    """
+    first, second = ".lora_A.weight", ".lora_B.weight"
+    return {
+        name.removeprefix(_PEFT_PREFIX).removesuffix(first).replace(_BASE, ""): _product(
+            value, state[name.replace(first, second)], scaling
+        )
+        for name, value in state.items()
+        if name.endswith(first)
+    }
+
+
+def _product(first: Tensor, second: Tensor, scaling: float) -> Tensor:
+    return scaling * (second.flatten(1) @ first.flatten(1))  # those of a convolution have four dimensions

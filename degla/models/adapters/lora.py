@@ -4,17 +4,20 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from open_clip.model import CLIP, CustomTextCLIP
-from safetensors.torch import save_file
+from open_clip.transformer import ResidualAttentionBlock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from degla.artifacts import atomic_write
-from degla.errors import ConfigError, MissingDependencyError
+from degla.bounds import above, bounded, share, whole
+from degla.errors import CheckpointError, ConfigError, MissingDependencyError
 from degla.models.blocks import SwappedBlock
 from degla.models.clip import ClipModel
-from degla.models.lora_state import ADAPTER, LoraSettings, lora_in_peft_layout
+from degla.models.lora_state import ADAPTER, LoraSettings, deltas_of_peft, lora_in_peft_layout
 from degla.models.text import is_causal
 
 FOLDER = "adapter"  # of the adapter's files, inside the folder of the merged model
@@ -50,21 +53,16 @@ class Lora:
         ConfigError: a value is out of its range, a layer is unknown, or no layer is named.
     """
 
+    @bounded("adapter")
     def __init__(
         self,
-        rank: int = 4,
-        alpha: float = 1.0,
+        rank: Annotated[int, whole(1)] = 4,
+        alpha: Annotated[float, above(0)] = 1.0,
         image: Sequence[str] = _BLOCK_LAYERS,
         text: Sequence[str] = _BLOCK_LAYERS,
-        dropout: float = 0.0,
+        dropout: Annotated[float, share(below_one=True)] = 0.0,
         train_logit_scale: bool = False,
     ):
-        if rank < 1:
-            raise ConfigError(f"adapter.rank={rank} must be 1 or more")
-        if not alpha > 0:
-            raise ConfigError(f"adapter.alpha={alpha} must be above 0")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"adapter.dropout={dropout} must be in [0, 1)")
         for key, layers, allowed in (("image", image, tuple(_LAYERS)), ("text", text, _BLOCK_LAYERS)):
             if unknown := [layer for layer in layers if layer not in allowed]:
                 raise ConfigError(f"adapter.{key}: {unknown[0]} must be one of {', '.join(allowed)}")
@@ -116,10 +114,11 @@ class Lora:
                 "adapter=lora freezes the towers itself: set model.unlocked_image_groups=null and "
                 "model.unlocked_text_groups=null, and adapter.image=[] or adapter.text=[] to leave a tower as it is"
             )
-        own_attention = [tower for tower in _TOWERS if self.layers[tower] and not _computes_attention_here(clip, tower)]
-        if self.dropout and own_attention:
+        attention = {_IN_PROJ, _OUT_PROJ}
+        calling = [t for t in _TOWERS if attention & set(self.layers[t]) and _calls_attention(clip, t)]
+        if self.dropout and calling:
             raise ConfigError(
-                f"adapter.dropout={self.dropout} needs a tower like CLIP's, which the {own_attention[0]} tower of "
+                f"adapter.dropout={self.dropout} needs a tower like CLIP's, which the {calling[0]} tower of "
                 f"{model.source.architecture} is not: set adapter.dropout=0"
             )
 
@@ -172,6 +171,32 @@ def save_adapter(settings: LoraSettings, state: Mapping[str, Tensor], folder: Pa
     return folder
 
 
+def apply_adapter(clip: nn.Module, folder: Path) -> None:
+    """Merge an adapter that ``save_adapter`` wrote into the weights of a plain open_clip model, in place.
+
+    peft is not needed. peft 0.21 itself counts the adapter of ``attn.out_proj`` twice (its issue 3774).
+
+    Args:
+        clip: the base model, from open_clip.
+        folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Raises:
+        CheckpointError: the files cannot be read, or do not fit the model.
+    """
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        deltas = deltas_of_peft(load_file(folder / "adapter_model.safetensors"), config["lora_alpha"] / config["r"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} holds no adapter that can be read ({error})") from error
+    weights = clip.state_dict()
+    for layer, delta in deltas.items():
+        name = f"{layer}.weight" if f"{layer}.weight" in weights else f"{layer}.in_proj_weight"
+        if name not in weights or weights[name].numel() != delta.numel():
+            raise CheckpointError(f"{folder} is not an adapter of this model, which has no {layer} of that size")
+        weights[name] = weights[name] + delta.view_as(weights[name])
+    clip.load_state_dict(weights)
+
+
 def _peft_arguments(settings: LoraSettings) -> dict[str, Any]:
     return {
         "r": settings.rank,
@@ -185,9 +210,15 @@ def _as_plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else str(value)
 
 
-def _computes_attention_here(clip: CLIP | CustomTextCLIP, tower: str) -> bool:
-    """Return whether the blocks of a tower compute attention themselves, and do not call the attention module."""
-    if tower == "text":
-        return is_causal(clip)
-    blocks = getattr(getattr(clip.visual, "transformer", None), "resblocks", [])
-    return len(blocks) > 0 and all(isinstance(block, SwappedBlock) for block in blocks)
+def _calls_attention(clip: CLIP | CustomTextCLIP, tower: str) -> bool:
+    """Return whether a tower calls its attention modules, and does not leave their part to the blocks of this project.
+
+    ``LoraAttention`` then adds the product of its matrices to the weights, where the input cannot have dropout.
+    """
+    blocks = [
+        module
+        for name, module in clip.named_modules()
+        if isinstance(module, ResidualAttentionBlock) and name.startswith("visual.") == (tower == "image")
+    ]
+    computed_here = all(isinstance(block, SwappedBlock) for block in blocks) and (tower == "image" or is_causal(clip))
+    return len(blocks) > 0 and not computed_here
