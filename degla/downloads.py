@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from degla.cli.main import run_program
-from degla.errors import ConfigError, DataError
+from degla.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,6 @@ def downloads(cfg: DictConfig) -> None:
     from degla.download.inventory import Inventory
     from degla.download.listing import check_lines, list_lines, state_of
 
-    if cfg.retries < 0 or cfg.timeout_seconds <= 0:
-        raise ConfigError(f"retries={cfg.retries} must be 0 or more, and timeout_seconds={cfg.timeout_seconds} above 0")
     catalogue = read_catalogue(Path(cfg.addresses) if cfg.addresses else ADDRESSES)
     inventory = Inventory(Path(cfg.data_dir))
     names = catalogue.choose(_names(cfg["get"]))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -55,12 +55,11 @@ def read_job(cfg: DictConfig) -> Job:
 
     Nothing large is loaded before that.
     """
-    from degla.hard_negatives.bounds import check_settings
     from degla.hard_negatives.captions import parse_shard, read_captions
+    from degla.hard_negatives.kinds import check_kinds
     from degla.hard_negatives.pipeline import Job
 
-    settings: Any = OmegaConf.to_container(cfg)
-    check_settings(settings)
+    check_kinds(cfg.kinds)
     shard = parse_shard(cfg.shard)
     next(read_captions(cfg.input, cfg.caption, cfg.image), None)  # raises where the input cannot be read
     output = Path(cfg.output or f"{Path(cfg.input).with_suffix('')}_negatives")

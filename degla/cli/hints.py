@@ -6,8 +6,11 @@ Imports no torch.
 import inspect
 import types
 import typing
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union
+
+from degla.bounds import Bound, refusal, type_hints
+
+__all__ = ["describe", "fits", "type_hints"]
 
 _WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -19,43 +22,23 @@ _WORDS: dict[Any, str] = {
 }
 
 
-def type_hints(constructor: Callable[..., Any]) -> dict[str, Any]:
-    """Return name -> type for each parameter whose annotation can be resolved.
-
-    ``typing.get_type_hints`` fails for the whole signature if one name in it is imported under ``TYPE_CHECKING``
-    only, as in Lightning's ``WandbLogger``. So each annotation is resolved on its own.
-
-    Args:
-        constructor: a class, or a function that returns an object.
-    """
-    function = inspect.unwrap(constructor.__init__ if inspect.isclass(constructor) else constructor)
-    namespace = getattr(function, "__globals__", {})
-    hints: dict[str, Any] = {}
-    for name, annotation in getattr(function, "__annotations__", {}).items():
-        holder = types.SimpleNamespace(__annotations__={name: annotation})
-        try:
-            hints |= typing.get_type_hints(holder, globalns=namespace, localns={}, include_extras=True)
-        except Exception:  # a name that exists for type checkers only; the constructor itself checks this value
-            continue
-    return hints
-
-
-def fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any, check_bounds: bool = True) -> bool:
     """Return whether a plain config value can be an argument of this type; True where that cannot be decided.
 
     Args:
         value: what ``OmegaConf.to_container`` returns for one key.
         hint: the resolved type of the parameter.
+        check_bounds: whether a value out of the bounds of its hint does not fit.
     """
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return fits(value, parts[0])
+        return fits(value, parts[0], check_bounds) and not (check_bounds and refusal(value, hint))
     if origin in (Union, types.UnionType):
-        return any(fits(value, part) for part in parts)
+        return any(fits(value, part, check_bounds) for part in parts)
     if origin is Literal:
         return value in parts
     if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(fits(item, parts[0]) for item in value)
+        return isinstance(value, list | tuple) and all(fits(item, parts[0], check_bounds) for item in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -66,12 +49,14 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def describe(hint: Any) -> str:
-    """Return a type in words, such as "a whole number or null"."""
+    """Return a type in words, such as "a whole number or null", or its bounds where it declares them."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return describe(parts[0])
+        bounds = [part.words for part in parts[1:] if isinstance(part, Bound)]
+        return " and ".join(bounds) or describe(parts[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(part) for part in parts))
+        has_bounds = any(typing.get_origin(part) is Annotated for part in parts)
+        return (", or " if has_bounds else " or ").join(dict.fromkeys(describe(part) for part in parts))
     if origin is Literal:
         return " or ".join(map(str, parts))
     if origin in (list, tuple):

@@ -1,8 +1,10 @@
 """The kinds of hard negatives: the paper's five (section 3.1) and two more."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from degla.data.schema import NEGATIVE_TYPES
+from degla.errors import ConfigError
 
 
 class Kind(NamedTuple):
@@ -24,3 +26,17 @@ KINDS = dict(zip(NEGATIVE_TYPES, _PAPER_KINDS, strict=True)) | {
     "replace_relation": Kind("replace", "relation"),
     "change_count": Kind("replace", "number"),
 }
+
+MAX_PER_KIND = 64  # negatives of one kind, and texts that are read from one answer
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Refuse kinds that do not exist, and those that are named twice.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ConfigError(f"kinds: there is no kind {unknown[0]}; choose among {', '.join(KINDS)}")
+    if len(set(kinds)) < len(kinds):
+        raise ConfigError(f"kinds={list(kinds)} names a kind twice; name each once")

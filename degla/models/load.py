@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import open_clip
 from open_clip.convert import convert_state_dict
@@ -21,6 +21,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 from torch import nn
 
+from degla.bounds import Bound, bounded, whole
 from degla.errors import CheckpointError, ConfigError
 from degla.hub import reachable_hub
 from degla.models.blocks import swap_block_classes_
@@ -34,15 +35,19 @@ from degla.models.tokenizer import CaptionTokenizer
 log = logging.getLogger(__name__)
 
 
+_GROUPS = Bound(whole(0).allows, "0 (frozen) or a number of groups")
+
+
+@bounded("model")
 def load_clip(
     name: str = "ViT-B-32",
     pretrained: str | None = None,
     quick_gelu: bool | None = None,
-    unlocked_image_groups: int | None = None,
-    unlocked_text_groups: int | None = None,
+    unlocked_image_groups: Annotated[int, _GROUPS] | None = None,
+    unlocked_text_groups: Annotated[int, _GROUPS] | None = None,
     grad_checkpointing: bool = False,
     cache_dir: str | None = None,
-    context_length: int | None = None,
+    context_length: Annotated[int, whole(1)] | None = None,
     part: str = "student",
 ) -> ClipModel:
     """Build an open_clip model and load its weights.
@@ -74,11 +79,6 @@ def load_clip(
             config would run code of the model's folder.
         CheckpointError: the weights cannot be read or do not fit the architecture.
     """
-    for key, groups in (("image", unlocked_image_groups), ("text", unlocked_text_groups)):
-        if groups is not None and groups < 0:
-            raise ConfigError(
-                f"model.unlocked_{key}_groups={groups} must be 0 (frozen), a number of groups, or null (all trained)"
-            )
     source = find_source(name, pretrained, cache_dir, part)
     config = source.config
     always_quick_gelu = config.get("quick_gelu", False)

@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from degla.bounds import Bound, bounded, share
 from degla.compat.torch import foreach_lerp_
 from degla.errors import ConfigError
 from degla.models.adapters import copy_sharing_base
@@ -15,6 +16,9 @@ from degla.models.packing import PackedTexts
 from degla.models.sharding import is_sharded
 
 _P = ParamSpec("_P")
+_DECAY = Bound(
+    share(below_one=True).allows, "a number of 0 or more and less than 1 (teacher=frozen for a fixed teacher)"
+)
 _Features = TypeVar("_Features", Tensor, tuple[Tensor, Tensor, Tensor])
 
 
@@ -32,15 +36,19 @@ class Teacher(nn.Module):
         ConfigError: ``decay`` is outside [0, 1), or ``text_cache`` is set for a teacher that moves.
     """
 
-    def __init__(self, student: ClipModel, decay: float | None = 0.9996, text_cache: str | None = None):
+    @bounded("teacher")
+    def __init__(
+        self,
+        student: ClipModel,
+        decay: Annotated[float, _DECAY] | None = 0.9996,
+        text_cache: str | None = None,
+    ):
         super().__init__()
         if text_cache and decay is not None:
             raise ConfigError(
                 "teacher.text_cache is for teacher=frozen, because a moving teacher's features change with every step: "
                 "set teacher.text_cache=null or teacher=frozen"
             )
-        if decay is not None and not 0 <= decay < 1:
-            raise ConfigError(f"teacher.decay={decay} must be in [0, 1); use teacher=frozen for a fixed teacher")
         self.decay = decay
         self.text_cache = text_cache
         self.model = _copy(student, moves=decay is not None).requires_grad_(False).eval()

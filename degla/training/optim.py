@@ -2,27 +2,36 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from degla.errors import ConfigError
+from degla.bounds import Bound, bounded, is_number, number, share, whole
 from degla.training.depth import count_blocks, position
 
 
+def _are_betas(value: Any) -> bool:
+    return len(value) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in value)
+
+
+_BETAS = Bound(_are_betas, "two numbers from 0 to below 1, such as [0.9, 0.98]")
+_DECAY = Bound(lambda value: is_number(value) and 0 < value <= 1, "a number above 0 and at most 1")
+
+
+@bounded("optimizer")
 def adamw(
     model: nn.Module,
-    lr: float = 1e-6,
-    weight_decay: float = 0.1,
-    betas: tuple[float, float] | list[float] = (0.9, 0.98),
-    eps: float = 1e-6,
+    lr: Annotated[float, number(0)] = 1e-6,
+    weight_decay: Annotated[float, number(0)] = 0.1,
+    betas: Annotated[tuple[float, float] | list[float], _BETAS] = (0.9, 0.98),
+    eps: Annotated[float, number(0)] = 1e-6,
     fused: bool = True,
-    layer_decay: float | None = None,
-    image_lr: float | None = None,
-    text_lr: float | None = None,
-    logit_scale_lr: float | None = None,
+    layer_decay: Annotated[float, _DECAY] | None = None,
+    image_lr: Annotated[float, number(0)] | None = None,
+    text_lr: Annotated[float, number(0)] | None = None,
+    logit_scale_lr: Annotated[float, number(0)] | None = None,
 ) -> AdamW:
     """Make an AdamW that does not decay norms, biases and the logit scale.
 
@@ -45,15 +54,6 @@ def adamw(
         ConfigError: a value is out of its range.
     """
     rates = {"image": image_lr, "text": text_lr, "logit_scale": logit_scale_lr}
-    not_negative = {"lr": lr, "weight_decay": weight_decay, "eps": eps}
-    not_negative |= {f"{tower}_lr": rate for tower, rate in rates.items() if rate is not None}
-    for name, value in not_negative.items():
-        if not value >= 0:
-            raise ConfigError(f"optimizer.{name}={value} must be 0 or more")
-    if layer_decay is not None and not 0 < layer_decay <= 1:
-        raise ConfigError(f"optimizer.layer_decay={layer_decay} must be above 0 and at most 1")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ConfigError(f"optimizer.betas={list(betas)} must be two numbers from 0 to below 1, such as [0.9, 0.98]")
     beta1, beta2 = betas
     if layer_decay is None and all(rate is None for rate in rates.values()):
         groups = _groups(model, weight_decay)
@@ -138,7 +138,13 @@ def megabytes(size: int) -> str:
     return f"{float(f'{size / 1e6:.3g}'):,g} MB"
 
 
-def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 50, final_fraction: float = 0.0) -> LambdaLR:
+@bounded("scheduler")
+def cosine(
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup_steps: Annotated[int, whole(0)] = 50,
+    final_fraction: Annotated[float, share()] = 0.0,
+) -> LambdaLR:
     """Schedule a linear warm-up, then a cosine down to ``final_fraction`` of the peak.
 
     Args:
@@ -157,7 +163,8 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 50, final
     return LambdaLR(optimizer, factor)
 
 
-def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
+@bounded("scheduler")
+def constant(optimizer: Optimizer, total_steps: int, warmup_steps: Annotated[int, whole(0)] = 0) -> LambdaLR:
     """Schedule a linear warm-up, then the peak learning rate to the end.
 
     Args:

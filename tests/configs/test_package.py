@@ -12,10 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-BASE = {"artifacts", "compat", "errors", "hub"}
+BASE = {"artifacts", "bounds", "compat", "errors", "hub"}
 # Room (a folder or file of degla/) -> what else of degla/ it may import, anywhere in its files.
 ROOMS = {
-    "losses": {"errors"},
+    "bounds": {"errors"},
+    "losses": {"bounds", "errors"},
     "compat": set(),
     "errors": set(),
     "artifacts": {"errors"},
@@ -26,6 +27,8 @@ ROOMS = {
     "hard_negatives": BASE | {"data"},
     "download": BASE,
     "runtime": {"errors"},  # runs without torch
+    "image_index": BASE | {"data", "evaluation", "hard_negatives", "models", "report", "runtime"},
+    "demo": BASE | {"api", "data", "hard_negatives", "models"},
     "report": BASE | {"data", "evaluation", "hard_negatives", "models"},
     "cli": BASE,
     "training": BASE | {"cli", "data", "evaluation", "losses", "models", "report"},
@@ -34,7 +37,7 @@ ROOMS = {
 # The programs and cli/ must start without torch. At import they may use these rooms only; inside functions, and for
 # type checkers, the programs may import every room and cli/ may import these. Nothing else is exempt: an import
 # inside a function of any other room counts like one at the top of its file.
-PROGRAMS = {"__init__", "train", "evaluate", "negatives", "export", "study", "downloads"}
+PROGRAMS = {"__init__", "train", "evaluate", "negatives", "export", "study", "downloads", "search", "tryout"}
 AT_IMPORT_OF_A_PROGRAM = {"artifacts", "errors", "cli"}
 INSIDE_FUNCTIONS_OF_CLI = {"report"}
 # Package -> the rooms and programs that may import it.
@@ -104,7 +107,7 @@ def test_what_the_direction_test_refuses(tmp_path):
 
 def test_the_command_line_imports_no_torch():
     modules = [f"degla.cli.{path.stem}" for path in (ROOT / "degla" / "cli").glob("*.py") if path.stem != "__init__"]
-    modules += [f"degla.{name}" for name in sorted(PROGRAMS - {"__init__"})]
+    modules += ["degla.bounds", *(f"degla.{name}" for name in sorted(PROGRAMS - {"__init__"}))]
     code = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
     code += "print(*sorted({'torch', 'lightning', 'open_clip', 'transformers', 'datasets'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

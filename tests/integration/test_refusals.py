@@ -29,7 +29,7 @@ CASES = {
     "unparsable": (["optimizer.lr=[1"], "optimizer.lr"),
     # wrong values
     "number": (["optimizer.lr=fast"], "optimizer.lr='fast' must be a number"),
-    "negative rate": (["optimizer.lr=-1"], "optimizer.lr=-1 must be 0 or more"),
+    "negative rate": (["optimizer.lr=-1"], "optimizer.lr=-1 must be a number of 0 or more"),
     "whole number": (["loader.num_negatives=2.5"], "loader.num_negatives=2.5 must be a whole number"),
     "choice": (["loader.negatives=all"], "loader.negatives=all must be one of first, random, one_per_type"),
     "decay": (["teacher.decay=1.5"], "use teacher=frozen"),

@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Iterator
+from typing import Annotated
 
-from degla.data.bounds import SEED, check_settings, one_of, optional, share, some_of, whole
+from degla.bounds import SEED, bounded, one_of, share, some_of, whole
 from degla.data.scenes import (
     LAYOUTS,
     SPLITS,
@@ -26,25 +27,17 @@ _LAYOUTS = ("pair",) * 4 + ("inside", "three", "group", "group", "alone", "pair"
 
 _WORLD = 1  # part of a table's identity; raise it when the same arguments give other samples
 
-_BOUNDS = {
-    "num_scenes": whole(1),
-    "num_rows": whole(1),
-    "split": one_of(SPLITS),
-    "layouts": optional(some_of(LAYOUTS)),
-    "detail": share(),
-    "general_fraction": share(),
-    "seed": SEED,
-    "image_size": whole(8, 4096),  # below 8 pixels a stripe has no height
-}
+_IMAGE_SIZE = whole(8, 4096)  # below 8 pixels a stripe has no height
 
 
+@bounded("data")
 def scenes(
-    num_scenes: int = 20000,
-    split: str = "train",
-    layouts: list[str] | None = None,
-    detail: float = DETAIL,
-    seed: int = 0,
-    image_size: int = 48,
+    num_scenes: Annotated[int, whole(1)] = 20000,
+    split: Annotated[str, one_of(SPLITS)] = "train",
+    layouts: Annotated[list[str], some_of(LAYOUTS)] | None = None,
+    detail: Annotated[float, share()] = DETAIL,
+    seed: Annotated[int, SEED] = 0,
+    image_size: Annotated[int, _IMAGE_SIZE] = 48,
     cache_dir: str | None = None,
 ) -> SampleTable:
     """Draw scenes, each with one caption and its typed hard negatives.
@@ -61,7 +54,6 @@ def scenes(
     Raises:
         ConfigError: a setting is out of range.
     """
-    check_settings("data", _BOUNDS, locals())
     return build_table(
         _scenes,
         cache_dir=cache_dir,
@@ -75,12 +67,13 @@ def scenes(
     )
 
 
+@bounded("data")
 def scenes_and_general(
-    num_rows: int = 64000,
-    general_fraction: float = 0.55,
-    detail: float = 0.25,
-    seed: int = 0,
-    image_size: int = 48,
+    num_rows: Annotated[int, whole(1)] = 64000,
+    general_fraction: Annotated[float, share()] = 0.55,
+    detail: Annotated[float, share()] = 0.25,
+    seed: Annotated[int, SEED] = 0,
+    image_size: Annotated[int, _IMAGE_SIZE] = 48,
     cache_dir: str | None = None,
 ) -> SampleTable:
     """Mix training scenes with digits, letters, textures, colours and further shapes; captions without negatives.
@@ -96,7 +89,6 @@ def scenes_and_general(
     Raises:
         ConfigError: a setting is out of range.
     """
-    check_settings("data", _BOUNDS, locals())
     return build_table(
         _mixture,
         cache_dir=cache_dir,

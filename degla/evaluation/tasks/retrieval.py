@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from degla.bounds import Bound, bounded, whole
 from degla.evaluation.caption_files import CaptionedImage, read_caption_file
 from degla.evaluation.items import ImageRef, Outcome
 from degla.evaluation.scoring import TIE, Ties, retrieval_ranks
@@ -22,6 +23,12 @@ class _Query(NamedTuple):
     image: str
     caption: str  # "" where the image is the query
     num_correct: int  # entries that would be correct
+
+
+_KS = Bound(
+    lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(whole(1).allows, value)),
+    "a list of whole numbers of 1 or more",
+)
 
 
 class Retrieval(Task):
@@ -38,13 +45,14 @@ class Retrieval(Task):
         ties: ``lost``: a wrong entry that scores as high is ranked before the correct one.
     """
 
+    @bounded("benchmark")
     def __init__(
         self,
         captions: str,
         images: str,
-        num_images: int | None = None,
+        num_images: Annotated[int, whole(1)] | None = None,
         split: str = "test",
-        ks: Sequence[int] = (1, 5, 10),
+        ks: Annotated[Sequence[int], _KS] = (1, 5, 10),
         name: str = "retrieval",
         subsets: Sequence[str] | None = None,
         ties: Ties = "lost",

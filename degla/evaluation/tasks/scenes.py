@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
+from degla.bounds import bounded, one_of, whole
 from degla.data.scenes import GENERAL_TASKS, SPLITS, SUBSETS, general_examples, suite_items
-from degla.errors import ConfigError
 from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.items import Choice, ImageRef, Outcome
 from degla.evaluation.labelled import Labelled
@@ -31,17 +31,16 @@ class Scenes(ChoiceTask):
         ConfigError: a split that does not exist.
     """
 
+    @bounded("benchmark")
     def __init__(
         self,
-        split: str = "validation",
-        num_items: int = 200,
-        image_size: int = 48,
+        split: Annotated[str, one_of(_SPLITS)] = "validation",
+        num_items: Annotated[int, whole(1)] = 200,
+        image_size: Annotated[int, whole(8, 4096)] = 48,
         name: str = "scenes",
         subsets: Sequence[str] | None = None,
         ties: Ties = "lost",
     ):
-        if split not in _SPLITS:
-            raise ConfigError(f"benchmark.{name}.split={split} must be one of {', '.join(_SPLITS)}")
         super().__init__(
             name,
             subsets,

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
+from degla.bounds import bounded, whole
 from degla.errors import ConfigError
 from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.items import Choice, ImageRef, Outcome
@@ -68,12 +69,13 @@ class Valse(ChoiceTask):
         ties: the published scripts lose ties as well.
     """
 
+    @bounded("benchmark")
     def __init__(
         self,
         name: str = "valse",
         annotations: str = "data/valse",
         images: dict[str, str] | None = None,
-        min_votes: int = 2,
+        min_votes: Annotated[int, whole(0, 3)] = 2,
         subsets: Sequence[str] | None = None,
         ties: Ties = "lost",
     ):

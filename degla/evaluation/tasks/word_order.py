@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from degla.bounds import bounded, whole
 from degla.evaluation.caption_files import read_caption_file
 from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.items import Choice
@@ -27,12 +28,13 @@ class WordOrder(ChoiceTask):
         ties: ``original`` counts them as correct: ARO's argmax has the correct caption first.
     """
 
+    @bounded("benchmark")
     def __init__(
         self,
         captions: str,
         images: str,
         frozen: str,
-        num_items: int | None = None,
+        num_items: Annotated[int, whole(1)] | None = None,
         name: str = "order",
         subsets: Sequence[str] | None = None,
         ties: Ties = "lost",

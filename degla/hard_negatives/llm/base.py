@@ -1,11 +1,11 @@
 """The common part of the online writer and the batch writer: prompts, request bodies, answers."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from degla.bounds import bounded, number, whole
 from degla.errors import ConfigError
 from degla.hard_negatives.answer_index import AnswerIndex
-from degla.hard_negatives.bounds import check_number
 from degla.hard_negatives.checks import max_length
 from degla.hard_negatives.language.tagger import load_tagger
 from degla.hard_negatives.llm.completion import Reply
@@ -37,6 +37,7 @@ class LanguageModelWriter(AnswerWriter):
         tagger: word classes for the checks.
     """
 
+    @bounded("negatives")
     def __init__(
         self,
         kinds: Sequence[str],
@@ -44,17 +45,14 @@ class LanguageModelWriter(AnswerWriter):
         seed: int,
         model: str | None,
         prompts: str | None = None,
-        temperature: float = 0.7,
-        max_tokens: int = 256,
+        temperature: Annotated[float, number(0)] = 0.7,
+        max_tokens: Annotated[int, whole(1)] = 256,
         structured: Structured = "json_schema",
-        attempts: int = 2,
+        attempts: Annotated[int, whole(1)] = 2,
         tagger: str = "hanta",
     ):
         if not model:
             raise ConfigError("negatives.model is not set: set it to the name by which the server knows its model")
-        check_number("negatives.temperature", temperature, 0)
-        check_number("negatives.max_tokens", max_tokens, 1)
-        check_number("negatives.attempts", attempts, 1)
         self.redact = Redactor()
         self.prompts = load_prompts(kinds, prompts)
         self.temperature = temperature

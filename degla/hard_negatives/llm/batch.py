@@ -4,11 +4,11 @@ import glob
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from degla.bounds import bounded, number, whole
 from degla.errors import ConfigError
 from degla.hard_negatives.answer_index import Verdict
-from degla.hard_negatives.bounds import check_number
 from degla.hard_negatives.llm.base import LanguageModelWriter, Structured
 from degla.hard_negatives.llm.completion import NoCompletion, decode_json, error_message, parse_completion
 from degla.hard_negatives.progress import Progress
@@ -50,6 +50,7 @@ class BatchWriter(LanguageModelWriter):
 
     supports_shards = False  # max_requests splits the requests already
 
+    @bounded("negatives")
     def __init__(
         self,
         kinds: Sequence[str],
@@ -58,15 +59,14 @@ class BatchWriter(LanguageModelWriter):
         model: str | None = None,
         requests: str = "requests",
         answers: Sequence[str] = (),
-        max_requests: int = 50_000,
+        max_requests: Annotated[int, whole(1)] = 50_000,
         prompts: str | None = None,
-        temperature: float = 0.7,
-        max_tokens: int = 256,
+        temperature: Annotated[float, number(0)] = 0.7,
+        max_tokens: Annotated[int, whole(1)] = 256,
         structured: Structured = "json_schema",
-        attempts: int = 2,
+        attempts: Annotated[int, whole(1)] = 2,
         tagger: str = "hanta",
     ):
-        check_number("negatives.max_requests", max_requests, 1)
         super().__init__(kinds, count, seed, model, prompts, temperature, max_tokens, structured, attempts, tagger)
         self.requests = Path(requests)
         self.answers = tuple(answers)

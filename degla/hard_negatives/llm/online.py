@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
+from degla.bounds import above, bounded, number, whole
 from degla.errors import ConfigError
-from degla.hard_negatives.bounds import check_number
 from degla.hard_negatives.llm.base import LanguageModelWriter, Structured
 from degla.hard_negatives.llm.client import ChatClient, Refused, Unavailable
 from degla.hard_negatives.progress import Progress
@@ -37,6 +38,7 @@ class OnlineWriter(LanguageModelWriter):
         tagger: word classes for the checks.
     """
 
+    @bounded("negatives")
     def __init__(
         self,
         kinds: Sequence[str],
@@ -46,22 +48,17 @@ class OnlineWriter(LanguageModelWriter):
         base_url: str = "http://localhost:8000/v1",
         api_key_env: str = "OPENAI_API_KEY",
         prompts: str | None = None,
-        temperature: float = 0.7,
-        max_tokens: int = 256,
+        temperature: Annotated[float, number(0)] = 0.7,
+        max_tokens: Annotated[int, whole(1)] = 256,
         structured: Structured = "json_schema",
-        attempts: int = 2,
-        concurrency: int = 32,
-        timeout_seconds: float = 120.0,
-        max_retries: int = 8,
-        max_failures: int = 32,
-        max_server_wait_seconds: float = 600.0,
+        attempts: Annotated[int, whole(1)] = 2,
+        concurrency: Annotated[int, whole(1, _MAX_CONCURRENCY)] = 32,
+        timeout_seconds: Annotated[float, above(0)] = 120.0,
+        max_retries: Annotated[int, whole(0)] = 8,
+        max_failures: Annotated[int, whole(1)] = 32,
+        max_server_wait_seconds: Annotated[float, number(0)] = 600.0,
         tagger: str = "hanta",
     ):
-        check_number("negatives.concurrency", concurrency, 1, _MAX_CONCURRENCY)
-        check_number("negatives.timeout_seconds", timeout_seconds, 0, exclusive=True)
-        check_number("negatives.max_retries", max_retries, 0)
-        check_number("negatives.max_failures", max_failures, 1)
-        check_number("negatives.max_server_wait_seconds", max_server_wait_seconds, 0)
         super().__init__(kinds, count, seed, model, prompts, temperature, max_tokens, structured, attempts, tagger)
         self.client = ChatClient(
             base_url,

@@ -1,6 +1,6 @@
 """Read the negatives in the text of a model's answer."""
 
-from degla.hard_negatives.bounds import MAX_PER_KIND
+from degla.hard_negatives.kinds import MAX_PER_KIND
 from degla.hard_negatives.llm.completion import decode_json, without_surrogates
 
 

@@ -1,8 +1,11 @@
 """Samples of a training batch, shown by the loggers: image, caption and negatives with the student's scores."""
 
+from typing import Annotated
+
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from degla.bounds import bounded, whole
 from degla.data.batch import Batch
 from degla.evaluation import Encoder
 from degla.models import ClipModel
@@ -23,7 +26,8 @@ class BatchImages(Callback):
         num_images: samples shown of a batch.
     """
 
-    def __init__(self, every_n_steps: int = 1000, num_images: int = 8):
+    @bounded("callbacks.batch_images")
+    def __init__(self, every_n_steps: Annotated[int, whole(1)] = 1000, num_images: Annotated[int, whole(1)] = 8):
         self.every_n_steps = every_n_steps
         self.num_images = num_images
         self._last_step = -1

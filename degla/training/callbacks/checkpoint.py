@@ -3,7 +3,7 @@
 import os
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from degla.artifacts import PARTIAL_SUFFIX, atomic_write, newest_checkpoint
+from degla.bounds import Bound, bounded, is_whole, whole
 from degla.compat.lightning import (
     all_batches_read,
     batch_progress,
@@ -19,7 +20,11 @@ from degla.compat.lightning import (
     save_checkpoint_now,
     set_last_saved_step,
 )
-from degla.errors import CheckpointError, ConfigError
+from degla.errors import CheckpointError
+
+_KEPT = Bound(
+    lambda value: is_whole(value) and (value == -1 or value >= 1), "a whole number of 1 or more, or -1 to keep all"
+)
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -33,14 +38,13 @@ class RunCheckpoint(ModelCheckpoint):
         keep_last: how many of the newest checkpoints are kept; -1 keeps all.
 
     Raises:
-        ConfigError: ``keep_last`` is 0 or below -1.
+        ConfigError: a number is out of its bounds.
     """
 
-    def __init__(self, dirpath: str, every_n_steps: int = 500, keep_last: int = 2):
-        if every_n_steps < 1:
-            raise ConfigError(f"callbacks.checkpoint.every_n_steps={every_n_steps} must be 1 or more")
-        if keep_last == 0 or keep_last < -1:
-            raise ConfigError(f"callbacks.checkpoint.keep_last={keep_last} must be 1 or more, or -1 to keep all")
+    @bounded("callbacks.checkpoint")
+    def __init__(
+        self, dirpath: str, every_n_steps: Annotated[int, whole(1)] = 500, keep_last: Annotated[int, _KEPT] = 2
+    ):
         super().__init__(
             dirpath=dirpath,
             filename="step-{step:08d}",

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from degla.bounds import bounded, whole
 from degla.evaluation import Encoder, FeatureStore, Task, point_estimates, run_benchmarks
 from degla.models import ClipModel
 from degla.models.sharding import is_sharded
@@ -28,7 +29,13 @@ class Evaluate(Callback):
         num_workers: processes that decode images.
     """
 
-    def __init__(self, benchmarks: Mapping[str, Task], every_n_steps: int = 500, num_workers: int = 0):
+    @bounded("callbacks.evaluate")
+    def __init__(
+        self,
+        benchmarks: Mapping[str, Task],
+        every_n_steps: Annotated[int, whole(1)] = 500,
+        num_workers: Annotated[int, whole(0)] = 0,
+    ):
         self.benchmarks = benchmarks
         self.every_n_steps = every_n_steps
         self.num_workers = num_workers

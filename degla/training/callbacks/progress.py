@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import rich
@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from degla.bounds import bounded, whole
 from degla.data.batch import Batch
 
 _LINE_SECONDS = 30.0  # from one line to the next where the output is a file
@@ -28,7 +29,8 @@ class ProgressBar(LightningProgressBar):
         refresh_rate: batches from one redraw to the next.
     """
 
-    def __init__(self, refresh_rate: int = 10):
+    @bounded("callbacks.progress_bar")
+    def __init__(self, refresh_rate: Annotated[int, whole(1)] = 10):
         super().__init__()
         self.refresh_rate = refresh_rate
         self._is_enabled = True

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
 from degla.artifacts import atomic_write
+from degla.bounds import Bound, bounded, whole
+from degla.bounds import share as share_bound
 from degla.data.datamodule import DataModule
 from degla.errors import CheckpointError, ConfigError
 from degla.models import ClipModel, interpolate_weights
@@ -37,6 +39,11 @@ log = logging.getLogger(__name__)
 _KEY = "callbacks.retention"
 _BASE = "base.ckpt"  # weights before the first step, beside the checkpoints
 _SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+_LIST_OF_SHARES = Bound(
+    lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(share_bound().allows, value)),
+    "numbers from 0 (base) to 1 (fine-tuned)",
+)
 
 State = dict[str, Tensor]  # weights under open_clip's names, on rank 0; empty on the other ranks
 
@@ -65,25 +72,18 @@ class Retention(Callback):
         ConfigError: a value is out of its range.
     """
 
+    @bounded(_KEY)
     def __init__(
         self,
         run_dir: str,
         dirpath: str,
         metric: str | None = None,
         retain: str | None = None,
-        floor: float = 0.97,
-        wise_ft: Sequence[float] = _SHARES,
-        every_n_steps: int = 100,
-        patience: int | None = None,
+        floor: Annotated[float, share_bound()] = 0.97,
+        wise_ft: Annotated[Sequence[float], _LIST_OF_SHARES] = _SHARES,
+        every_n_steps: Annotated[int, whole(1)] = 100,
+        patience: Annotated[int, whole(1)] | None = None,
     ):
-        if not 0 <= floor <= 1:
-            raise ConfigError(f"{_KEY}.floor={floor} must be from 0 to 1: the share of the base's value to keep")
-        if not wise_ft or not all(0 <= share <= 1 for share in wise_ft):
-            raise ConfigError(f"{_KEY}.wise_ft={list(wise_ft)} must be numbers from 0 (base) to 1 (fine-tuned)")
-        if every_n_steps < 1:
-            raise ConfigError(f"{_KEY}.every_n_steps={every_n_steps} must be 1 or more")
-        if patience is not None and patience < 1:
-            raise ConfigError(f"{_KEY}.patience={patience} must be 1 or more, or null to never stop early")
         self.run_dir = Path(run_dir)
         self.dirpath = Path(dirpath)
         self.metric = metric

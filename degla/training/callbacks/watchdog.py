@@ -7,12 +7,13 @@ import os
 import socket
 import threading
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch.distributed import Store
 
+from degla.bounds import above, bounded
 from degla.compat.lightning import kill_children
 from degla.compat.torch import default_store
 
@@ -33,7 +34,8 @@ class Watchdog(Callback):
         timeout_seconds: longer than the longest validation, evaluation, checkpoint or compilation.
     """
 
-    def __init__(self, timeout_seconds: float = 1800.0):
+    @bounded("callbacks.watchdog")
+    def __init__(self, timeout_seconds: Annotated[float, above(0)] = 1800.0):
         self.timeout_seconds = timeout_seconds
         self._count = 0
         self._stage = "the start"
