@@ -127,7 +127,8 @@ def check_node(node: DictConfig, key: str) -> tuple[Callable[..., Any], dict[str
             hint = f"did you mean {key}.{close[0]}?" if close else f"it takes {', '.join(parameters)}"
             raise ConfigError(f"there is no config key '{key}.{name}': {hint}")
         if name in hints and not fits(value, hints[name]):
-            raise ConfigError(f"{key}.{name}={value!r} must be {describe(hints[name])}")
+            shown = value if fits(value, hints[name], check_bounds=False) else repr(value)  # a text in quotes
+            raise ConfigError(f"{key}.{name}={shown} must be {describe(hints[name])}")
     return target, settings
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from degla.cli.bounds import words_of
 from degla.cli.hints import describe, type_hints
 from degla.cli.keys import groups_of
 from degla.cli.paths import config_dir
@@ -72,7 +73,12 @@ def own_section(program: str) -> Section:
     content, comments = _read(file)
     groups = groups_of(program)
     plain = [
-        Option(key, _TYPES.get(key) or _type_of(value), _shown(value), comments.get(key.rpartition(".")[2], ""))
+        Option(
+            key,
+            _TYPES.get(key) or words_of(key, program) or _type_of(value),
+            _shown(value),
+            comments.get(key.rpartition(".")[2], ""),
+        )
         for key, value in _leaves(content)
         if key.partition(".")[0] not in ("defaults", "hydra", *groups)
     ]
@@ -169,7 +175,7 @@ def _options(prefix: str, node: dict[str, Any], comments: dict[str, str]) -> lis
     return [
         Option(
             key=f"{prefix}.{name}",
-            type=describe(hints[name]) if name in hints else _type_of(value),
+            type=words_of(f"{prefix}.{name}") or (describe(hints[name]) if name in hints else _type_of(value)),
             default=_shown(value),
             description=documented.get(name) or comments.get(name, ""),
         )

@@ -15,7 +15,6 @@ from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.instantiate import check_node, chosen_nodes, instantiate, instantiate_each, instantiate_partial
-from degla.data.bounds import LOADER, check_settings
 from degla.data.datamodule import DataModule
 from degla.data.sources import SampleStream, SampleTable
 from degla.data.text_features import TextFeatures
@@ -123,7 +122,6 @@ def _check_nodes(cfg: DictConfig) -> None:
         check_node(cfg[group], group)
     if cfg.adapter._target_:
         check_node(cfg.adapter, "adapter")
-    check_settings("loader", LOADER, check_node(cfg.loader, "loader")[1])
     for name, node in chosen_nodes(cfg.benchmark).items():
         check_node(node, f"benchmark.{name}")
 
