@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -110,6 +111,12 @@ class DeGLAModule(L.LightningModule):
         if self.teacher_texts is not None and batch.teacher_texts is None and batch.text_numbers is not None:
             texts = torch.cat([teacher.text[:, None], teacher.negatives], dim=1)
             self.teacher_texts.write(batch.text_numbers, texts)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed an adapter's dropout by batch and rank, so that a resumed run drops what the run would have dropped."""
+        if self.student.lora is not None and self.student.lora.dropout:
+            seeds = np.random.SeedSequence([self.hparams.get("seed", 0), batch_idx, self.global_rank])
+            torch.manual_seed(int(seeds.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss ``()`` of a batch, and log the means over all ranks."""
