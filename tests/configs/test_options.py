@@ -37,7 +37,12 @@ def test_descriptions_come_from_docstrings_and_types_from_hints():
     (section,) = group_sections("optimizer")
     options = {option.key: option for option in section.options}
     assert section.target == "degla.training.optim.adamw" and section.names == ["adamw"]
-    assert options["optimizer.lr"].type == "a number" and options["optimizer.betas"].type == "a list of a number"
+    assert options["optimizer.lr"].type == "a number of 0 or more"
+    assert options["optimizer.betas"].type == "two numbers from 0 to below 1, such as [0.9, 0.98]"
+    sections = [group_sections(name)[0] for name in ("loader", "trainer")]
+    loader, trainer = ({option.key: option for option in section.options} for section in sections)
+    assert loader["loader.chunk_size"].type == "a whole number of 1 or more, or null"
+    assert trainer["trainer.max_steps"].type == "a number of steps of 1 or more, or -1"
     assert options["optimizer.lr"].default == "1.0e-06"
     merged = {option.key: option for option in group_sections("teacher")[0].options}
     assert merged["teacher.decay"].default == "by option" and merged["teacher.text_cache"].default == "null"
@@ -60,7 +65,7 @@ def test_the_flag_explains_a_group(tmp_path):
     assert result.returncode == 0 and result.stderr == "" and list(tmp_path.iterdir()) == []
     (section,) = group_sections("optimizer")
     assert explained(result.stdout) == {option.key: option.description for option in section.options}
-    assert "  optimizer.lr: a number; default 1.0e-06\n" in result.stdout
+    assert "  optimizer.lr: a number of 0 or more; default 1.0e-06\n" in result.stdout
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
