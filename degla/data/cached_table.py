@@ -6,6 +6,7 @@ in between, their size and modification time must be those of the last check.
 """
 
 import contextlib
+import itertools
 import json
 import time
 import zlib
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets.arrow_reader import ArrowReader
-from datasets.arrow_writer import ArrowWriter
 
 from degla.artifacts import atomic_write, provenance
 from degla.data.cache_files import set_aside, writing
@@ -25,6 +26,7 @@ FORMAT = 1  # of the file with the checksum
 _ALWAYS_CHECKED = 2 * 2**30  # bytes of the largest file that is read in full at every start
 _CHECK_EVERY = 7 * 24 * 3600  # seconds from one full check of a larger file to the next
 _BLOCK = 2**22  # bytes that are read at a time
+_ROWS_PER_BATCH = 1000  # records that are held before they are written
 _SETTING = "data.cache_dir"
 
 Record = dict[str, Any]
@@ -46,6 +48,24 @@ def cached_table(
     Raises:
         DataError: the table cannot be written, or its rows cannot be read.
     """
+    batches = _batches(_read(records), features.arrow_schema)
+    return cached_batches(batches, features, cache_dir, key)
+
+
+def cached_batches(
+    batches: Iterable[pa.Table], features: datasets.Features, cache_dir: str | None, key: str
+) -> datasets.Dataset:
+    """Return the table that is kept under a key, as ``cached_table`` does, from whole columns.
+
+    Args:
+        batches: tables in the schema of ``features``; read only where the table has to be written.
+        features: columns and their types.
+        cache_dir: folder of the tables; None is the default of ``datasets``.
+        key: identity of the table, a hash of everything that its rows depend on.
+
+    Raises:
+        DataError: the table cannot be written, or its rows cannot be read.
+    """
     path = Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / "degla" / f"{key[:32]}.arrow"
     problem = _problem(path)
     if problem is not None:
@@ -54,20 +74,26 @@ def cached_table(
             if problem:
                 set_aside(path, _SETTING, problem)
             if problem is not None:
-                _write(path, records, features)
+                _write(path, batches, features.arrow_schema)
     return datasets.Dataset(ArrowReader.read_table(str(path)), fingerprint=key[:32])
 
 
-def _write(path: Path, records: Iterable[Record], features: datasets.Features) -> None:
+def _write(path: Path, batches: Iterable[pa.Table], schema: pa.Schema) -> None:
     # Without a flush to disk, a power cut can leave a file of the right name and length that holds zeros.
     with atomic_write(path, flush_to_disk=True) as partial:
-        with ArrowWriter(path=str(partial), features=features) as writer:
-            for record in _read(records):
-                writer.write(features.encode_example(record))
-            writer.finalize()
+        with partial.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            for batch in batches:
+                writer.write_table(batch)
         checksum = _checksum(partial)
     # The table comes first: a kill in between leaves a table without a checksum, which is written again.
     _write_description(path, {"crc32": checksum, "provenance": provenance()})
+
+
+def _batches(records: Iterable[Record], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield records in tables. pyarrow converts a column at a time, which ``datasets`` does one row at a time."""
+    records = iter(records)
+    while rows := list(itertools.islice(records, _ROWS_PER_BATCH)):
+        yield pa.Table.from_pylist(rows, schema=schema)
 
 
 def _write_description(path: Path, description: dict[str, Any]) -> None:

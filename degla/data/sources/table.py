@@ -4,15 +4,17 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from degla.data.cached_table import cached_table
 from degla.data.extra_columns import NO_EXTRA_COLUMNS, ExtraColumns
-from degla.data.schema import Negative, Sample, StoredImage, Unit, list_in_text, parse_negatives, text_error
+from degla.data.schema import Negative, Sample, StoredImage, Unit, list_in_text, parse_negatives, text_error, texts_of
 from degla.data.sources.needed import OnlyNeeded, is_needed, unneeded_columns
 from degla.data.sources.records import Record
 from degla.errors import DataError
@@ -113,6 +115,31 @@ class SampleTable:
     def texts(self, indices: Sequence[int]) -> list[Sample]:
         """Return the samples at ``indices`` without images, whose bytes are not read."""
         return self._read(self.dataset.remove_columns(self.image_columns), indices)
+
+    def texts_of_rows(self, start: int, stop: int) -> list[list[str]]:
+        """Return all texts of some rows, in the order of ``texts_of``.
+
+        Args:
+            start: the first row.
+            stop: the row after the last one.
+        """
+        columns = set(self.dataset.column_names)
+        if not self._is_plain() or columns & {"captions", "units", "paraphrases"}:
+            return [texts_of(sample) for sample in self.texts(range(start, stop))]
+        # Most tables are read here, a column at a time; samples would take ten times as long.
+        rows: pa.Table = self.dataset.with_format("arrow")[start:stop]
+        captions = [caption or "" for caption in rows.column("caption").to_pylist()]
+        if "negatives" not in columns:
+            return [[caption] for caption in captions]
+        negatives = rows.column("negatives").combine_chunks()
+        counts = pc.fill_null(pc.list_value_length(negatives), 0).to_pylist()
+        texts = iter(pc.struct_field(negatives.flatten(), "text").to_pylist())
+        return [[caption, *islice(texts, count)] for caption, count in zip(captions, counts, strict=True)]
+
+    def _is_plain(self) -> bool:
+        """Return whether the table is one of ``build_table``, whose columns are those of ``TABLE_FEATURES``."""
+        to_sample = self.to_sample
+        return (to_sample.to_sample if isinstance(to_sample, OnlyNeeded) else to_sample) is table_sample
 
     def _read(self, dataset: datasets.Dataset, indices: Sequence[int]) -> list[Sample]:
         records = dataset.__getitems__(list(indices))
