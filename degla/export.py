@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -217,6 +217,8 @@ def _push(folder: Path, name: str, repo_type: str) -> None:
 
     from degla.models.checkpoints import first_line
 
+    # OSError, and the base of what the hub's HTTP client raises without a network; the client's name varies.
+    errors = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
     api = HfApi(token=os.environ["HF_TOKEN"])
     try:
         sdk = "gradio" if repo_type == "space" else None
@@ -227,7 +229,7 @@ def _push(folder: Path, name: str, repo_type: str) -> None:
             )
         message = "Model exported by degla"
         print(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message, repo_type=repo_type))
-    except HfHubHTTPError as error:
+    except errors as error:
         raise ConfigError(f"push_to_hub: {first_line(error)}; the model is in {folder}") from error
 
 

@@ -4,6 +4,7 @@ Imports no torch.
 """
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants
 
 from degla.compat.hub import hub_offline
+
+for _client in ("httpx", "httpx2"):  # HTTP clients of the hub's library 1 and 2, which log every request
+    logging.getLogger(_client).setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager

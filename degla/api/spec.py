@@ -11,7 +11,7 @@ from degla.models.checkpoints import read_settings
 from degla.models.hf_folder import is_hf_folder
 
 _CONFIG_NAME = "open_clip_config.json"
-_REMOTE = ("hf-hub:", "local-dir:")
+_REMOTE = ("hf-hub:", "hf://", "local-dir:")
 
 
 def model_values(model: str | Path, architecture: str | None = None) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def model_values(model: str | Path, architecture: str | None = None) -> dict[str
 
     Args:
         model: an option of ``configs/model``, the folder of a run or of a model, a checkpoint, a file of weights, an
-            ``hf-hub:`` name, or an open_clip name with its tag, such as ``ViT-B-32/openai``.
+            ``hf-hub:`` or ``hf://`` name, or an open_clip name with its tag, such as ``ViT-B-32/openai``.
         architecture: open_clip name for a file of weights that does not record it.
 
     Returns:

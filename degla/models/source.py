@@ -21,6 +21,7 @@ from degla.errors import CheckpointError, ConfigError
 from degla.hub import reachable_hub
 from degla.models.checkpoints import Weights, first_line, read_weights
 from degla.models.hf_folder import FILES, PICKLED_WEIGHTS, is_hf_folder, read_hf
+from degla.models.hub_names import HUB_PREFIXES, download_hub_file, hub_file, hub_name, is_on_hub
 
 ARCHITECTURES = Path(__file__).parent / "architectures"  # open_clip configs that come with the package
 BUNDLED_WEIGHTS = Path(__file__).parent / "pretrained"  # <name>/<tag>.safetensors
@@ -70,22 +71,24 @@ class _Architecture(NamedTuple):
 
 
 def resolve_architecture(name: str, pretrained: str | None) -> str:
-    """Return the name to build by: a folder that is given as weights decides the architecture too.
+    """Return the name to build by: a folder or repository that is given as weights decides the architecture too.
 
     Args:
         name: as for ``load_clip``.
         pretrained: as for ``load_clip``.
 
     Returns:
-        ``local-dir:<folder>``, or ``name`` where ``pretrained`` is not a folder.
+        ``local-dir:<folder>`` or ``hf-hub:<repository>``, or ``name`` where ``pretrained`` is neither.
     """
+    if pretrained is not None and is_on_hub(pretrained) and hub_file(pretrained) is None:
+        return hub_name(pretrained)
     folder = (pretrained or "").removeprefix(LOCAL_DIR_PREFIX)
     return LOCAL_DIR_PREFIX + folder if folder and Path(folder).is_dir() else name
 
 
 def has_bundled_weights(name: str) -> bool:
-    """Return whether a name includes weights, as ``hf-hub:`` and ``local-dir:`` names do."""
-    return name.startswith((LOCAL_DIR_PREFIX, HF_HUB_PREFIX))
+    """Return whether a name includes weights, as ``hf-hub:``, ``hf://`` and ``local-dir:`` names do."""
+    return name.startswith((LOCAL_DIR_PREFIX, *HUB_PREFIXES))
 
 
 def find_source(name: str, pretrained: str | None, cache_dir: str | None, part: str) -> Source:
@@ -101,6 +104,9 @@ def find_source(name: str, pretrained: str | None, cache_dir: str | None, part: 
         ConfigError: the name or the tag is unknown, a folder or repository is not usable, or a download failed.
         CheckpointError: the weights cannot be read.
     """
+    name = hub_name(name)
+    if pretrained is not None and (file := hub_file(pretrained)) is not None:
+        pretrained = str(download_hub_file(*file, cache_dir))
     if (folder := resolve_architecture(name, pretrained)) != name:
         name, pretrained = folder, None
     if has_bundled_weights(name) and not pretrained:
@@ -137,6 +143,8 @@ def own_merges(source: Source) -> Path | None:
     file: str | None = (source.config["text_cfg"].get("tokenizer_kwargs") or {}).get("bpe_path")
     if file is None:
         return None
+    if source.name.startswith(HF_HUB_PREFIX) and Path(file).name == file:
+        return download_hub_file(source.name.removeprefix(HF_HUB_PREFIX), file)
     folder = Path(source.name.removeprefix(LOCAL_DIR_PREFIX))
     folder = folder if source.name.startswith(LOCAL_DIR_PREFIX) else ARCHITECTURES
     if Path(file).name != file or not (folder / file).is_file():
