@@ -118,7 +118,7 @@ def _describe_model(cfg: DictConfig, student: ClipModel) -> str:
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     share = "all trained" if trained == total else f"{trained / 1e6:.1f} M trained"
     if student.lora is not None:
-        share += f" (LoRA of rank {student.lora.rank}), {_describe_saving(student)}"
+        share = f"{trained / 1e6:.2g} M trained (LoRA of rank {student.lora.rank}), {_describe_saving(student)}"
     weights = cfg.model.pretrained or "random weights"
     return f"{cfg.model.name}, {weights}, {total / 1e6:.1f} M parameters, {share}"
 
