@@ -18,7 +18,11 @@ from floors import synchronised
 from memory import peak_bytes
 from record import save, spread
 
-from degla.losses import Features, ReleasedObjective, igc_loss, tgc_loss
+from degla.cli.compose import compose_config
+from degla.losses import Features, igc_loss, tgc_loss
+from degla.training.build import build_objective
+
+OBJECTIVE = build_objective(compose_config("train", {"objective": "degla_released"}).objective)
 
 
 def main() -> None:
@@ -84,7 +88,7 @@ def features(rows: int, arguments: argparse.Namespace, device: torch.device, see
 
 def ours(student: Features, teacher: Features) -> float:
     """Return the value of our objective; compute its gradients and discard them."""
-    total = ReleasedObjective()(student, teacher).total
+    total = OBJECTIVE(student, teacher).total
     torch.autograd.grad(total, student[:3])
     return total.item()
 

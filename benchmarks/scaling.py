@@ -19,9 +19,10 @@ import torch.multiprocessing as mp
 from floors import synchronised
 from record import save
 
+from degla.cli.compose import compose_config
 from degla.data.batch import Batch, Chunk
-from degla.losses import DeGLAObjective
 from degla.models import ClipModel, Teacher, load_clip
+from degla.training.build import build_objective
 from degla.training.module import DeGLAModule
 from degla.training.optim import adamw, constant
 
@@ -87,9 +88,13 @@ def _alone(arguments: argparse.Namespace, rows: int, slots: int, words: int, dev
     """Measure the median seconds of a step in this process."""
     torch.manual_seed(0)
     student = load_clip(arguments.model, quick_gelu=True)
-    module = DeGLAModule(student, DeGLAObjective(), Teacher(student), adamw, partial(constant, total_steps=1)).to(
-        device
-    )
+    module = DeGLAModule(
+        student,
+        build_objective(compose_config("train", {}).objective),
+        Teacher(student),
+        adamw,
+        partial(constant, total_steps=1),
+    ).to(device)
     optimizer = adamw(student)
     optimizer.register_step_post_hook(module._after_optimizer_step)
     batch = made_up(student, rows, slots, words, device)

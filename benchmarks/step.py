@@ -24,9 +24,10 @@ from memory import peak_bytes, resident_bytes
 from record import save, spread
 from workload import batches
 
+from degla.cli.compose import compose_config
 from degla.data.batch import Batch
-from degla.losses import ReleasedObjective
 from degla.models import ClipModel, Teacher, load_clip
+from degla.training.build import build_objective
 from degla.training.module import DeGLAModule
 from degla.training.optim import adamw, constant
 
@@ -42,7 +43,8 @@ class OurStep:
         if compiled:
             student.compile_blocks()
             teacher.model.compile_blocks()
-        self.module = DeGLAModule(student, ReleasedObjective(), teacher, adamw, partial(constant, total_steps=1))
+        objective = build_objective(compose_config("train", {"objective": "degla_released"}).objective)
+        self.module = DeGLAModule(student, objective, teacher, adamw, partial(constant, total_steps=1))
         self.module.to(device)
         self.optimizer = adamw(student, lr=lr)
         self.optimizer.register_step_post_hook(self.module._after_optimizer_step)

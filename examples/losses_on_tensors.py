@@ -9,8 +9,12 @@ import torch
 from torch.nn.functional import normalize
 
 from degla.losses import (
-    DeGLAObjective,
+    IGC,
+    TGC,
+    Contrastive,
+    Distillation,
     Features,
+    Objective,
     contrastive_loss,
     distillation_loss,
     igc_loss,
@@ -85,7 +89,9 @@ for name, term in terms.items():
 # term unweighted for the log.
 
 # %%
-objective = DeGLAObjective(contrastive=1.0, igc=0.1, tgc=0.1, distill=1.28)
+objective = Objective(
+    {"contrastive": Contrastive(1.0), "igc": IGC(0.1), "tgc": TGC(0.1), "distill": Distillation(1.28)}
+)
 student = Features(image=image, text=text, negatives=negatives, negative_mask=negative_mask, logit_scale=logit_scale)
 teacher = Features(
     image=teacher_image,

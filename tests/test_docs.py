@@ -74,7 +74,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     loaded = re.compile(r'<(?:script|img|link)[^>]+(?:src|href)="https?://')
     assert len(pages) > 20 and not [page for page in pages if loaded.search(page.read_text(encoding="utf-8"))]
     reference = (tmp_path / "site/reference/losses.html").read_text(encoding="utf-8")
-    assert all(f'id="degla.losses.{name}"' in reference for name in ("igc_loss", "tgc_loss", "DeGLAObjective"))
+    assert all(f'id="degla.losses.{name}"' in reference for name in ("igc_loss", "tgc_loss", "Objective"))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from degla.cli.bounds import check_bounds
 from degla.cli.main import config_dir, run_folder  # registers the resolvers of the configs
 from degla.cli.messages import sentence
+from degla.cli.terms import long_key
 from degla.errors import ConfigError
 
 _PACKAGES = {"val_data": "data@val_data"}  # a key that chooses from the folder of another one
@@ -37,7 +38,8 @@ def compose_config(config_name: str, values: Mapping[str, Any]) -> DictConfig:
         with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
             cfg = hydra.compose(config_name, overrides)
         for key, value in settings.items():
-            OmegaConf.update(cfg, key, value)
+            key_now, value_now = long_key(key, value)
+            OmegaConf.update(cfg, key_now, value_now, force_add=key_now != key)
         if "run_dir" in cfg and "run_dir" not in settings:
             # The configs take it from Hydra's runtime, which only exists while Hydra runs a program.
             cfg.run_dir = run_folder(cfg.runs_dir, cfg.get("name", config_name), cfg.get("ckpt_path"))

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.hints import describe, fits, type_hints
 from degla.cli.targets import find_target
+from degla.cli.terms import compared_objective, is_objective
 from degla.errors import ConfigError, DeglaError, MissingDependencyError
 
 log = logging.getLogger(__name__)
@@ -142,8 +143,13 @@ def current_target(path: str) -> str:
 
 
 def with_current_targets(settings: Any) -> Any:
-    """Return a copy of nested plain settings in which every ``_target_`` has its current path."""
+    """Return a copy of nested plain settings in which every ``_target_`` has its current path.
+
+    An objective of an earlier release gets the terms that it has now.
+    """
     if isinstance(settings, dict):
+        if is_objective(settings.get("_target_")):
+            settings = compared_objective(settings)
         current = {name: with_current_targets(value) for name, value in settings.items()}
         if isinstance(path := settings.get("_target_"), str):
             current["_target_"] = current_target(path)

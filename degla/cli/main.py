@@ -20,9 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from degla.cli.bounds import check_bounds
 from degla.cli.explain import explain, words_to_explain
 from degla.cli.keys import help_of_groups
+from degla.cli.machine import machine_sentence
 from degla.cli.messages import sentence, unread_argument
 from degla.cli.paths import config_dir, run_folder
 from degla.cli.sweeps import storage, trial_folder, trials_left
+from degla.cli.terms import long_forms
 from degla.cli.version import version_text
 from degla.errors import ConfigError, DeglaError
 
@@ -44,7 +46,7 @@ def run_program(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         config_name: the root config of the program, such as ``train``.
         task: called with the composed config.
     """
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] = long_forms(sys.argv[1:])
     keep_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     try:
@@ -88,8 +90,7 @@ def _run_under_hydra(config_name: str, task: Callable[[DictConfig], Any]) -> Non
         nonlocal is_composed
         is_composed = True
         try:
-            check_bounds(cfg, config_name)
-            return task(cfg)
+            return _run_task(task, cfg, config_name)
         except DeglaError as error:
             # Hydra prints "Error executing job with overrides" for a job that raises. In a sweep that line says
             # which job failed; for a single run it hides our sentence.
@@ -105,8 +106,24 @@ def _run_under_hydra(config_name: str, task: Callable[[DictConfig], Any]) -> Non
         if is_composed or isinstance(error, OmegaConfBaseException):
             raise
         raise ConfigError(" ".join(str(error).partition(" : Override(")[0].split())) from error
+    except OSError as error:  # Hydra creates the folder of the run
+        if is_composed or not (text := machine_sentence(error, config_name)):
+            raise
+        raise ConfigError(text) from error
     if errors:
         raise errors[0]
+
+
+def _run_task(task: Callable[[DictConfig], Any], cfg: DictConfig, program: str) -> Any:
+    check_bounds(cfg, program)
+    try:
+        return task(cfg)
+    except DeglaError:
+        raise
+    except Exception as error:
+        if not (text := machine_sentence(error, program, cfg)):
+            raise
+        raise ConfigError(text) from error
 
 
 # Registered at import, because launchers unpickle a config in a fresh process before they call anything of ours.

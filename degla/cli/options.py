@@ -21,6 +21,7 @@ from degla.cli.hints import describe, type_hints
 from degla.cli.keys import groups_of
 from degla.cli.paths import config_dir
 from degla.cli.targets import find_target
+from degla.cli.terms import current_objective
 
 PROGRAMS = {
     "train": "degla-train",
@@ -29,6 +30,8 @@ PROGRAMS = {
     "export": "degla-export",
     "study": "degla-study",
     "downloads": "degla-data",
+    "search": "degla-search",
+    "try": "degla-try",
 }
 RECIPES = ("experiment", "sweep")  # groups that set keys of others and have none of their own
 VARIES = "by option"  # shown in place of a default that is not the same for all options of a group
@@ -163,7 +166,9 @@ def _merged(first: Section, second: Section) -> Section:
 
 def _nodes(content: dict[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if content.get("_target_"):
-        yield prefix, content
+        yield prefix, {name: value for name, value in content.items() if name != "terms"}
+        for name, term in current_objective(content).get("terms", {}).items():
+            yield f"{prefix}.terms.{name}", term
     for name, value in content.items():
         if isinstance(value, dict) and "_target_" not in content:
             yield from _nodes(value, f"{prefix}.{name}")

@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from degla.cli.terms import short_key
 from degla.errors import ConfigError, MissingDependencyError
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ def trial_folder(overrides: Sequence[str], params: Mapping[str, str] | None) -> 
         params: parameters of the search, which the name shows. All other settings go into a hash.
     """
     settings = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
-    shown = [f"{key.rpartition('.')[2]}={settings[key]}" for key in params or () if key in settings]
+    shown = [f"{short_key(key).rpartition('.')[2]}={settings[key]}" for key in params or () if key in settings]
     hashed = sorted(item for item in settings.items() if item[0] not in _KEYS_OUTSIDE_THE_HASH)
     return ",".join([*shown, hashlib.sha256(str(hashed).encode()).hexdigest()[:8]]).replace("/", "-")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from degla.cli.paths import config_dir
+from degla.cli.terms import TERMS
 from degla.errors import ConfigError
 
 TARGETS_VARIABLE = "DEGLA_TARGETS"
@@ -84,11 +85,13 @@ def _import(path: str) -> Any:
 
 @functools.cache
 def own_constructors() -> frozenset[str]:
-    """Return every ``_target_`` that a config file of this package names; files of the user do not count."""
+    """Return every ``_target_`` that a config file of this package names or implies; files of the user do not count."""
     folder = Path(config_dir())
     files = [file for file in folder.rglob("*.yaml") if "local" not in file.relative_to(folder).parts]
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
-    return frozenset(re.findall(r"^\s*_target_:\s*[\"']?(degla\.[\w.]+)", text, re.MULTILINE))
+    return frozenset(TERMS.values()) | frozenset(
+        re.findall(r"^\s*_target_:\s*[\"']?(degla\.[\w.]+)", text, re.MULTILINE)
+    )
 
 
 def _users_entries() -> tuple[str, ...]:

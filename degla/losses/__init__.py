@@ -13,17 +13,25 @@ from degla.losses.features import Features, LossTerms
 from degla.losses.focal import focal_negative_loss, token_negative_loss
 from degla.losses.local import igc_loss, tgc_loss
 from degla.losses.negative_images import con_clip_loss, triplet_clip_loss
-from degla.losses.objectives import CEClipObjective, DeGLAObjective, Objective, ReleasedObjective
+from degla.losses.objective import Objective
 from degla.losses.released import released_distillation_loss, released_tgc_loss
 from degla.losses.sigmoid import sigmoid_loss
+from degla.losses.term import Term
+from degla.losses.terms import CMR, IGC, IMC, TGC, Contrastive, Distillation, ReleasedDistillation, ReleasedTGC
 
 __all__ = [
-    "CEClipObjective",
-    "DeGLAObjective",
+    "CMR",
+    "IGC",
+    "IMC",
+    "TGC",
+    "Contrastive",
+    "Distillation",
     "Features",
     "LossTerms",
     "Objective",
-    "ReleasedObjective",
+    "ReleasedDistillation",
+    "ReleasedTGC",
+    "Term",
     "caption_agreement_loss",
     "cmr_loss",
     "cmr_thresholds",

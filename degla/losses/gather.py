@@ -1,13 +1,14 @@
 """One gather per step, with gradient, for batches whose size may differ between ranks."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from degla.losses.features import Features
+from degla.losses.features import Features, fields_of
 
 
 class GlobalBatch(NamedTuple):
@@ -44,39 +45,56 @@ def global_batch(samples: int) -> GlobalBatch:
     return GlobalBatch(sizes=sizes, rows=slice(start, start + samples))
 
 
-def gather_features(features: Features, batch: GlobalBatch) -> Features:
+def gather_features(features: Features, batch: GlobalBatch, needs: Iterable[str], exact: bool = True) -> Features:
     """Return the features of the samples of all ranks, in rank order; gradient returns to the rank it came from.
 
-    Image, caption, negatives and mask travel as one tensor, so this is one collective.
+    All fields travel as one tensor, so this is one collective.
 
     Args:
         features: of this rank's B samples.
         batch: the sizes of all ranks' batches; N is their sum.
+        needs: names in ``NEEDS``; images, captions and what these need are gathered.
+        exact: whether a sample's gradient is the sum over all ranks. False returns only the part of this rank's own
+            loss, as the authors' released code does; on R ranks the gradient is then 1/R of the exact one.
 
     Returns:
-        Features with N in place of B, such as ``(N, D)`` images and ``(N, K, D)`` negatives.
+        Features with N in place of B, such as ``(N, D)`` images and ``(N, K, D)`` negatives. Without a need for
+        negatives K is 0. Fields that were not gathered are None.
     """
-    if not _distributed():
-        return features
-    samples, slots, dim = features.negatives.shape
-    block = torch.cat(
-        [
-            features.image,
-            features.text,
-            features.negatives.reshape(samples, slots * dim),
-            features.negative_mask.to(features.image.dtype),
-        ],
-        dim=1,
-    )
-    gathered: Tensor = _AllGather.apply(block, batch.sizes)
-    image, text, negatives, mask = torch.split(gathered, [dim, dim, slots * dim, slots], dim=1)
-    return Features(
-        image=image,
-        text=text,
-        negatives=torch.unflatten(negatives, 1, (slots, dim)),
-        negative_mask=mask > 0.5,
-        logit_scale=features.logit_scale,
-    )
+    names = [name for name in fields_of(needs) if name not in _NOT_GATHERED]
+    fields = {name: tensor for name in names if (tensor := getattr(features, name)) is not None}
+    if _distributed():
+        blocks = {name: _as_block(tensor, features.image.dtype) for name, tensor in fields.items()}
+        gathered: Tensor = _AllGather.apply(torch.cat(list(blocks.values()), dim=1), batch.sizes, exact)
+        parts = torch.split(gathered, [block.shape[1] for block in blocks.values()], dim=1)
+        fields = {name: _from_block(part, fields[name]) for name, part in zip(fields, parts, strict=True)}
+    empty = {
+        "negatives": features.negatives.new_zeros(sum(batch.sizes), 0, features.image.shape[1]),
+        "negative_mask": features.negative_mask.new_zeros(sum(batch.sizes), 0),
+    }
+    return Features(**{**empty, **fields}, logit_scale=features.logit_scale, logit_bias=features.logit_bias)
+
+
+# Token features are far larger than the others, and scalars are the same on all ranks.
+_NOT_GATHERED = {"logit_bias", "patches", "tokens", "token_mask", "negative_tokens", "negative_token_mask"}
+_ID_BITS = 21  # float32 holds whole numbers of up to 24 bits exactly
+
+
+def _as_block(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``(B, F)`` numbers of ``dtype`` that hold a field exactly; an id of 63 bits becomes three numbers."""
+    if tensor.dtype == torch.int64:
+        low = 2**_ID_BITS - 1
+        return torch.stack([(tensor >> (_ID_BITS * part)) & low for part in range(3)], dim=1).to(dtype)
+    return tensor.flatten(1).to(dtype) if tensor.ndim > 1 else tensor[:, None].to(dtype)
+
+
+def _from_block(block: Tensor, like: Tensor) -> Tensor:
+    """Undo ``_as_block``; ``like`` is this rank's own field."""
+    if like.dtype == torch.int64:
+        parts = block.long()
+        return parts[:, 0] | (parts[:, 1] << _ID_BITS) | (parts[:, 2] << (2 * _ID_BITS))
+    shaped = block.reshape(len(block), *like.shape[1:])
+    return shaped > 0.5 if like.dtype == torch.bool else shaped
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -110,8 +128,8 @@ class _AllGather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, block: Tensor, sizes: list[int]) -> Tensor:
-        ctx.sizes = sizes
+    def forward(ctx: Any, block: Tensor, sizes: list[int], exact: bool) -> Tensor:
+        ctx.sizes, ctx.exact = sizes, exact
         padded = block.new_zeros(max(sizes), block.shape[1])
         padded[: len(block)] = block
         gathered = block.new_empty(len(sizes) * max(sizes), block.shape[1])
@@ -120,10 +138,11 @@ class _AllGather(torch.autograd.Function):
         return torch.cat([chunk[:size] for chunk, size in zip(chunks, sizes, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         # Every rank's loss reads every sample, so a sample's gradient is the sum over the ranks.
         grad = grad.contiguous()
-        dist.all_reduce(grad)
+        if ctx.exact:
+            dist.all_reduce(grad)
         rank = dist.get_rank()
         start = sum(ctx.sizes[:rank])
-        return grad[start : start + ctx.sizes[rank]], None
+        return grad[start : start + ctx.sizes[rank]], None, None

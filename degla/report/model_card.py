@@ -14,11 +14,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from omegaconf import OmegaConf
 
 from degla.artifacts import read_metrics
+from degla.cli.terms import term_weights
 
 # Groups of the run's config that say nothing about the model.
 _HIDDEN_GROUPS = ("callbacks", "logger", "hydra", "runs_dir", "run_dir", "ckpt_path", "data_dir", "name")
-# Numbers in the group ``objective`` that are not the weight of a loss term.
-_NOT_WEIGHTS = ("tgc_scale", "num_negatives", "upper_bound")
 # Architecture and tag in open_clip -> the same weights on the hub, for ``base_model``.
 _HUB_IDS = {
     ("ViT-B-32", "openai"): "openai/clip-vit-base-patch32",
@@ -26,6 +25,8 @@ _HUB_IDS = {
     ("ViT-L-14", "openai"): "openai/clip-vit-large-patch14",
     ("ViT-B-32", "laion2b_s34b_b79k"): "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
 }
+
+_LIBRARIES = {"hf": "transformers", "sentence_transformers": "sentence-transformers"}  # layout -> name on the hub
 
 _OPEN_CLIP = """\
 import open_clip
@@ -49,6 +50,16 @@ from degla.runtime import OnnxClip  # pip install 'degla[onnx]'; it imports no P
 folder = "."  # this folder
 images = [Image.new("RGB", (320, 240), "red")]  # your images, or their paths
 print(OnnxClip(folder).score(images, ["a red square", "a blue square"]))  # cosine similarity, (images, texts)"""
+
+_SENTENCE_TRANSFORMERS = """\
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+folder = "."  # this folder
+model = SentenceTransformer(folder, device="cpu")
+image_features = model.encode([Image.new("RGB", (320, 240), "red")])  # your images
+text_features = model.encode(["a red square", "a blue square"])
+print(image_features @ text_features.T)  # cosine similarity, (images, texts)"""
 
 _TRANSFORMERS = """\
 import torch
@@ -102,7 +113,7 @@ def write_card(folder: Path, facts: CardFacts, settings: Mapping[str, Any], run_
     data = ModelCardData(
         model_name=f"{facts.architecture} fine-tuned with degla",
         base_model=_hub_id(facts.architecture, facts.base),
-        library_name="transformers" if facts.layout == "hf" else "open_clip",
+        library_name=_LIBRARIES.get(facts.layout, "open_clip"),
         pipeline_tag="zero-shot-image-classification",
         tags=["clip", "degla", "hard-negatives"],
         eval_results=_eval_results(results) if facts.is_run_result else None,
@@ -145,6 +156,8 @@ def snippet(facts: CardFacts) -> str:
     """Return Python code that loads the model from its folder and uses it."""
     if facts.layout == "hf":
         return _TRANSFORMERS
+    if facts.layout == "sentence_transformers":
+        return _SENTENCE_TRANSFORMERS
     if facts.layout.startswith("onnx"):
         return _ONNX
     look = facts.preprocess
@@ -185,11 +198,7 @@ def _facts(facts: CardFacts, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _method(settings: Mapping[str, Any]) -> str:
-    terms = {
-        name: value
-        for name, value in (settings.get("objective") or {}).items()
-        if isinstance(value, float | int) and not isinstance(value, bool) and value and name not in _NOT_WEIGHTS
-    }
+    terms = {name: weight for name, weight in term_weights(settings.get("objective") or {}).items() if weight}
     if not terms:
         return "not recorded in the checkpoint"
     listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())

@@ -1,5 +1,6 @@
 """Build a run from its config, and refuse combinations of settings that cannot work."""
 
+import difflib
 import hashlib
 import logging
 import math
@@ -15,6 +16,7 @@ from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.instantiate import check_node, chosen_nodes, instantiate, instantiate_each, instantiate_partial
+from degla.cli.terms import TERMS, current_objective
 from degla.data.datamodule import DataModule
 from degla.data.sources import SampleStream, SampleTable
 from degla.data.text_features import TextFeatures
@@ -59,7 +61,7 @@ def build(cfg: DictConfig) -> Run:
     _check_nodes(cfg)
     refuse_precision(cfg)
     refuse_fsdp2(cfg)
-    objective: Objective = instantiate(cfg.objective, "objective")
+    objective = build_objective(cfg.objective)
     refuse_objective(cfg, objective)
     # Load the data before the weights, so that a missing file is reported before a model is downloaded.
     source = instantiate(cfg.data, "data")
@@ -109,6 +111,35 @@ def build(cfg: DictConfig) -> Run:
         config=_plain(cfg),
     )
     return Run(module, datamodule, _build_trainer(cfg, datamodule, objective))
+
+
+def build_objective(node: DictConfig) -> Objective:
+    """Build the objective of a config from its terms.
+
+    Args:
+        node: the group ``objective``.
+
+    Raises:
+        ConfigError: a term is unknown, or one of its keys.
+    """
+    settings = current_objective(_plain(node))
+    terms = settings.pop("terms", None)
+    if not isinstance(terms, dict):
+        return instantiate(DictConfig(settings), "objective")  # a class of the user's
+    for name, term in terms.items():
+        if not term.get("_target_"):
+            close = difflib.get_close_matches(name, TERMS, n=1)
+            known = f"did you mean {close[0]}?" if close else f"there are {', '.join(TERMS)}"
+            raise ConfigError(
+                f"objective.terms.{name} is not a term: {known}; a term of your own names its class in "
+                f"objective.terms.{name}._target_"
+            )
+    built = {
+        name: instantiate(DictConfig(term), f"objective.terms.{name}")
+        for name, term in terms.items()
+        if term.get("weight") != 0
+    }
+    return instantiate(DictConfig(settings), "objective", terms=built)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
@@ -231,6 +262,6 @@ def _build_strategy(cfg: DictConfig, objective: Objective) -> Strategy | str:
         return instantiate(cfg.strategy, "strategy", data_parallel_size=num_devices(cfg))
     if num_devices(cfg) > 1:
         # The global contrast reads every parameter. Without it some have no gradient, and DDP must look for them.
-        unused = "contrastive" not in objective.weights
+        unused = not objective.reads_all_parameters
         return instantiate(cfg.strategy, "strategy", find_unused_parameters=unused)
     return "auto"

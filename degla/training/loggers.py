@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogg
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
+from degla.cli.terms import term_weights
 from degla.errors import MissingDependencyError
 
 # Columns of TensorBoard's HPARAMS tab; a run that does not log one of them leaves it empty.
@@ -50,9 +51,8 @@ def main_settings(config: Mapping[str, Any]) -> dict[str, str | int | float | bo
         config: the nested plain config of a run; settings that it lacks, and null, are left out.
     """
     settings = {name: _value(config, key) for name, key in _MAIN_SETTINGS.items()}
-    for name, value in (config.get("objective") or {}).items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            settings[f"objective.{name}"] = value
+    for name, weight in term_weights(config.get("objective") or {}).items():
+        settings[f"objective.{name}"] = weight
     return {name: value for name, value in settings.items() if isinstance(value, str | int | float)}
 
 

@@ -73,17 +73,17 @@ def refuse_objective(cfg: DictConfig, objective: Objective) -> None:
     Raises:
         ConfigError: what to set instead.
     """
-    terms = set(objective.weights)
-    if not terms:
+    if not objective.weights:
         raise ConfigError("every weight of the objective is 0: set at least one, such as objective.contrastive=1")
     if objective.uses_teacher and cfg.teacher is None:
-        names = [name for name in ("tgc", "distill") if name in terms]
+        names = [name for name, term in objective.active.items() if "teacher" in term.needs]
         off = " ".join(f"objective.{name}=0" for name in names)
         raise ConfigError(f"{' and '.join(names)} need a teacher: set teacher=ema or teacher=frozen, or {off}")
-    if cfg.loader.num_negatives == 0 and terms <= {"igc", "tgc", "imc", "cmr"}:
+    needs_negatives = (term.zero_without & {"negatives", "unfiltered_negatives"} for term in objective.active.values())
+    if cfg.loader.num_negatives == 0 and all(needs_negatives):
         raise ConfigError(
-            f"{' and '.join(sorted(terms))} alone learn nothing without negatives: set loader.num_negatives to 1 or "
-            "more, or objective.contrastive=1"
+            f"{' and '.join(sorted(objective.weights))} alone learn nothing without negatives: set "
+            "loader.num_negatives to 1 or more, or objective.contrastive=1"
         )
 
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from degla.cli.instantiate import with_current_targets
+from degla.cli.terms import short_key, term_weights
 from degla.data.sources import SampleStream, SampleTable
 from degla.errors import CheckpointError, ConfigError
 
@@ -113,11 +114,12 @@ def check_resume(cfg: DictConfig, checkpoint: Path, module: ResumableModule, dat
     if identity["format"] > FORMAT:
         raise CheckpointError(f"{checkpoint} was written by a later release of degla: install that release")
     before: Any = with_current_targets(content["hyper_parameters"])
-    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    now: Any = with_current_targets(OmegaConf.to_container(cfg, resolve=True))
     for topic, keys in _FIXED_SETTINGS.items():
         if data.fingerprint is None and topic == "data":
             keys = (*keys, *_STREAM_SETTINGS)
         changes = [change for key in keys for change in _differences(_value(before, key), _value(now, key), key)]
+        changes += _other_terms(before, now) if topic == "objective" else []
         if changes and topic not in allowed:
             raise ConfigError(_refusal(checkpoint, changes, topic))
     if "data" not in allowed:
@@ -136,7 +138,7 @@ class _Change(NamedTuple):
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.key} {_shown(self.before)} -> {_shown(self.now)}"
+        return f"{short_key(self.key)} {_shown(self.before)} -> {_shown(self.now)}"
 
     @property
     def is_target(self) -> bool:
@@ -169,8 +171,17 @@ def _differences(before: Any, now: Any, key: str) -> Iterator[_Change]:
         yield _Change(key, before, now)
 
 
+def _other_terms(before: Any, now: Any) -> list[_Change]:
+    """Return a change for each term that only one of two configs has."""
+    weights_before, weights_now = (term_weights(config.get("objective") or {}) for config in (before, now))
+    return [
+        _Change(f"objective.terms.{name}.weight", weights_before.get(name, 0), weights_now.get(name, 0))
+        for name in sorted(weights_before.keys() ^ weights_now.keys())
+    ]
+
+
 def _refusal(checkpoint: Path, changes: Sequence[_Change], topic: str) -> str:
-    keep = " ".join(f"{change.key}={_shown(change.before)}" for change in changes)
+    keep = " ".join(f"{short_key(change.key)}={_shown(change.before)}" for change in changes)
     return (
         f"{', '.join(map(str, changes))}: a resumed run cannot change this ({checkpoint.name}): keep {keep}, start a "
         f"new run from these weights with model.pretrained={checkpoint}, or allow it with resume.allow=[{topic}]"
@@ -218,7 +229,7 @@ def _refuse_other_parts(
     checkpoint: Path, content: Mapping[str, Any], module: ResumableModule, allowed: set[str]
 ) -> None:
     """Refuse another teacher, objective or freezing than the checkpoint's, whatever its settings say."""
-    own, saved = set(module.state_dict()), set(content["state_dict"])
+    own, saved = set(module.state_dict()), set(_with_current_names(content["state_dict"]))
     trained = {name for state in content["optimizer_states"] for name in _parameter_names(state)}
     differs = {
         "teacher": any(name.startswith("teacher.") for name in own ^ saved),
@@ -242,7 +253,7 @@ def adapt_weights(checkpoint: dict[str, Any], own: Mapping[str, Tensor]) -> None
         checkpoint: is changed in place.
         own: ``state_dict`` of this run.
     """
-    saved = checkpoint["state_dict"]
+    saved = checkpoint["state_dict"] = _with_current_names(checkpoint["state_dict"])
     for name in saved.keys() - own.keys():
         if not name.startswith("student."):
             del saved[name]
@@ -250,6 +261,12 @@ def adapt_weights(checkpoint: dict[str, Any], own: Mapping[str, Tensor]) -> None
         student_name = name.replace("teacher.model.", "student.", 1)
         if not name.startswith("student."):
             saved[name] = saved[student_name].clone() if student_name in saved else own[name].clone()
+
+
+def _with_current_names(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return weights by their current names: the thresholds of CE-CLIP have moved to its term."""
+    moved = {"objective.thresholds": "objective.terms.cmr.thresholds"}
+    return {moved.get(name, name): value for name, value in weights.items()}
 
 
 def adapt_optimizer(state: dict[str, Any], order: Sequence[str], groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from degla.cli.instantiate import MOVED_TARGETS, check_node, current_target, instantiate, instantiate_each
 from degla.cli.targets import find_target, own_constructors
 from degla.errors import ConfigError, MissingDependencyError
+from degla.training.build import build_objective
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -133,15 +134,15 @@ def test_a_users_config_folder_and_objective(monkeypatch, tmp_path):
     (tmp_path / "yours/configs/objective").mkdir(parents=True)
     (tmp_path / "yours/__init__.py").write_text("")
     (tmp_path / "yours/losses.py").write_text(
-        "from degla.losses import DeGLAObjective\nclass Mine(DeGLAObjective):\n"
-        "    def __init__(self, weight: float):\n        super().__init__(contrastive=weight)\n"
+        "from degla.losses import Contrastive, Objective\nclass Mine(Objective):\n"
+        "    def __init__(self, weight: float):\n        super().__init__({'contrastive': Contrastive(weight)})\n"
     )
     (tmp_path / "yours/configs/objective/mine.yaml").write_text("_target_: yours.losses.Mine\nweight: 2.0\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("DEGLA_TARGETS", "yours.")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", [f"hydra.searchpath=[file://{tmp_path}/yours/configs]", "objective=mine", "run_dir=x"])
-    assert instantiate(cfg.objective, "objective").weights["contrastive"] == 2.0
+    assert build_objective(cfg.objective).weights["contrastive"] == 2.0
 
 
 def test_a_checkpoint_named_as_a_target_is_not_opened(tmp_path):

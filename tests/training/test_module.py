@@ -7,10 +7,11 @@ import torch
 from degla.data.batch import Batch, Chunk
 from degla.data.collate import Collate
 from degla.data.text_features import TextFeatures
-from degla.losses import DeGLAObjective, Features
+from degla.losses import Features, Objective
 from degla.models import Teacher, load_clip
 from degla.training.module import DeGLAModule, encode_batch
 from degla.training.optim import adamw, name_state, number_state
+from tests.helpers.objectives import clip, degla
 
 
 def batch(student, slots=2):
@@ -30,7 +31,7 @@ def module(objective, with_teacher=True):
 
 
 def test_one_text_forward_per_model():
-    m = module(DeGLAObjective())
+    m = module(degla())
     calls = []
     for name, model in (("student", m.student), ("teacher", m.teacher.model)):
         model.clip.transformer.register_forward_hook(
@@ -42,13 +43,13 @@ def test_one_text_forward_per_model():
 
 
 def test_no_teacher_forward_where_no_term_reads_the_teacher():
-    m = module(DeGLAObjective(tgc=0, distill=0))
+    m = module(degla(tgc=0, distill=0))
     m.teacher.forward = None  # calling it would fail
     assert set(m.compute_losses(batch(m.student)).terms) == {"contrastive", "igc"}
 
 
 def test_an_objective_without_negatives_is_the_same_with_and_without():
-    m = module(DeGLAObjective(igc=0, tgc=0, distill=0, image_sees_negatives=False), with_teacher=False)
+    m = module(clip(), with_teacher=False)
     losses = [m.compute_losses(batch(m.student, slots)).total for slots in (0, 2)]
     torch.testing.assert_close(*losses)
 
@@ -56,7 +57,7 @@ def test_an_objective_without_negatives_is_the_same_with_and_without():
 @pytest.mark.parametrize("in_chunks", [False, True])
 def test_an_objective_without_negatives_encodes_none(in_chunks):
     """Also where the loader has loaded them, packed or not."""
-    m = module(DeGLAObjective(igc=0, tgc=0, distill=0, image_sees_negatives=False), with_teacher=False)
+    m = module(clip(), with_teacher=False)
     data, counts = batch(m.student), []
     if in_chunks:
         tokens = torch.cat([data.captions, *data.negatives])
@@ -69,7 +70,7 @@ def test_an_objective_without_negatives_encodes_none(in_chunks):
 
 
 def test_encode_keeps_the_axis_of_negatives():
-    m = module(DeGLAObjective())
+    m = module(degla())
     data = batch(m.student)
     features = encode_batch(m.student, data)
     assert isinstance(features, Features) and features.negatives.shape == (2, 2, 128)
@@ -78,7 +79,7 @@ def test_encode_keeps_the_axis_of_negatives():
 
 
 def test_gradient_reaches_the_student_and_not_the_teacher():
-    m = module(DeGLAObjective())
+    m = module(degla())
     with torch.no_grad():
         m.student.clip.text_projection.mul_(1.1).add_(0.01)
     m.train()
@@ -89,7 +90,7 @@ def test_gradient_reaches_the_student_and_not_the_teacher():
 
 
 def test_a_skipped_fp16_step_moves_nothing():
-    m = module(DeGLAObjective())
+    m = module(degla())
     optimizer = adamw(m.student, lr=1.0)
     optimizer.register_step_post_hook(m._after_optimizer_step)
     moves = []
@@ -105,7 +106,7 @@ def test_a_skipped_fp16_step_moves_nothing():
 
 
 def test_logit_scale_is_clamped_after_a_step():
-    m = module(DeGLAObjective())
+    m = module(degla())
     with torch.no_grad():
         m.student.clip.logit_scale.fill_(9.0)
     m._after_optimizer_step(torch.optim.SGD(m.student.parameters()), (), {})
@@ -113,7 +114,7 @@ def test_logit_scale_is_clamped_after_a_step():
 
 
 def test_optimizer_state_by_name_and_back():
-    m = module(DeGLAObjective())
+    m = module(degla())
     optimizer = adamw(m.student)
     m.compute_losses(batch(m.student)).total.backward()
     optimizer.step()
@@ -140,7 +141,7 @@ def larger_batch(student):
 
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_batch_in_chunks_has_the_gradient_of_the_whole(size):
-    m = module(DeGLAObjective(igc=1, tgc=1)).double()
+    m = module(degla(igc=1, tgc=1)).double()
     data = larger_batch(m.student)
     with torch.no_grad():
         m.student.clip.text_projection.mul_(1.1)
@@ -157,7 +158,7 @@ def test_a_batch_in_chunks_has_the_gradient_of_the_whole(size):
 
 
 def test_only_one_chunk_of_activations_is_in_memory():
-    m = module(DeGLAObjective(), with_teacher=True)
+    m = module(degla(), with_teacher=True)
     data = larger_batch(m.student)
     held = []
     for chunks in (data, chunked(data, m.student, 1)):
@@ -173,7 +174,7 @@ def test_only_one_chunk_of_activations_is_in_memory():
 
 
 def test_stored_teacher_texts_are_not_encoded_again(tmp_path):
-    m = module(DeGLAObjective(igc=1, tgc=1))
+    m = module(degla(igc=1, tgc=1))
     m.teacher = Teacher(m.student, decay=None, text_cache=str(tmp_path))
     with torch.no_grad():
         m.student.clip.text_projection.mul_(1.1)
@@ -190,9 +191,9 @@ def test_stored_teacher_texts_are_not_encoded_again(tmp_path):
 
 
 def test_a_value_error_in_a_loss_stays_a_value_error():
-    class Broken(DeGLAObjective):
-        def terms(self, student, teacher, batch):
+    class Broken(Objective):
+        def forward(self, student, teacher=None):
             raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        module(Broken()).compute_losses(batch(load_clip("degla-tiny")))
+        module(Broken({})).compute_losses(batch(load_clip("degla-tiny")))

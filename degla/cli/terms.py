@@ -1,0 +1,153 @@
+"""The terms of an objective in configs: their names, their short form, and objectives of earlier releases.
+
+Imports no torch.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Name of a term -> its constructor. A term of another package names its own ``_target_``.
+TERMS = {
+    "contrastive": "degla.losses.Contrastive",
+    "igc": "degla.losses.IGC",
+    "tgc": "degla.losses.TGC",
+    "distill": "degla.losses.Distillation",
+    "imc": "degla.losses.IMC",
+    "cmr": "degla.losses.CMR",
+}
+OBJECTIVE = "degla.losses.Objective"
+
+_OWN_KEYS = ("_target_", "terms", "local_loss", "gather")  # keys of ``Objective`` itself
+# Keys of earlier releases that were not the weight of a term -> the term and its key.
+_OLD_KEYS = {
+    "tgc_scale": ("tgc", "scale"),
+    "image_sees_negatives": ("contrastive", "negatives"),
+    "num_negatives": ("cmr", "num_negatives"),
+    "upper_bound": ("cmr", "upper_bound"),
+}
+# Constructors of earlier releases -> the terms of each, with the constructor of those that have another one.
+_OLD_TARGETS: dict[str, dict[str, dict[str, Any]]] = {
+    "degla.losses.DeGLAObjective": {"contrastive": {}, "igc": {}, "tgc": {}, "distill": {}},
+    "degla.losses.ReleasedObjective": {
+        "contrastive": {},
+        "tgc": {"_target_": "degla.losses.ReleasedTGC"},
+        "igc": {},
+        "distill": {"_target_": "degla.losses.ReleasedDistillation"},
+    },
+    "degla.losses.CEClipObjective": {"contrastive": {}, "imc": {}, "cmr": {}},
+}
+_ARGUMENT = re.compile(r"\+{0,2}(objective\.\w+)=(.*)", re.DOTALL)
+
+
+def long_forms(arguments: Sequence[str]) -> list[str]:
+    """Return a command line in which short forms are written out.
+
+    ``objective.igc=0.5`` becomes ``++objective.terms.igc.weight=0.5``; keys of earlier releases, such as
+    ``objective.tgc_scale``, are translated too.
+
+    Args:
+        arguments: the command line.
+    """
+    return [_long_form(argument) for argument in arguments]
+
+
+def _long_form(argument: str) -> str:
+    match = _ARGUMENT.match(argument)
+    if match is None:
+        return argument
+    key, value = long_key(match[1], match[2])
+    return argument if key == match[1] else f"++{key}={value}"
+
+
+def long_key(key: str, value: Any) -> tuple[str, Any]:
+    """Return the long form of a key of an objective, and the value that it takes there.
+
+    Args:
+        key: such as ``objective.igc``; every other key is returned unchanged.
+        value: of the key, as a config holds it or as text.
+    """
+    name = key.removeprefix("objective.")
+    if name == key or (name not in TERMS and name not in _OLD_KEYS):
+        return key, value
+    term, entry = _OLD_KEYS.get(name, (name, "weight"))
+    return f"objective.terms.{term}.{entry}", _negatives_seen(value) if entry == "negatives" else value
+
+
+def _negatives_seen(value: Any) -> Any:
+    """Return what the key ``image_sees_negatives`` of earlier releases is called now."""
+    return {"true": "batch", "false": "none"}.get(str(value).lower(), value)
+
+
+def compared_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``current_objective`` without terms of weight 0, so that equal objectives have equal settings.
+
+    Args:
+        settings: the node ``objective`` as plain values.
+    """
+    current = current_objective(settings)
+    terms = current.get("terms")
+    if current.get("_target_") != OBJECTIVE or not isinstance(terms, Mapping):
+        return current
+    active = {name: term for name, term in terms.items() if term.get("weight") != 0}
+    return {"local_loss": True, "gather": "exact", **current, "terms": active}
+
+
+def short_key(key: str) -> str:
+    """Return the short form of the key of a term's weight: ``objective.igc`` for ``objective.terms.igc.weight``."""
+    return re.sub(r"^objective\.terms\.(\w+)\.weight$", r"objective.\1", key)
+
+
+def is_objective(target: Any) -> bool:
+    """Return whether a ``_target_`` is ``Objective`` or one of the objectives of earlier releases."""
+    return target == OBJECTIVE or str(target) in _OLD_TARGETS
+
+
+def current_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an objective in their long form, with a ``_target_`` for each term.
+
+    A number in place of a term's settings is its weight. A key that is not one of ``Objective`` is the weight of a
+    term, as in experiments of earlier releases. The constructors of earlier releases become terms.
+
+    Args:
+        settings: the node ``objective`` as plain values. Another constructor's are returned unchanged.
+    """
+    target = settings.get("_target_")
+    if not is_objective(target):
+        return dict(settings)
+    old = _OLD_TARGETS.get(str(target))
+    terms: dict[str, dict[str, Any]] = {name: dict(target) for name, target in (old or {}).items()}
+    for name, value in (settings.get("terms") or {}).items():
+        terms[name] = dict(value) if isinstance(value, Mapping) else {} if value is None else {"weight": value}
+    unknown: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in _OWN_KEYS:
+            continue
+        term, key = _OLD_KEYS.get(name, (name, "weight"))
+        if key == "negatives":
+            value = _negatives_seen(value)
+        if name in TERMS or term in terms or (name in _OLD_KEYS and term in TERMS):
+            terms.setdefault(term, {})[key] = value
+        else:
+            unknown[name] = value
+    own = {name: settings[name] for name in ("local_loss", "gather") if name in settings}
+    if target == "degla.losses.ReleasedObjective":
+        own["local_loss"] = False
+    targets = {name: {"_target_": TERMS[name]} if name in TERMS else {} for name in terms}
+    return {
+        "_target_": OBJECTIVE,
+        "terms": {name: {**targets[name], **value} for name, value in terms.items()},
+        **own,
+        **unknown,
+    }
+
+
+def term_weights(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Return name -> weight of the terms of an objective; records of all releases are read.
+
+    Args:
+        settings: the node ``objective`` as plain values.
+    """
+    terms = current_objective(settings).get("terms") or {}
+    weights = {name: term.get("weight") for name, term in terms.items()}
+    return {name: weight for name, weight in weights.items() if isinstance(weight, int | float)}

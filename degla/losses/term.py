@@ -1,0 +1,61 @@
+"""``Term``, the base class of the parts of an objective."""
+
+from torch import Tensor, nn
+
+from degla.losses.features import NEEDS, Features
+
+
+class Term(nn.Module):
+    """A weighted part of an objective: one loss function and what it reads.
+
+    A subclass computes its value in ``forward`` and declares below what that takes. ``docs/methods.md`` adds one.
+
+    Args:
+        weight: factor of the term in the total. A term of weight 0 is not computed.
+
+    Attributes:
+        needs: what it reads besides images and captions; names in ``NEEDS``.
+        zero_without: the needs without which its value is always 0.
+        gathers: whether it contrasts samples of different ranks, and so reads the batch over all ranks.
+        averages_samples: whether its value is a mean over samples. The objective then weights each rank by its number
+            of samples, and under ``local_loss`` a gathering term computes this rank's samples only. The value of
+            another term must already be that of the global batch, or have it as its mean over the ranks.
+        reads_all_parameters: whether gradient reaches every parameter of the model. Without such a term DDP has to look
+            for parameters that get none.
+    """
+
+    needs: frozenset[str] = frozenset()
+    zero_without: frozenset[str] = frozenset()
+    gathers = False
+    averages_samples = True
+    reads_all_parameters = False
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = weight
+        if unknown := self.needs - NEEDS.keys():
+            raise ValueError(f"{type(self).__name__}.needs has unknown names: {', '.join(sorted(unknown))}")
+
+    def forward(self, student: Features, teacher: Features | None, rows: slice) -> Tensor:
+        """Compute the unweighted value.
+
+        Args:
+            student: features with gradient, of this rank's samples, or of all ranks' for a term that gathers.
+            teacher: the same samples encoded by the teacher; None where no term needs a teacher.
+            rows: the samples among ``student`` whose mean a gathering term returns; other terms may ignore it.
+
+        Returns:
+            ``()``.
+        """
+        raise NotImplementedError
+
+
+def teacher_features(teacher: Features | None) -> Features:
+    """Return the teacher's features.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if teacher is None:
+        raise ValueError("this objective needs the teacher's features, but none were given")
+    return teacher
