@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from degla.artifacts import read_metrics
 from degla.report.figures import embedded_png
 from degla.report.page import Bar, bars, facts, headline, page, table
+from degla.report.retention import retention_section
 from degla.report.run_record import duration, run_facts
 
 _MAX_EXAMPLES = 20  # samples shown for each kind of problem
@@ -81,6 +82,7 @@ def write_report(run_dir: Path) -> Path:
             sections.append(f"<h2>{title}, percent</h2>")
             sections.append(_bars(changes(run_dir, stage)) if stage == "eval" else "")
             sections.append(_table(metrics, stage) + f"<p>{_EXPLANATIONS[stage]}</p>")
+    sections.append(retention_section(run_dir))
     sections.append("<h2>Curves</h2>" + _curves(run_dir))
     sections.append("<h2>Data</h2>" + (_bad_row_tables(run_dir) or "<p>Every sample was used without changes.</p>"))
     config = run_dir / "config.yaml"

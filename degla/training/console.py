@@ -16,6 +16,7 @@ from rich.table import Table
 
 from degla.artifacts import read_metrics
 from degla.models import ClipModel
+from degla.report.retention import describe_choice, read_retention
 from degla.report.run_report import Change, bad_rows, changes
 from degla.training.build import Run
 from degla.training.optim import megabytes, trained_bytes
@@ -194,6 +195,8 @@ def print_summary(run_dir: Path) -> None:
             line = f"loss {losses[steps[0]]:.4g} at step {steps[0]}, {losses[steps[-1]]:.4g} at step {steps[-1]}"
             console.print(line, markup=False, highlight=False)
     paths = {"report": str(run_dir / "report.html")}
+    if (record := read_retention(run_dir)) is not None:
+        paths["chosen"] = describe_choice(record)
     if (run_dir / "model").is_dir():
         paths["model"] = f"{run_dir / 'model'}  (open_clip: local-dir:{run_dir / 'model'})"
     if (run_dir / "tensorboard").is_dir():

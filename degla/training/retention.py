@@ -97,8 +97,8 @@ def check_metric(key: str, name: str | None, available: Collection[str]) -> None
         )
     close = difflib.get_close_matches(name or "", available, n=1)
     problem = "is not set" if name is None else f"={name} is not measured by this run"
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise ConfigError(f"{key}{' ' if name is None else ''}{problem}: {hint}there are {', '.join(available)}")
+    names = f"did you mean {close[0]}, or another of" if close else "choose one of"
+    raise ConfigError(f"{key}{' ' if name is None else ''}{problem}: {names} {', '.join(available)}")
 
 
 class ChoiceTasks(NamedTuple):
