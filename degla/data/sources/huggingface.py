@@ -105,7 +105,7 @@ def huggingface(
         captions,
         text_columns=" ".join([f"{caption} {negatives}", *further]),
         optional_columns=columns.optional(),
-        image_name=image,
+        image_name=image if image_root is None else f"{image} below {image_root}",
     )
 
 

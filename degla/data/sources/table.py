@@ -14,7 +14,17 @@ import pyarrow.compute as pc
 
 from degla.data.cached_table import cached_table
 from degla.data.extra_columns import NO_EXTRA_COLUMNS, ExtraColumns
-from degla.data.schema import Negative, Sample, StoredImage, Unit, list_in_text, parse_negatives, text_error, texts_of
+from degla.data.schema import (
+    Negative,
+    Sample,
+    StoredImage,
+    Unit,
+    image_key,
+    list_in_text,
+    parse_negatives,
+    text_error,
+    texts_of,
+)
 from degla.data.sources.needed import OnlyNeeded, is_needed, unneeded_columns
 from degla.data.sources.records import Record
 from degla.errors import DataError
@@ -135,6 +145,22 @@ class SampleTable:
         counts = pc.fill_null(pc.list_value_length(negatives), 0).to_pylist()
         texts = iter(pc.struct_field(negatives.flatten(), "text").to_pylist())
         return [[caption, *islice(texts, count)] for caption, count in zip(captions, counts, strict=True)]
+
+    def image_keys(self, start: int, stop: int) -> list[str]:
+        """Return the identities of the images of some rows, as ``image_key`` gives them.
+
+        Args:
+            start: the first row.
+            stop: the row after the last one.
+        """
+        if self._is_plain():
+            columns = self.dataset.select_columns(["id", "image"]).with_format("arrow")
+            images = columns[start:stop].column("image").combine_chunks()
+            if pc.struct_field(images, "bytes").null_count == len(images):
+                paths = pc.struct_field(images, "path").to_pylist()
+                ids = columns[start:stop].column("id").to_pylist()
+                return [path or row_id for path, row_id in zip(paths, ids, strict=True)]
+        return [image_key(sample) for sample in self.samples(range(start, stop))]
 
     def _is_plain(self) -> bool:
         """Return whether the table is one of ``build_table``, whose columns are those of ``TABLE_FEATURES``."""
