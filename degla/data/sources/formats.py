@@ -176,7 +176,7 @@ def _sniff_json(head: bytes, tail: bytes, suffix: str) -> FileFormat:
         return AUTHORS_JSON
     if keys & {"caption_options", "true_caption"}:
         return ARO
-    if {"caption", "foil"} <= keys:
+    if {"caption", "foil"} <= keys and "units" not in keys:  # a unit has a foil, too
         return VALSE
     if head[:1] == b"{" and {"filename", "caption", "negative_caption"} <= keys and suffix != ".jsonl":
         return SUGARCREPE

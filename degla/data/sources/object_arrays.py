@@ -93,6 +93,13 @@ def _scalar(dtype: Any, content: Any) -> Any:
     return _numbers(dtype, content)[0]
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    """Stand for the function by which older pickles write bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes are written as {encoding!r}")
+    return text.encode("latin1")
+
+
 def _new_array(*arguments: object) -> _Array:
     return _Array()
 
@@ -115,5 +122,6 @@ _NAMES: dict[tuple[str, str], Any] = {
     ("multiarray", "_reconstruct"): _new_array,
     ("multiarray", "scalar"): _scalar,
     ("numpy", "ndarray"): "ndarray",
+    ("_codecs", "encode"): _encode,
     ("numpy", "dtype"): _Dtype,
 }
