@@ -1,6 +1,5 @@
 """The LightningDataModule: which samples train, which validate, and where a resumed run continues."""
 
-import hashlib
 import logging
 import multiprocessing
 import signal
@@ -22,8 +21,8 @@ from degla.data.images import ImageLimits
 from degla.data.loading import StreamBatches, StreamSampler, TableBatches, identity_collate
 from degla.data.problems import ProblemLog
 from degla.data.sampler import RunSampler, ShardSampler
-from degla.data.schema import image_key
 from degla.data.sources.table import SampleStream, SampleTable
+from degla.data.split import held_out_rows
 from degla.data.tokenizer import Tokenizer
 from degla.data.tokens import TokenTable
 from degla.data.transforms import EvalTransform, TrainTransform
@@ -225,13 +224,10 @@ class DataModule(L.LightningDataModule):
         """Return the rows to train on and to validate on; all rows of an image fall on the same side."""
         if isinstance(self.source, SampleStream):
             held_out = np.zeros(0, dtype=bool)
+        elif val_fraction and self.val_source is None:
+            held_out = held_out_rows(self.source, val_fraction, self.seed)
         else:
             held_out = np.zeros(len(self.source), dtype=bool)
-            if val_fraction and self.val_source is None:
-                for start in range(0, len(held_out), 1000):
-                    rows = list(range(start, min(start + 1000, len(held_out))))
-                    keys = [_folder_and_file(image_key(sample)) for sample in self.source.samples(rows)]
-                    held_out[rows] = np.array([_uniform_hash(key, self.seed) for key in keys]) < val_fraction
         val = np.arange(len(self.val_source)) if self.val_source is not None else np.flatnonzero(held_out)
         return np.flatnonzero(~held_out), val[:max_val_rows]
 
@@ -299,13 +295,3 @@ def _ignore_preemption_signals(worker: int) -> None:
     """
     for signal_number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signal_number, signal.SIG_IGN)
-
-
-def _folder_and_file(key: str) -> str:
-    """Return the last two parts of a path, so that the validation split stays the same when the data move."""
-    return "/".join(Path(key).parts[-2:])
-
-
-def _uniform_hash(key: str, seed: int) -> float:
-    """Return a number in [0, 1) that depends on the image and the seed alone."""
-    return int(hashlib.sha1(f"{seed}:{key}".encode(), usedforsecurity=False).hexdigest()[:12], 16) / 16**12
