@@ -17,7 +17,8 @@ _MAX_CACHED_LENGTH = 64  # characters; a longer word hardly comes twice
 
 def supports(tokenizer: Any) -> bool:
     """Return whether ``tokenizer`` is a plain ``SimpleTokenizer`` that truncates long texts at their end."""
-    return type(tokenizer) is SimpleTokenizer and tokenizer.reduction_fn is None
+    is_plain = type(tokenizer) is SimpleTokenizer and tokenizer.reduction_fn is None
+    return is_plain and len(tokenizer.all_special_ids) == 2
 
 
 class FastTokenizer:
