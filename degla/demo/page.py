@@ -4,6 +4,7 @@ It is imported only where gradio is installed.
 """
 
 import threading
+from abc import ABCMeta
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -46,10 +47,7 @@ def build_page(models: Mapping[str, Model], limits: ImageLimits, example_folder:
         )
         with gr.Row():
             with gr.Column(min_width=300):
-                image = gr.Image(label="Image", sources=["upload"], height=300, buttons=[], elem_id="image")
-                # gradio would decode any format that Pillow knows, before our limits are checked. A subclass with its
-                # own method would do as well, but gradio writes a stub file beside the module of a subclass.
-                image.preprocess = _path_of  # type: ignore[method-assign]
+                image = _image_file()(label="Image", sources=["upload"], height=300, buttons=[], elem_id="image")
             with gr.Column(min_width=300):
                 captions = gr.Textbox(
                     label="Captions, one per line",
@@ -143,9 +141,20 @@ class _Actions:
         return words_html(words), maps_html(maps)
 
 
-def _path_of(payload: Any) -> str | None:
-    """Return the path of an uploaded file; None where there is no image."""
-    return payload.path if payload is not None else None
+def _image_file() -> type[gr.Image]:
+    """Return gradio's image component with a ``preprocess`` that hands over the file without decoding it.
+
+    gradio would decode any format that Pillow knows, before our limits are checked.
+    """
+
+    def preprocess(self: gr.Image, payload: Any) -> str | None:
+        return payload.path if payload is not None else None
+
+    # Not a class statement: gradio's metaclass would write a stub file beside this module. ``is_template`` lets the
+    # browser show the subclass as it shows the original.
+    content = {"preprocess": preprocess, "is_template": True, "__module__": __name__}
+    component: type[gr.Image] = ABCMeta.__new__(type(gr.Image), "ImageFile", (gr.Image,), content)
+    return component
 
 
 def _lines(captions: str | None) -> list[str]:

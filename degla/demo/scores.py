@@ -15,6 +15,7 @@ from degla.data.images import BadImage, ImageLimits, decode
 from degla.errors import DataError
 
 MAX_CAPTIONS = 32
+_UPLOAD = "the upload"  # in place of the path in messages
 MAX_CHARACTERS = 1000  # of a caption; a CLIP model reads the first 77 tokens
 MAX_WORDS = 64  # of a caption whose words are explained; each costs one text
 
@@ -47,10 +48,11 @@ def read_image(image: Path | bytes, limits: ImageLimits) -> Tensor:
         DataError: the image cannot be decoded, or it is too large.
     """
     try:
-        return decode(image, "the upload", limits) if isinstance(image, bytes) else decode(None, str(image), limits)
+        return decode(image, _UPLOAD, limits) if isinstance(image, bytes) else decode(None, str(image), limits)
     except BadImage as error:
         # The keys of limits belong to the group loader in training; degla-try has them at the top.
-        raise DataError(f"the image cannot be used: {str(error).replace('loader.max_', 'max_')}") from error
+        reason = str(error).replace("loader.max_", "max_").removesuffix(f": {_UPLOAD}")
+        raise DataError(f"the image cannot be used: {reason}") from error
 
 
 def check_captions(captions: Sequence[str]) -> None:

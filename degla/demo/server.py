@@ -61,8 +61,8 @@ def serve(
         ConfigError: the address cannot be used.
         MissingDependencyError: gradio is not installed.
     """
-    check_gradio()
     port = _free_port(host, port)
+    check_gradio()
     with tempfile.TemporaryDirectory(prefix="degla-try-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         from degla.demo.page import build_page, theme
