@@ -32,10 +32,10 @@ STYLE = """
 .degla .track i{display:block;height:100%;border-radius:3px}
 .degla .number{font-variant-numeric:tabular-nums;font-size:.85rem}
 .degla .words mark{padding:.1rem .25rem;border-radius:3px;margin:0 .12rem .25rem 0;display:inline-block;
-color:#1f2328;background:#f1f2f4}
-.degla .words sub{display:block;font-size:.68rem;line-height:1;text-align:center;bottom:0;opacity:.75}
+color:#1f2328!important;background:#f1f2f4}
+.degla .words sub{display:block;font-size:.68rem;line-height:1;text-align:center;bottom:0;color:#4a5057!important}
 .degla .maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(14rem,100%),1fr));gap:1rem}
-.degla figure{margin:0;max-width:20rem}.degla figure img{width:100%;height:auto;border-radius:6px;display:block}
+.degla figure{margin:0;max-width:20rem}.degla figure img{width:100%;height:auto;margin:0;border-radius:6px;display:block}
 .degla .muted{opacity:.75;font-size:.85rem}
 """
 _MAP_WIDTH = 320  # pixels on the page
