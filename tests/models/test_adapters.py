@@ -29,7 +29,7 @@ def images(size=64):
 
 
 def features(model: ClipModel):
-    return model(images(model.image_size[0]), model.tokenizer(TEXTS))
+    return model(images(model.image_size[0]), model.tokenizer(TEXTS))[:3]
 
 
 def with_lora(name="degla-tiny", **settings) -> tuple[ClipModel, ClipModel]:
@@ -178,7 +178,7 @@ def test_a_frozen_teacher_is_the_base_and_has_no_weights_of_its_own():
     moved(model).train()
     teacher.update(model)
     with torch.no_grad():
-        for ours, expected in zip(teacher(images(), model.tokenizer(TEXTS)), features(base), strict=True):
+        for ours, expected in zip(teacher(images(), model.tokenizer(TEXTS))[:3], features(base), strict=True):
             assert torch.equal(ours, expected)
     own = {value.data_ptr() for value in teacher.model.parameters()}
     assert own <= {value.data_ptr() for value in model.parameters()}
