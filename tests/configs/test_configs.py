@@ -50,7 +50,7 @@ def test_no_file_is_forgotten():
     """A new group or option needs a line here, and so a test below."""
     roots = {f"{name}.yaml" for name in ("train", "evaluate", "negatives", "export", "study", "downloads")}
     groups = {"benchmark", "callbacks", "data", "experiment", "loader", "logger", "model", "negatives", "objective"}
-    groups |= {"optimizer", "scheduler", "strategy", "sweep", "teacher", "trainer"}
+    groups |= {"adapter", "optimizer", "scheduler", "strategy", "sweep", "teacher", "trainer"}
     assert {Path(file).parts[0] for file in FILES if "local" not in Path(file).parts} == roots | groups
 
 
@@ -116,6 +116,8 @@ def test_models_build_and_encode(option):
         ["teacher=frozen", "teacher.text_cache=teacher_texts"],
         ["optimizer.fused=false", "float32_matmul=high"],
         ["model.unlocked_image_groups=0"],
+        ["model.context_length=248", "optimizer.layer_decay=0.7"],
+        *[[f"adapter={Path(f).stem}"] for f in FILES if f.startswith("adapter/")],
         ["objective.local_loss=false"],
         ["data=scenes", "data.num_scenes=40", "~data.path"],
         ["data=scenes_and_general", "data.num_rows=40", "objective=clip"],
