@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FORMATS = ("open_clip", "safetensors", "hf", "sentence_transformers", "onnx", "onnx_int8", "space")
+_FORMATS = ("open_clip", "safetensors", "hf", "sentence_transformers", "onnx", "onnx_fp16", "onnx_int8", "space")
 _SPACE_MODEL, _SPACE_BASE = "model", "base"  # folders of a Space
 _PARTS = {"student": "student", "ema": "teacher.model"}  # value of the key ``weights`` -> part of a checkpoint
 
@@ -59,12 +59,15 @@ def export(cfg: DictConfig) -> None:
         "hf": save_hf,
         "sentence_transformers": save_sentence_transformers,
         "onnx": save_onnx,
+        "onnx_fp16": partial(save_onnx, precision="16"),
         "onnx_int8": partial(save_onnx, precision="int8"),
         "space": save_open_clip,
     }
     folder = out / _SPACE_MODEL if cfg.to == "space" else out
     writers[cfg.to](model, folder)
     write_card(folder, _card_facts(cfg, source, model), source.settings, run_dir)
+    if cfg.to.startswith("onnx"):
+        _describe_onnx(model, folder)
     if cfg.to == "space":
         _write_space(cfg, source, out)
     apply_default_modes(out)
@@ -189,6 +192,12 @@ def _card_facts(cfg: DictConfig, source: _Source, model: "ClipModel") -> Any:
         checkpoint=source.checkpoint.name,
         is_run_result=cfg.weights == "student" and cfg.wise_ft is None and newest == source.checkpoint,
     )
+
+
+def _describe_onnx(model: "ClipModel", folder: Path) -> None:
+    from degla.report.onnx_card import add_section, measure_change
+
+    add_section(folder / "README.md", measure_change(model, folder))
 
 
 def _write_space(cfg: DictConfig, source: _Source, out: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from degla.errors import ConfigError, MissingDependencyError
 from degla.image_index.manifest import ModelRecord
 
-_OF_LOAD_CLIP = ("name", "pretrained", "quick_gelu", "cache_dir")
+_OF_LOAD_CLIP = ("name", "pretrained", "quick_gelu", "cache_dir", "context_length")
 
 
 class ImageTextEncoder(Protocol):

@@ -5,6 +5,7 @@ Shapes: B images, M texts, L context length, D embedding.
 
 import copy
 import json
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -17,16 +18,20 @@ from degla.artifacts import atomic_write
 from degla.errors import ConfigError, MissingDependencyError
 from degla.models.blocks import restore_block_classes_
 from degla.models.clip import ClipModel
+from degla.models.serving import write_serving
 
 OPSET = 18  # of both graphs; the oldest that torch's exporter writes
 MANIFEST = "degla_onnx.json"
+
+Precision = Literal["32", "16", "int8"]
+_MIN_HALVED = 1024  # numbers of a tensor; smaller ones, such as biases, take no space
 
 # The pattern of CLIP's tokenizer, in the syntax of the tokenizers library.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-def save_onnx(model: ClipModel, folder: Path, precision: Literal["32", "int8"] = "32") -> Path:
-    """Write ``image.onnx``, ``text.onnx``, ``tokenizer.json`` and a manifest.
+def save_onnx(model: ClipModel, folder: Path, precision: Precision = "32") -> Path:
+    """Write ``image.onnx``, ``text.onnx``, ``tokenizer.json``, a manifest, and ``serving/`` for a Triton server.
 
     ``image.onnx`` maps ``(B, 3, H, W)`` uint8 to ``(B, D)``, ``text.onnx`` maps ``(M, L)`` int64 to ``(M, D)``; both
     outputs are float32 and unit norm. The number of images and texts is free. QuickGELU stays QuickGELU.
@@ -34,7 +39,8 @@ def save_onnx(model: ClipModel, folder: Path, precision: Literal["32", "int8"] =
     Args:
         model: on the CPU.
         folder: is created.
-        precision: ``32``, or ``int8`` to quantise the weights of matrix products (dynamic quantisation, for CPUs).
+        precision: ``32``; ``16`` to store the weights in float16, in half the space; ``int8`` to quantise the weights
+            of matrix products (dynamic quantisation, for CPUs).
 
     Returns:
         ``folder``.
@@ -64,8 +70,7 @@ def save_onnx(model: ClipModel, folder: Path, precision: Literal["32", "int8"] =
     for name, (tower, example) in towers.items():
         with atomic_write(folder / f"{name}.onnx") as partial:
             _export(tower, example, partial)
-            if precision == "int8":
-                _quantize(partial)
+            _convert(partial, precision)
     with atomic_write(folder / "tokenizer.json") as partial:
         _fast_tokenizer(tokenizer, context_length).save(str(partial))
     manifest = {
@@ -82,6 +87,7 @@ def save_onnx(model: ClipModel, folder: Path, precision: Literal["32", "int8"] =
     }
     with atomic_write(folder / MANIFEST) as partial:
         partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_serving(folder, model.image_size, context_length, model.config["embed_dim"])
     return folder
 
 
@@ -126,10 +132,37 @@ def _export(tower: _Tower, example: Tensor, path: Path) -> None:
     )
 
 
-def _quantize(path: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+def _convert(path: Path, precision: Precision) -> None:
+    """Lower the precision of a graph in place; inputs and outputs keep their types."""
+    if precision == "int8":
+        from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(path, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+        logging.disable(logging.WARNING)  # it recommends a preprocessing of graphs, which changes nothing here
+        try:
+            quantize_dynamic(path, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+        finally:
+            logging.disable(logging.NOTSET)
+    elif precision == "16":
+        _halve_weights(path)
+
+
+def _halve_weights(path: Path) -> None:
+    """Store large weights in float16; the graph turns them into float32 when it is loaded."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(path)
+    casts = []
+    for weights in model.graph.initializer:
+        values = numpy_helper.to_array(weights)
+        if weights.data_type == TensorProto.FLOAT and values.size >= _MIN_HALVED:
+            name = weights.name
+            weights.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}_float16"))
+            casts.append(helper.make_node("Cast", [weights.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]  # a node must come after those that it needs
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
 
 
 def _fast_tokenizer(tokenizer: SimpleTokenizer, context_length: int):  # type: ignore[no-untyped-def]
