@@ -1,5 +1,6 @@
 """Training with a LoRA: what moves, what a resumed run, chunks and ranks change (nothing), and what a run leaves."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -165,36 +166,30 @@ def test_what_training_takes_is_said_before_the_first_step(photos, tmp_path):
     assert f", 0.043 M trained (LoRA of rank 4), gradients and optimizer {12 * trained / 1e6:.3g} MB instead" in text
 
 
-RANKS = """
-import sys
-import lightning as L
-import torch
-from degla.training.build import build
-from tests.configs.test_configs import tiny
-from tests.training.test_lora import LORA
-photos, folder, name, *overrides = sys.argv[1:]
-L.seed_everything(0)
-settings = ["callbacks.checkpoint.every_n_steps=4", "trainer.gradient_clip_val=1.0", *overrides]
-run = build(tiny(photos, folder, *LORA, *settings))
-run.trainer.fit(run.module, run.datamodule)
+CLIPPED = ("trainer.gradient_clip_val=1.0", "trainer.max_steps=3")
+RANK = """
+from pathlib import Path
+from tests.training.test_lora import CLIPPED, fitted
+fitted(Path({photos!r}), Path({folder!r}), *CLIPPED, *{overrides!r})
 """
 
 
 @pytest.mark.slow
 def test_two_ranks_under_ddp_and_fsdp2_train_the_same_adapter(photos, tmp_path):
     layouts = {
-        "one": [],
         "ddp": ["strategy=ddp", "trainer.devices=2"],
         "fsdp2": ["strategy=fsdp2", "trainer.devices=2"],
-        "frozen": ["teacher=frozen"],
         "fsdp2_frozen": ["strategy=fsdp2", "trainer.devices=2", "teacher=frozen"],
     }
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS)
+    fitted(photos, tmp_path / "one", *CLIPPED)
+    fitted(photos, tmp_path / "frozen", *CLIPPED, "teacher=frozen")
+    root = Path(__file__).parents[2]
     for name, overrides in layouts.items():
-        command = [sys.executable, str(script), str(photos), str(tmp_path / name), name, *overrides]
-        root = Path(__file__).parents[2]
-        result = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=300)
+        script = tmp_path / f"{name}.py"
+        script.write_text(RANK.format(photos=str(photos), folder=str(tmp_path / name), overrides=overrides))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+        command = [sys.executable, str(script)]
+        result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
         assert result.returncode == 0, result.stderr[-4000:]
     for name, reference in (("ddp", "one"), ("fsdp2", "one"), ("fsdp2_frozen", "frozen")):
         ours, expected = (weights_of(tmp_path / run) for run in (name, reference))
@@ -205,12 +200,6 @@ def test_two_ranks_under_ddp_and_fsdp2_train_the_same_adapter(photos, tmp_path):
         torch.testing.assert_close(model, alone, atol=2e-5, rtol=1e-3)
     adapter = load_file(tmp_path / "fsdp2/model/adapter/adapter_model.safetensors")
     assert len(adapter) == 48 and all(name.startswith("base_model.model.") for name in adapter)
-
-
-def environment(root: Path) -> dict[str, str]:
-    import os
-
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

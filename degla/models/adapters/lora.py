@@ -35,6 +35,11 @@ _LAYERS = {
 _ADAPTABLE = (nn.MultiheadAttention, nn.Linear, nn.Conv2d)
 _TOWERS = {"image": "visual", "text": "(?:text|transformer)"}  # setting -> how the names of its layers begin
 _BLOCK_LAYERS = (_IN_PROJ, _OUT_PROJ, "mlp.c_fc", "mlp.c_proj")
+_DEFAULT_LAYERS = (
+    _IN_PROJ,
+    "mlp.c_fc",
+    "mlp.c_proj",
+)  # peft itself counts that of attn.out_proj twice (docs/adapters.md)
 
 
 class Lora:
@@ -58,8 +63,8 @@ class Lora:
         self,
         rank: Annotated[int, whole(1)] = 4,
         alpha: Annotated[float, above(0)] = 1.0,
-        image: Sequence[str] = _BLOCK_LAYERS,
-        text: Sequence[str] = _BLOCK_LAYERS,
+        image: Sequence[str] = _DEFAULT_LAYERS,
+        text: Sequence[str] = _DEFAULT_LAYERS,
         dropout: Annotated[float, share(below_one=True)] = 0.0,
         train_logit_scale: bool = False,
     ):
