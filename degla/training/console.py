@@ -126,7 +126,8 @@ def _describe_model(cfg: DictConfig, student: ClipModel) -> str:
 
 def _describe_saving(student: ClipModel) -> str:
     """Return the size of gradients and optimizer state, and what both would be if every weight were trained."""
-    ours, all_trained = (trained_bytes(student.parameters(), everything) for everything in (False, True))
+    base = [parameter for name, parameter in student.named_parameters() if ".lora_" not in name]
+    ours, all_trained = trained_bytes(student.parameters()), trained_bytes(base, everything=True)
     return f"gradients and optimizer {megabytes(sum(ours))} instead of {megabytes(sum(all_trained))}"
 
 
