@@ -64,7 +64,7 @@ class Batch(NamedTuple):
         return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        """Return the batch with all tensors in pinned memory. ``DataLoader(pin_memory=True)`` calls this method."""
+        """Return the batch with all tensors in pinned memory; ``DataLoader(pin_memory=True)`` calls this method."""
         return self._map_tensors(lambda tensor: tensor.pin_memory())
 
     def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Batch":

@@ -5,15 +5,14 @@ Shapes: N rows of the table, P rows of a part of it.
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from degla.compat.datasets import fingerprint
-from degla.data.cached_table import cached_table
+from degla.data.cached_table import cached_batches
 from degla.data.identity import image_id
-from degla.data.schema import image_key
 from degla.data.sources.table import SampleTable
 
 _FEATURES = datasets.Features({"image_id": datasets.Value("int64")})
@@ -27,16 +26,16 @@ def table_image_ids(table: SampleTable) -> np.ndarray:
     """
     identity = f"image ids {fingerprint(table.dataset)} {table.image_name}"
     key = hashlib.sha256(identity.encode()).hexdigest()
-    stored = cached_table(_generate(table), _FEATURES, table.cache_dir, key)
+    stored = cached_batches(_batches(table), _FEATURES, table.cache_dir, key)
     ids: np.ndarray = stored.data.column("image_id").to_numpy()
     return ids
 
 
-def _generate(table: SampleTable) -> Iterator[dict[str, Any]]:
+def _batches(table: SampleTable) -> Iterator[pa.Table]:
     images = table.reading(())
     for start in range(0, len(table), _ROWS_AT_A_TIME):
-        for sample in images.samples(range(start, min(start + _ROWS_AT_A_TIME, len(table)))):
-            yield {"image_id": image_id(image_key(sample))}
+        keys = images.image_keys(start, min(start + _ROWS_AT_A_TIME, len(table)))
+        yield pa.Table.from_arrays([pa.array(map(image_id, keys), pa.int64())], schema=_FEATURES.arrow_schema)
 
 
 class RowsOfImages:

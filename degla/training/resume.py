@@ -33,7 +33,9 @@ _FIXED_SETTINGS = {
     "data": (
         "loader.num_negatives",
         "loader.negatives",
+        "loader.num_units",
         "loader.hard_images",
+        "loader.unique_images",
         "loader.crop_scale",
         "loader.drop_last",
         "loader.val_fraction",

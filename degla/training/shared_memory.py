@@ -65,7 +65,11 @@ def batch_bytes(datamodule: DataModule, image_size: tuple[int, int], world_size:
     height, width = image_size
     collates = (datamodule.collate, samples), (datamodule.val_collate, datamodule.val_batch_size)
     return max(
-        size * (3 * height * width + 8 * (1 + collate.num_negatives) * collate.tokenizer.context_length)
+        size
+        * (
+            3 * height * width * collate.images_per_sample
+            + 8 * collate.texts_per_sample * collate.tokenizer.context_length
+        )
         for collate, size in collates
         if size == samples or len(datamodule.val_indices)
     )

@@ -38,7 +38,9 @@ def unneeded_columns(columns: Mapping[str, str], needs: Collection[str], others:
 
 
 class OnlyNeeded:
-    """Makes samples without what no need reads. A class, so that DataLoader workers that are spawned can receive it.
+    """Makes samples without what no need reads.
+
+    It is a class, so that DataLoader workers that are spawned can receive it.
 
     Args:
         to_sample: makes a whole sample of a record and its number.

@@ -51,7 +51,9 @@ def _whole(name: str) -> str:
 
 
 class RecordToSample:
-    """Makes samples of records. A class, so that DataLoader workers that are spawned can receive it.
+    """Makes samples of records.
+
+    It is a class, so that DataLoader workers that are spawned can receive it.
 
     Args:
         path: the data set, for the ids of samples.
