@@ -38,7 +38,7 @@ def tgc_loss(
     teacher_text_features: Tensor,
     negative_features: Tensor,
     negative_mask: Tensor,
-    scale: float = 10.0,
+    scale: Tensor | float = 10.0,
 ) -> Tensor:
     """Compute the text-grounded contrast: a caption against the teacher's embedding of it and its own K negatives.
 
@@ -51,7 +51,7 @@ def tgc_loss(
         teacher_text_features: ``(B, D)`` of the teacher, unit norm; gets no gradient.
         negative_features: ``(B, K, D)`` of the student, unit norm.
         negative_mask: ``(B, K)`` bool.
-        scale: fixed multiplier; the authors' code has the constant 10.
+        scale: multiplier; the authors' code has the constant 10, the paper the learned ``()`` multiplier.
 
     Returns:
         ``()``.

@@ -68,8 +68,7 @@ def takes_packed_texts(tower: CLIP | TextTransformer) -> bool:
         tower: see ``text_tower``.
     """
     blocks = list(tower.transformer.resblocks)
-    others_are_packed = all(isinstance(block, PackedBlock) for block in blocks[:-1])
-    return len(blocks) > 0 and others_are_packed and isinstance(blocks[-1], LastPackedBlock)
+    return len(blocks) > 0 and all(isinstance(block, PackedBlock | LastPackedBlock) for block in blocks)
 
 
 def text_tower(clip: CLIP | CustomTextCLIP) -> CLIP | TextTransformer | None:

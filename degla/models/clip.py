@@ -11,10 +11,11 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
+from degla.models.encoding import Encoding, encode_patches, encode_words, read_all_states_
 from degla.models.lora_state import LoraSettings, merge_lora
 from degla.models.packing import PackedTexts
 from degla.models.source import ModelSource
-from degla.models.text import encode_text
+from degla.models.text import encode_text, pack_tokens
 from degla.models.tokenizer import CaptionTokenizer
 
 MAX_LOG_SCALE = math.log(100.0)
@@ -54,6 +55,7 @@ class ClipModel(nn.Module):
         self.tokenizer = tokenizer
         self.source = source
         self.merges = merges
+        self.reads_tokens = False
         self.lora: LoraSettings | None = None  # the adapter that ``Lora.attach`` has given the model
         # Batches travel as uint8, a quarter of the size of float32, and are normalised on the device.
         mean, std = (torch.tensor(preprocess[key]).view(1, 3, 1, 1) * 255 for key in ("mean", "std"))
@@ -67,7 +69,7 @@ class ClipModel(nn.Module):
         height, width = (size, size) if isinstance(size, int) else size
         return height, width
 
-    def forward(self, images: Tensor, texts: Tensor | PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, texts: Tensor | PackedTexts) -> Encoding:
         """Encode images and texts.
 
         Args:
@@ -77,9 +79,39 @@ class ClipModel(nn.Module):
 
         Returns:
             ``(B, D)`` image features, ``(M, D)`` text features, both float32 and unit norm, and the ``()`` multiplier
-            ``exp(logit_scale)``.
+            ``exp(logit_scale)``; after ``read_tokens_`` also features of patches and words.
         """
-        return self.encode_image(images), self.encode_text(texts), self.logit_scale()
+        if self.reads_tokens:
+            return self._encode_with_tokens(images, texts)
+        return Encoding(
+            image=self.encode_image(images),
+            text=self.encode_text(texts),
+            logit_scale=self.logit_scale(),
+            logit_bias=self.logit_bias(),
+        )
+
+    def _encode_with_tokens(self, images: Tensor, texts: Tensor | PackedTexts) -> Encoding:
+        image, patches = encode_patches(self.clip, self._pixels(images))
+        packed = pack_tokens(self.clip, texts) if isinstance(texts, Tensor) else texts
+        text, tokens, token_mask = encode_words(self.clip, packed)
+        return Encoding(
+            image=F.normalize(image.float(), dim=-1),
+            text=F.normalize(text.float(), dim=-1),
+            logit_scale=self.logit_scale(),
+            logit_bias=self.logit_bias(),
+            patches=patches.float(),
+            tokens=tokens.float(),
+            token_mask=token_mask,
+        )
+
+    def read_tokens_(self) -> None:
+        """Return features of patches and words from now on, which needs all states of the last blocks.
+
+        Raises:
+            ConfigError: a tower has no such features.
+        """
+        read_all_states_(self.clip)
+        self.reads_tokens = True
 
     def open_clip_state(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the weights under open_clip's names, with an adapter merged into them.
@@ -95,13 +127,26 @@ class ClipModel(nn.Module):
         scale: Tensor = self.clip.logit_scale
         return scale.float().exp().squeeze()
 
+    def logit_bias(self) -> Tensor | None:
+        """Return the ``()`` bias of a model with a sigmoid loss; None of others."""
+        bias: Tensor | None = self.clip.logit_bias
+        return None if bias is None else bias.float().squeeze()
+
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode ``(B, 3, H, W)`` uint8 images to ``(B, D)`` float32 features of unit norm."""
-        pixels = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
-        return F.normalize(self.clip.encode_image(pixels).float(), dim=-1)
+        pixels = self._pixels(images)
+        pooled = encode_patches(self.clip, pixels)[0] if self.reads_tokens else self.clip.encode_image(pixels)
+        return F.normalize(pooled.float(), dim=-1)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Return normalised ``(B, 3, H, W)`` pixels."""
+        return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
 
     def encode_text(self, texts: Tensor | PackedTexts) -> Tensor:
         """Encode M texts, given as for ``forward``, to ``(M, D)`` float32 features of unit norm."""
+        if self.reads_tokens:
+            packed = pack_tokens(self.clip, texts) if isinstance(texts, Tensor) else texts
+            return F.normalize(encode_words(self.clip, packed)[0].float(), dim=-1)
         return F.normalize(encode_text(self.clip, texts).float(), dim=-1)
 
     def compile_blocks(self) -> None:

@@ -12,6 +12,7 @@ from degla.compat.torch import foreach_lerp_
 from degla.errors import ConfigError
 from degla.models.adapters import copy_sharing_base
 from degla.models.clip import ClipModel
+from degla.models.encoding import Encoding
 from degla.models.packing import PackedTexts
 from degla.models.sharding import is_sharded
 
@@ -19,7 +20,7 @@ _P = ParamSpec("_P")
 _DECAY = Bound(
     share(below_one=True).allows, "a number of 0 or more and less than 1 (teacher=frozen for a fixed teacher)"
 )
-_Features = TypeVar("_Features", Tensor, tuple[Tensor, Tensor, Tensor])
+_Features = TypeVar("_Features", Tensor, Encoding)
 
 
 class Teacher(nn.Module):
@@ -61,7 +62,7 @@ class Teacher(nn.Module):
         """
         return super().train(False)
 
-    def forward(self, images: Tensor, texts: Tensor | PackedTexts) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, texts: Tensor | PackedTexts) -> Encoding:
         """Encode images and texts without gradient; see ``ClipModel.forward``.
 
         Args:
@@ -71,8 +72,8 @@ class Teacher(nn.Module):
         Returns:
             ``(B, D)`` image features, ``(M, D)`` text features, and the ``()`` multiplier.
         """
-        features: tuple[Tensor, Tensor, Tensor] = self._without_gradient(self.model, images, texts)
-        return features
+        encoding: Encoding = self._without_gradient(self.model, images, texts)
+        return encoding
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode ``(B, 3, H, W)`` uint8 images to ``(B, D)`` unit-norm features without gradient."""
@@ -124,6 +125,5 @@ def _copy(student: ClipModel, moves: bool) -> ClipModel:
     return copy_sharing_base(student, with_adapter=moves)
 
 
-def _cloned(features: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    image, text, logit_scale = features
-    return image.clone(), text.clone(), logit_scale.clone()
+def _cloned(encoding: Encoding) -> Encoding:
+    return encoding._replace(**{name: part.clone() for name, part in encoding._asdict().items() if part is not None})

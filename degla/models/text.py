@@ -51,14 +51,35 @@ def encode_text(clip: CLIP | CustomTextCLIP, texts: Tensor | PackedTexts) -> Ten
         features: Tensor = clip.encode_text(texts)
         return features
     if isinstance(texts, Tensor):
-        texts = pack(texts, end_positions(texts, pooled_token(clip)) + 1).to(texts.device)
+        texts = pack_tokens(clip, texts)
+    return encode_packed(clip, texts)[texts.texts]
+
+
+def encode_packed(clip: CLIP | CustomTextCLIP, texts: PackedTexts) -> Tensor:
+    """Run a causal text tower on packed texts.
+
+    Args:
+        clip: a model for which ``is_causal`` is True.
+        texts: R distinct texts with T states.
+
+    Returns:
+        ``(R, D)``, the features of the distinct texts; or ``(T, D)``, those of all states, where the last block
+        computes all of them.
+    """
+    tower = text_tower(clip)
+    assert tower is not None
     x: Tensor = tower.token_embedding(texts.tokens) + F.embedding(texts.positions, tower.positional_embedding)
     x = tower.ln_final(tower.transformer(x.to(tower.transformer.get_cast_dtype()), attn_mask=texts))
     if isinstance(tower.text_projection, nn.Linear):
         x = tower.text_projection(x)
     elif tower.text_projection is not None:
         x = x @ tower.text_projection
-    return x[texts.texts]
+    return x
+
+
+def pack_tokens(clip: CLIP | CustomTextCLIP, tokens: Tensor) -> PackedTexts:
+    """Pack ``(M, L)`` int64 tokens for a causal tower, which waits for the device they are on."""
+    return pack(tokens, end_positions(tokens, pooled_token(clip)) + 1).to(tokens.device)
 
 
 def end_positions(tokens: Tensor, eos_id: int | None) -> Tensor:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from degla.cli.instantiate import check_node, chosen_nodes, instantiate, instantiate_each, instantiate_partial
 from degla.cli.terms import TERMS, current_objective
 from degla.data.datamodule import DataModule
+from degla.data.requirements import refuse_missing_columns
 from degla.data.sources import SampleStream, SampleTable
 from degla.data.text_features import TextFeatures
 from degla.errors import ConfigError
@@ -70,11 +71,15 @@ def build(cfg: DictConfig) -> Run:
         raise ConfigError("a streamed data set has no end: set trainer.max_steps to a number of steps")
     if objective.uses_negatives and cfg.loader.num_negatives:
         refuse_missing_negatives(source)
+    refuse_missing_columns(source, objective.needs)
     student: ClipModel = instantiate(cfg.model, "model")
     if cfg.adapter._target_:
         instantiate(cfg.adapter, "adapter").attach(student)
+    _train_logit_bias(student, objective)
     instantiate(cfg.optimizer, "optimizer", model=student)  # only to refuse bad values early; the run makes its own
     teacher = _build_teacher(cfg, objective, student)
+    if "tokens" in objective.needs:
+        student.read_tokens_()  # the teacher, a copy from before, computes only what it is read for
     torch.set_float32_matmul_precision(cfg.float32_matmul)
     if cfg.compile:
         student.compile_blocks()
@@ -88,8 +93,7 @@ def build(cfg: DictConfig) -> Run:
         tokenizer=student.tokenizer,
         image_size=student.image_size,
         preprocess=student.preprocess,
-        # An objective without negatives should not pay for reading them.
-        **({} if objective.uses_negatives else {"num_negatives": 0}),
+        needs=objective.needs,  # an objective without negatives should not pay for reading them
     )
     limit_workers(
         datamodule,
@@ -163,6 +167,18 @@ def _build_teacher(cfg: DictConfig, objective: Objective, student: ClipModel) ->
     if cfg.teacher is not None:
         log.info("no term of the objective reads a teacher, so none is built")
     return None
+
+
+def _train_logit_bias(student: ClipModel, objective: Objective) -> None:
+    """Let the bias of a model with a sigmoid loss learn where the objective reads it."""
+    if "logit_bias" not in objective.needs:
+        return
+    if student.clip.logit_bias is None:
+        raise ConfigError(
+            "objective.sigmoid needs a model with a logit bias, such as model=siglip_b_16; for other models choose "
+            "objective=degla or another contrastive one"
+        )
+    student.clip.logit_bias.requires_grad_(True)
 
 
 def _build_teacher_texts(cfg: DictConfig, teacher: Teacher | None, datamodule: DataModule) -> TextFeatures | None:

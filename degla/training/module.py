@@ -3,7 +3,7 @@
 Shapes: B samples of a batch on one rank, K negatives a sample, D embedding size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import lightning as L
@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.checkpoint import checkpoint
 
-from degla.data.batch import Batch, Chunk
+from degla.data.batch import Batch
 from degla.data.text_features import TextFeatures
 from degla.losses import Features, LossTerms, Objective
-from degla.models import ClipModel, PackedTexts, Teacher
+from degla.models import ClipModel, Teacher
 from degla.models.sharding import is_sharded, shard
 from degla.training import resume
+from degla.training.encoding import encode_batch, encoding_chunks, without_negatives
 from degla.training.loggers import main_settings
 from degla.training.nonfinite import NonFiniteGuard
 from degla.training.optim import name_state, number_state
@@ -84,8 +84,8 @@ class DeGLAModule(L.LightningModule):
         Raises:
             DeglaError: the objective cannot work with these samples; the message says what to set.
         """
-        if not self.objective.uses_negatives:
-            batch = _without_negatives(batch)  # their texts would cost most of the step, and no term reads them
+        if not self.objective.uses_negatives and batch.negatives.shape[1]:
+            batch = without_negatives(batch)  # their texts would cost most of the step, and no term reads them
         student = encode_batch(self.student, batch)
         if teacher is None and self.objective.uses_teacher:
             teacher = self._teacher_features(batch)
@@ -96,7 +96,7 @@ class DeGLAModule(L.LightningModule):
         assert self.teacher is not None
         stored = batch.teacher_texts
         if stored is None:
-            return encode_batch(self.teacher, batch)
+            return encode_batch(self.teacher, batch._replace(negative_images=None))
         images = [self.teacher.encode_image(batch.images[part]) for part, _ in encoding_chunks(batch)]
         return Features(
             image=torch.cat(images),
@@ -239,44 +239,3 @@ class DeGLAModule(L.LightningModule):
             logger.log_metrics(metrics, step=self.global_step)
         if not self.trainer.sanity_checking:  # for callbacks that watch a metric; every rank holds the same value
             self.log_dict(metrics, logger=False, batch_size=1)
-
-
-def encode_batch(model: ClipModel | Teacher, batch: Batch) -> Features:
-    """Encode a batch: one image forward, and one text forward for captions and negatives together.
-
-    A batch of several chunks is encoded chunk by chunk. The student's chunks are encoded again in the backward pass,
-    so that the activations of only one chunk are in memory; the gradient is that of the whole batch.
-
-    Args:
-        model: student (with gradient) or teacher (without).
-        batch: images ``(B, 3, H, W)``, captions ``(B, L)`` and negatives ``(B, K, L)`` on the model's device.
-
-    Returns:
-        Features ``(B, D)``, ``(B, D)`` and ``(B, K, D)``, float32, unit norm.
-    """
-    parts = []
-    for part, texts in encoding_chunks(batch):
-        images = batch.images[part]
-        if len(batch.chunks) > 1 and torch.is_grad_enabled() and isinstance(model, ClipModel):
-            image, text, logit_scale = checkpoint(model, images, texts, use_reentrant=False)
-        else:
-            image, text, logit_scale = model(images, texts)
-        captions, negatives = text.split([len(images), len(text) - len(images)])
-        parts.append((image, captions, negatives.reshape(len(images), batch.negatives.shape[1], text.shape[1])))
-    image, text, negatives = (torch.cat(part) if len(parts) > 1 else part[0] for part in zip(*parts, strict=True))
-    return Features(
-        image=image, text=text, negatives=negatives, negative_mask=batch.negative_mask, logit_scale=logit_scale
-    )
-
-
-def _without_negatives(batch: Batch) -> Batch:
-    chunks = [chunk._replace(packed=None) for chunk in batch.chunks]  # packed texts include the negatives
-    negatives, mask = batch.negatives[:, :0], batch.negative_mask[:, :0]
-    return batch._replace(negatives=negatives, negative_mask=mask, chunks=chunks)
-
-
-def encoding_chunks(batch: Batch) -> Iterator[tuple[slice, Tensor | PackedTexts]]:
-    """Yield the samples that are encoded together, and their texts, ``(M, L)`` or packed: captions, then negatives."""
-    for chunk in batch.chunks or [Chunk(0, len(batch.images), None)]:
-        part = slice(chunk.start, chunk.stop)
-        yield part, chunk.packed or torch.cat([batch.captions[part], batch.negatives[part].flatten(0, 1)])

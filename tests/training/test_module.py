@@ -9,7 +9,8 @@ from degla.data.collate import Collate
 from degla.data.text_features import TextFeatures
 from degla.losses import Features, Objective
 from degla.models import Teacher, load_clip
-from degla.training.module import DeGLAModule, encode_batch
+from degla.training.encoding import encode_batch
+from degla.training.module import DeGLAModule
 from degla.training.optim import adamw, name_state, number_state
 from tests.helpers.objectives import clip, degla
 
@@ -129,7 +130,7 @@ def test_optimizer_state_by_name_and_back():
 def chunked(data, student, size):
     """Return the batch as a loader with ``chunk_size`` makes it."""
     collate = Collate(None, student.tokenizer, 2, "first", chunk_size=size)
-    return data._replace(chunks=collate._chunks(data.captions, data.negatives))
+    return data._replace(chunks=collate.texts.chunks([data.captions[:, None], data.negatives], size))
 
 
 def larger_batch(student):

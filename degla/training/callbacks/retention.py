@@ -22,7 +22,8 @@ from degla.models import ClipModel, interpolate_weights
 from degla.models.adapters import copy_sharing_base
 from degla.report.retention import Candidate, RetentionRecord, describe_choice, write_retention
 from degla.training.callbacks.evaluate import Evaluate, measure_benchmarks
-from degla.training.module import DeGLAModule, encode_batch
+from degla.training.encoding import encode_batch
+from degla.training.module import DeGLAModule
 from degla.training.retention import (
     ChoiceTasks,
     Rule,
