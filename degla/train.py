@@ -69,6 +69,7 @@ def run_training(
     from degla.report.run_report import write_report
     from degla.training.build import build
     from degla.training.fit import fit_or_explain, refuse_hanging_restarts
+    from degla.training.memory_run import record_plan
     from degla.training.resume import check_resume
     from degla.training.run_folder import (
         claim_run_folder,
@@ -93,6 +94,8 @@ def run_training(
             claim_run_folder(cfg, run_dir, is_first_rank=run.trainer.is_global_zero)
             if checkpoint is not None:
                 check_resume(cfg, checkpoint, module=run.module, data=run.module.data_identity)
+            if run.trainer.is_global_zero and cfg.callbacks.get("memory"):
+                record_plan(run.module, run.datamodule, run.trainer, run_dir)
             if when_built is not None:
                 when_built(cfg, run)
             fit_or_explain(run, checkpoint, resumes_when_requeued=cfg.ckpt_path == "last")

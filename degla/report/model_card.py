@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from degla.artifacts import read_metrics
 from degla.cli.terms import term_weights
+from degla.report.retention import describe_choice, read_retention
 
 # Groups of the run's config that say nothing about the model.
 _HIDDEN_GROUPS = ("callbacks", "logger", "hydra", "runs_dir", "run_dir", "ckpt_path", "data_dir", "name")
@@ -96,6 +97,7 @@ class CardFacts(NamedTuple):
     wise_ft: float | None = None
     checkpoint: str = ""  # name of the file that the weights come from
     is_run_result: bool = True  # whether the last results of the run are those of these weights
+    choice: str = ""  # what the retention guard of the run chose, and its values
 
 
 def write_card(folder: Path, facts: CardFacts, settings: Mapping[str, Any], run_dir: Path | None) -> None:
@@ -123,7 +125,7 @@ def write_card(folder: Path, facts: CardFacts, settings: Mapping[str, Any], run_
         "# A CLIP model fine-tuned with degla",
         "\n".join(f"- {fact}" for fact in _facts(facts, settings)),
         f"```python\n{snippet(facts)}\n```",
-        _result_table(results, facts.is_run_result),
+        _result_table(results, facts),
         _data(settings),
         "## Licence\n\nNot stated. The licences of the base model and of the training data apply; "
         "set `license` in the first lines of this file before you publish the model.",
@@ -141,6 +143,8 @@ def write_run_card(run_dir: Path) -> None:
     settings: Any = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
     written = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
     model = settings.get("model") or {}
+    record = read_retention(run_dir)
+    chosen = record.chosen if record is not None else None
     facts = CardFacts(
         layout="open_clip",
         architecture=_last_part(str(model.get("name"))),
@@ -148,6 +152,9 @@ def write_run_card(run_dir: Path) -> None:
         quick_gelu=written["model_cfg"]["quick_gelu"],
         preprocess=written["preprocess_cfg"],
         merges=(written["model_cfg"].get("text_cfg", {}).get("tokenizer_kwargs") or {}).get("bpe_path"),
+        wise_ft=None if chosen is None or chosen.wise_ft == 1 else chosen.wise_ft,
+        is_run_result=record is None or record.chose_last_step,
+        choice="" if record is None else describe_choice(record),
     )
     write_card(folder, facts, settings, run_dir)
 
@@ -224,12 +231,13 @@ def _dataset(metric: str) -> str:
     return "validation samples of the run" if stage == "val" else name.partition("/")[0]
 
 
-def _result_table(results: Mapping[str, Mapping[int, float]], is_run_result: bool) -> str:
+def _result_table(results: Mapping[str, Mapping[int, float]], facts: CardFacts) -> str:
     if not results:
         return ""
     title = "## Results"
-    if not is_run_result:
-        title += " of the run's student\n\nThe weights in this folder are others and were not measured."
+    if not facts.is_run_result:
+        title += " of the run's student\n\nThe weights in this folder are others"
+        title += f", chosen by the retention guard: {facts.choice}." if facts.choice else " and were not measured."
     lines = [f"| {name} | {values[min(values)]:.3f} | {values[max(values)]:.3f} |" for name, values in results.items()]
     return "\n".join([f"{title}\n", "| | before training | after |", "| --- | --- | --- |", *lines])
 

@@ -47,6 +47,11 @@ class RetentionRecord(BaseModel):
         """The lowest ``retain`` that the guard admits."""
         return None if self.base.retain is None else self.floor * self.base.retain
 
+    @property
+    def chose_last_step(self) -> bool:
+        """Whether the chosen weights are the student's after the last step, unmixed."""
+        return bool(self.steps) and self.chosen.wise_ft == 1 and self.chosen.step == self.steps[-1].step
+
 
 def write_retention(run_dir: Path, record: RetentionRecord) -> None:
     """Write the record into the folder of the run.

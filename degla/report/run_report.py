@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from degla.artifacts import read_metrics
 from degla.report.figures import embedded_png
+from degla.report.memory import memory_section
 from degla.report.page import Bar, bars, facts, headline, page, table
 from degla.report.retention import retention_section
 from degla.report.run_record import duration, run_facts
@@ -84,6 +85,7 @@ def write_report(run_dir: Path) -> Path:
             sections.append(_table(metrics, stage) + f"<p>{_EXPLANATIONS[stage]}</p>")
     sections.append(retention_section(run_dir))
     sections.append("<h2>Curves</h2>" + _curves(run_dir))
+    sections.append(memory_section(run_dir))
     sections.append("<h2>Data</h2>" + (_bad_row_tables(run_dir) or "<p>Every sample was used without changes.</p>"))
     config = run_dir / "config.yaml"
     if config.exists():

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from degla.artifacts import read_metrics
 from degla.models import ClipModel
+from degla.report.memory import describe_memory, read_memory
 from degla.report.retention import describe_choice, read_retention
 from degla.report.run_report import Change, bad_rows, changes
 from degla.training.build import Run
@@ -104,6 +105,8 @@ def print_opening(cfg: DictConfig, run: Run) -> None:
         "device": f"{_describe_device(cfg, run)}, precision {cfg.precision}",
         "run folder": str(cfg.run_dir),
     }
+    if (memory := read_memory(Path(cfg.run_dir))) is not None:
+        rows["memory"] = describe_memory(memory)
     _print_block(rows)
 
 

@@ -4,6 +4,7 @@ from degla.training.callbacks.batch_images import BatchImages
 from degla.training.callbacks.checkpoint import RunCheckpoint
 from degla.training.callbacks.evaluate import Evaluate
 from degla.training.callbacks.export_model import ExportModel
+from degla.training.callbacks.memory import MemoryUse
 from degla.training.callbacks.metrics_csv import MetricsCsv
 from degla.training.callbacks.preemption import Preemption
 from degla.training.callbacks.progress import ProgressBar
@@ -15,6 +16,7 @@ __all__ = [
     "BatchImages",
     "Evaluate",
     "ExportModel",
+    "MemoryUse",
     "MetricsCsv",
     "Preemption",
     "ProgressBar",
