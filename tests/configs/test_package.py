@@ -29,7 +29,7 @@ ROOMS = {
     "runtime": {"errors"},  # runs without torch
     "image_index": BASE | {"data", "evaluation", "hard_negatives", "models", "report", "runtime"},
     "demo": BASE | {"api", "data", "hard_negatives", "models"},
-    "report": BASE | {"data", "evaluation", "hard_negatives", "models"},
+    "report": BASE | {"runtime", "data", "evaluation", "hard_negatives", "models"},
     "cli": BASE,
     "training": BASE | {"cli", "data", "evaluation", "losses", "models", "report"},
     "api": BASE | {"cli", "data", "evaluation", "models", "report", "training", "train", "evaluate"},

@@ -15,10 +15,11 @@ from tests.helpers.hub_server import hub_server
 # Programs of degla one after the other in one process, because importing torch takes longer than they do. The last
 # line of the output holds their exit codes.
 RUN = """
-import importlib, json, sys
+import importlib, json, os, sys
 codes = []
 for program, *arguments in json.loads(sys.argv[1]):
     sys.argv[1:] = arguments
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # the program before has set it for Hydra
     try:
         importlib.import_module(f"degla.{program}").main()
         codes.append(0)
