@@ -65,6 +65,8 @@ def export(cfg: DictConfig) -> None:
     }
     folder = out / _SPACE_MODEL if cfg.to == "space" else out
     writers[cfg.to](model, folder)
+    if cfg.to == "open_clip":
+        _write_adapter(cfg, source, model, folder)
     write_card(folder, _card_facts(cfg, source, model), source.settings, run_dir)
     if cfg.to.startswith("onnx"):
         _describe_onnx(model, folder)
@@ -198,6 +200,18 @@ def _describe_onnx(model: "ClipModel", folder: Path) -> None:
     from degla.report.onnx_card import add_section, measure_change
 
     add_section(folder / "README.md", measure_change(model, folder))
+
+
+def _write_adapter(cfg: DictConfig, source: _Source, model: "ClipModel", folder: Path) -> None:
+    """Write the adapter of a run with a LoRA beside its merged model, unless that is mixed with the base model."""
+    settings = dict(source.settings.get("adapter") or {})
+    if not settings.pop("_target_", None) or cfg.wise_ft is not None:
+        return
+    from degla.models.adapters import FOLDER, Lora, save_adapter
+    from degla.models.checkpoints import read_adapter
+
+    if adapter := read_adapter(source.checkpoint, _PARTS[cfg.weights]):
+        save_adapter(Lora(**settings).settings(model), adapter, folder / FOLDER)
 
 
 def _write_space(cfg: DictConfig, source: _Source, out: Path) -> None:

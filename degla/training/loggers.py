@@ -39,6 +39,7 @@ _MAIN_SETTINGS = {
     "weight_decay": "optimizer.weight_decay",
     "warmup_steps": "scheduler.warmup_steps",
     "teacher_decay": "teacher.decay",
+    "adapter_rank": "adapter.rank",
     "precision": "precision",
     "seed": "seed",
 }
