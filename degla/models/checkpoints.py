@@ -80,6 +80,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _only_tensors(_inner_state(content, path), path)
 
 
+def read_adapter(path: Path, part: str = "student") -> dict[str, Tensor]:
+    """Read the matrices of the adapter of a run with a LoRA, under the names of the checkpoint's model.
+
+    Args:
+        path: a checkpoint of this project.
+        part: as for ``read_weights``.
+
+    Returns:
+        ``{}`` where the model has no adapter.
+
+    Raises:
+        CheckpointError: the file is damaged, or is not a checkpoint of this project.
+    """
+    content, _, _ = _read(path)
+    state = _only_tensors(_without_prefixes(_inner_state(content, path), path, part), path)
+    return {name: value for name, value in state.items() if ".lora_" in name}
+
+
 def first_line(error: Exception) -> str:
     """Return the type and the first line of an error, at most 200 characters, for use inside a message of ours."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:200]

@@ -98,8 +98,7 @@ class Lora:
             raise MissingDependencyError.for_extra("adapter=lora needs peft", "lora") from error
         clip = model.clip
         self._refuse_model(model)
-        target_modules = self._target_modules(clip, model.source.architecture)
-        settings = LoraSettings(self.rank, self.alpha, self.dropout, target_modules)
+        settings = self.settings(model)
         config = LoraConfig(**_peft_arguments(settings))
         inject_lora(clip, config, adapter_name=ADAPTER, classes={nn.MultiheadAttention: LoraAttention})
         if any(isinstance(module, nn.BatchNorm2d) for module in clip.visual.modules()):
@@ -111,6 +110,18 @@ class Lora:
                 module.cast_input_dtype_enabled = False  # autocast chooses the dtype; a cast would copy the states
         clip.logit_scale.requires_grad_(self.train_logit_scale)
         model.lora = settings
+
+    def settings(self, model: ClipModel) -> LoraSettings:
+        """Return what the adapter is on a model.
+
+        Args:
+            model: a model without an adapter.
+
+        Raises:
+            ConfigError: the model lacks a layer.
+        """
+        target_modules = self._target_modules(model.clip, model.source.architecture)
+        return LoraSettings(self.rank, self.alpha, self.dropout, target_modules)
 
     def _refuse_model(self, model: ClipModel) -> None:
         clip = model.clip
@@ -164,15 +175,13 @@ def save_adapter(settings: LoraSettings, state: Mapping[str, Tensor], folder: Pa
     Returns:
         ``folder``.
     """
-    from peft import LoraConfig
-
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in lora_in_peft_layout(state).items()}
     with atomic_write(folder / "adapter_model.safetensors") as partial:
         save_file(tensors, partial, metadata={"format": "pt"})
-    content = LoraConfig(**_peft_arguments(settings), inference_mode=True).to_dict()
+    content = {"peft_type": "LORA", "inference_mode": True, "bias": "none", **_peft_arguments(settings)}
     with atomic_write(folder / "adapter_config.json") as partial:
-        partial.write_text(json.dumps(content, indent=2, sort_keys=True, default=_as_plain) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
@@ -209,10 +218,6 @@ def _peft_arguments(settings: LoraSettings) -> dict[str, Any]:
         "lora_dropout": settings.dropout,
         "target_modules": settings.target_modules,
     }
-
-
-def _as_plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def _calls_attention(clip: CLIP | CustomTextCLIP, tower: str) -> bool:
