@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,23 @@ def main() -> None:
 
 
 def draw(folder: Path, count: int) -> list[str]:
-    """Draw scenes, a thousand per folder; return true captions of some of them."""
-    rng = random.Random(0)
+    """Draw scenes, a thousand per folder; return true captions of the first thousand."""
+    parts = [(folder / f"{start // 1000:03}", start, min(count, start + 1000)) for start in range(0, count, 1000)]
+    with ProcessPoolExecutor() as pool:
+        return next(captions for captions in list(pool.map(draw_part, parts)) if captions)
+
+
+def draw_part(part: tuple[Path, int, int]) -> list[str]:
+    """Draw the scenes of one folder; return their captions."""
+    folder, start, stop = part
+    folder.mkdir(parents=True)
+    rng = random.Random(start)
     captions = []
-    for i in range(count):
+    for i in range(start, stop):
         layout = LAYOUTS[i % len(LAYOUTS)]
         scene = sample_scene(rng, layout, "train")
-        path = folder / f"{i // 1000:03}" / f"{i:06}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png_bytes(scene, rng))
-        if len(captions) < 1000:
-            captions.append(caption_of(sample_claim(scene, rng, KINDS[layout]), rng.randrange(2)))
+        (folder / f"{i:06}.png").write_bytes(png_bytes(scene, rng))
+        captions.append(caption_of(sample_claim(scene, rng, KINDS[layout]), rng.randrange(2)))
     return captions
 
 
