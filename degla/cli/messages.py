@@ -83,6 +83,8 @@ def _sentence(error: Exception, program: str, arguments: Sequence[str]) -> str:
         return _unreadable(error)
     if "Original Traceback" in message:  # raised in a DataLoader worker: the last line is our message
         message = message.splitlines()[-1].partition("Error: ")[2]
+    if resolver := re.search(r"ConfigError raised while resolving interpolation: (.*?)(\s+full_key:|$)", message, re.S):
+        message = resolver.group(1)  # our own sentence, raised by one of our resolvers
     override = re.search(r"Could not override '([^']+)'", message)
     if unknown := override or re.search(r"Key '([^']+)' is not in struct", message):
         return unknown_key(unknown.group(1), program, arguments)

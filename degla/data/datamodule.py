@@ -71,6 +71,7 @@ class DataModule(L.LightningDataModule):
         chunk_size: samples encoded at a time; None is the whole batch. Loss and gradient are those of the whole
             batch (GradCache, Gao et al. 2021). It needs the memory of one chunk and a third more work.
         num_workers: processes that read and decode, for each training process.
+        timeout_seconds: time that the workers may take for a batch before the run stops; 0 waits for ever.
         seed: of order, crops, choice of negatives and the validation split.
         report_path: CSV file that lists unusable samples.
         needs: what training batches carry besides images and captions, as ``Collate`` takes it. Columns that are not
@@ -105,6 +106,7 @@ class DataModule(L.LightningDataModule):
         max_bad_fraction: Annotated[float, share()] = 0.01,
         chunk_size: Annotated[int, whole(1)] | None = None,
         num_workers: Annotated[int, whole(0)] = 4,
+        timeout_seconds: Annotated[float, number(0)] = 1800.0,
         seed: Annotated[int, SEED] = 42,
         report_path: str | None = None,
         needs: Collection[str] = ("negatives",),
@@ -118,6 +120,7 @@ class DataModule(L.LightningDataModule):
         self.drop_last = drop_last
         self.val_batch_size = val_batch_size
         self.num_workers = num_workers
+        self.timeout_seconds = timeout_seconds
         self.seed = seed
         interpolation = preprocess["interpolation"]
         train_transform = TrainTransform(image_size, crop_scale, interpolation)
@@ -238,6 +241,7 @@ class DataModule(L.LightningDataModule):
             dataset,
             collate_fn=identity_collate,
             num_workers=self.num_workers,
+            timeout=self.timeout_seconds if self.num_workers else 0,
             worker_init_fn=_ignore_preemption_signals,
             multiprocessing_context="fork" if self.num_workers and inside_joblib else None,
             pin_memory=torch.cuda.is_available(),

@@ -49,11 +49,12 @@ class ImageLimits(NamedTuple):
     max_aspect: float = 50.0  # longer by shorter side; resizing the shorter side enlarges the longer one with it
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, span: tuple[int, int] | None = None) -> bytes:
     """Read a regular file; a FIFO would block forever, and a device may never end.
 
     Args:
         path: the file.
+        span: first byte and number of bytes of a part of it; None reads the whole file.
 
     Raises:
         BadImage: there is no such file, it is not a regular file, or it cannot be read.
@@ -69,10 +70,12 @@ def read_file(path: str) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise BadImage(f"not a regular file: {path}")
-        if status.st_size > _MAX_BYTES:
-            raise BadImage(f"a file of {status.st_size} bytes is too large for an image: {path}")
+        start, num_bytes = span or (0, status.st_size)
+        if num_bytes > _MAX_BYTES:
+            raise BadImage(f"a file of {num_bytes} bytes is too large for an image: {path}")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read()
+            file.seek(start)
+            return file.read() if span is None else file.read(num_bytes)
     except OSError as error:
         raise BadImage(f"{error.strerror}: {path}") from error
     finally:

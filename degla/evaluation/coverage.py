@@ -9,12 +9,13 @@ from degla.evaluation.run import Result
 from degla.evaluation.task import Task
 
 
-def require_images(tasks: Mapping[str, Task], max_missing: float) -> None:
+def require_images(tasks: Mapping[str, Task], max_missing: float, key: str = "max_missing") -> None:
     """Check that the image files exist, which takes seconds, before anything is encoded.
 
     Args:
         tasks: benchmarks by name.
         max_missing: share of a benchmark's images that may be missing, in [0, 1].
+        key: config key of ``max_missing``, for the message.
 
     Raises:
         ConfigError: a benchmark holds no items, or malformed ones.
@@ -24,7 +25,7 @@ def require_images(tasks: Mapping[str, Task], max_missing: float) -> None:
         task.check_items()
         images = dict.fromkeys(task.list_images())
         missing = [Problem(image.name, "no such file", True) for image in images if not image.exists()]
-        _require(task, len(images), missing, max_missing)
+        _require(task, len(images), missing, max_missing, key)
 
 
 def require_answers(tasks: Mapping[str, Task], results: Mapping[str, Result], max_missing: float) -> None:
@@ -48,7 +49,7 @@ def require_answers(tasks: Mapping[str, Task], results: Mapping[str, Result], ma
             )
 
 
-def _require(task: Task, num_images: int, bad: Sequence[Problem], max_missing: float) -> None:
+def _require(task: Task, num_images: int, bad: Sequence[Problem], max_missing: float, key: str = "max_missing") -> None:
     if not bad or (len(bad) < num_images and len(bad) <= max_missing * num_images):
         return
     first = f"the first is {bad[0].row} ({bad[0].reason})"
@@ -60,5 +61,5 @@ def _require(task: Task, num_images: int, bad: Sequence[Problem], max_missing: f
     enough = math.ceil(100 * len(bad) / num_images) / 100
     raise DataError(
         f"benchmark.{task.name}: {len(bad)} of its {num_images} images cannot be read, {first}; {task.download_hint}; "
-        f"max_missing={enough:g} measures the rest (now max_missing={max_missing:g})"
+        f"{key}={enough:g} measures the rest (now {key}={max_missing:g})"
     )

@@ -101,8 +101,9 @@ class FeatureTable:
         path = self.folder / f"{self.name}-{uuid.uuid4().hex}.safetensors"
         try:
             _write(path, [key for keys, _ in rows for key in keys], torch.cat([features for _, features in rows]))
-        except OSError as error:
-            log.warning(f"cache_dir: {path} cannot be written ({error.strerror}); features are kept in memory only")
+        except (OSError, safetensors.SafetensorError) as error:  # safetensors has an error of its own for a full disk
+            reason = getattr(error, "strerror", None) or error
+            log.warning(f"cache_dir: {path} cannot be written ({reason}); features are kept in memory only")
             self.folder = None
 
 

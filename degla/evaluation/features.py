@@ -17,6 +17,8 @@ from degla.evaluation.encoder import Encoder
 from degla.evaluation.feature_table import Block, FeatureTable
 from degla.evaluation.items import ImageRef
 
+_TIMEOUT_SECONDS = 1800.0  # time that the workers may take for a batch of images
+
 T = TypeVar("T")
 Encoded = tuple[Block | None, list[tuple[str, Problem]]]  # good items with features, bad items by key
 
@@ -147,6 +149,7 @@ class FeatureStore:
             _DecodedImages([image for _, image in items], self.encoder.transform),
             batch_size=self.encoder.batch_size,
             num_workers=min(self.num_workers, len(items)),
+            timeout=_TIMEOUT_SECONDS if self.num_workers and items else 0,
             collate_fn=list,
             multiprocessing_context="fork" if self.num_workers and items else None,
         )

@@ -61,16 +61,7 @@ class ImageRef:
         """
         if self.data is not None:
             return self.data
-        try:
-            if self.span is None:
-                return read_file(self.path)
-            with Path(self.path).open("rb") as archive:
-                archive.seek(self.span[0])
-                return archive.read(self.span[1])
-        except FileNotFoundError as error:
-            raise BadImage(f"no such file: {self.path}") from error
-        except OSError as error:
-            raise BadImage(f"{error.strerror}: {self.path}") from error
+        return read_file(self.path, self.span)
 
     def load(self) -> Tensor:
         """Decode the image, cropped to its box, as ``(3, H, W)`` uint8, RGB.

@@ -91,6 +91,11 @@ def advice_for(error: Exception) -> str:
             "a data-loading worker was killed, by a lack of memory or of shared memory: lower loader.num_workers or "
             "loader.global_batch_size, then resume with ckpt_path=last"
         )
+    if "DataLoader timed out" in str(error):
+        return (
+            "the data-loading workers delivered no batch within loader.timeout_seconds: check the storage of the data, "
+            "then resume with ckpt_path=last"
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "the disk is full: free some space, then resume with ckpt_path=last"
     return ""

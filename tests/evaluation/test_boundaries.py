@@ -2,13 +2,15 @@
 
 import io
 import json
+import os
 import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from degla.errors import ConfigError
+from degla.data.images import BadImage
+from degla.errors import ConfigError, DataError
 from degla.evaluation.choice_task import ChoiceTask
 from degla.evaluation.items import Choice, ImageRef
 from degla.evaluation.tasks.aro import Aro
@@ -24,6 +26,7 @@ from degla.evaluation.tasks.zeroshot import ZeroShot
 from degla.report.benchmark_report import print_tables
 from degla.report.benchmark_results import read_results
 from degla.report.benchmark_tables import BenchmarkTable
+from degla.training.callbacks import Evaluate
 from tests.helpers.benchmarks import write_image, write_json, write_parquet
 
 BOX = {"bbox_x": 0, "bbox_y": 0, "bbox_w": 5, "bbox_h": 5}
@@ -260,3 +263,23 @@ def test_items_of_another_shape_are_one_sentence(tmp_path):
     (tmp_path / "items.parquet").write_bytes(b"PAR1")
     with pytest.raises(ConfigError, match="holds no results"):
         read_results(tmp_path)
+
+
+def test_a_part_of_an_archive_is_read_as_safely_as_a_file(tmp_path):
+    os.mkfifo(tmp_path / "shard.tar")  # opening it would wait for a writer
+    with pytest.raises(BadImage, match="not a regular file"):
+        ImageRef(str(tmp_path / "shard.tar"), span=(0, 10)).read()
+    (tmp_path / "photos.tar").write_bytes(b"0123456789")
+    assert ImageRef(str(tmp_path / "photos.tar"), span=(2, 3)).read() == b"234"
+    with pytest.raises(BadImage, match="too large for an image"):
+        ImageRef(str(tmp_path / "photos.tar"), span=(0, 2**40)).read()
+
+
+def test_training_checks_the_images_of_its_benchmarks_first(tmp_path):
+    lines = [json.dumps({"image": f"{n}.png", "captions": ["a dog", "a cat"], "label": 0}) for n in range(4)]
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    (tmp_path / "0.png").touch()
+    task = Own(str(tmp_path / "items.jsonl"), str(tmp_path))
+    with pytest.raises(DataError, match=r"benchmark.own: 3 of its 4 .*; callbacks.evaluate.max_missing=0.75 measures"):
+        Evaluate({"own": task}).setup(None, None, "fit")
+    Evaluate({"own": task}, max_missing=0.75).setup(None, None, "fit")

@@ -9,8 +9,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from degla.bounds import bounded, whole
+from degla.bounds import bounded, share, whole
 from degla.evaluation import Encoder, FeatureStore, Task, point_estimates, run_benchmarks
+from degla.evaluation.coverage import require_images
 from degla.models import ClipModel
 from degla.models.sharding import is_sharded
 from degla.training.callbacks.progress import ProgressBar
@@ -27,6 +28,7 @@ class Evaluate(Callback):
         benchmarks: name -> benchmark.
         every_n_steps: optimizer steps from one evaluation to the next.
         num_workers: processes that decode images.
+        max_missing: share of a benchmark's images that may be missing; more is an error before the first step.
     """
 
     @bounded("callbacks.evaluate")
@@ -35,10 +37,12 @@ class Evaluate(Callback):
         benchmarks: Mapping[str, Task],
         every_n_steps: Annotated[int, whole(1)] = 500,
         num_workers: Annotated[int, whole(0)] = 0,
+        max_missing: Annotated[float, share()] = 0.01,
     ):
         self.benchmarks = benchmarks
         self.every_n_steps = every_n_steps
         self.num_workers = num_workers
+        self.max_missing = max_missing
         self._evaluated_step: int | None = None
         self._values: dict[str, float] | None = None  # of that step; None after a resume
 
@@ -49,6 +53,16 @@ class Evaluate(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the step of the last evaluation, so that it is not repeated."""
         self._evaluated_step = state_dict["evaluated"]
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check that the images of the benchmarks exist, before the first step.
+
+        Raises:
+            ConfigError: a benchmark holds no items, or malformed ones.
+            DataError: a benchmark lacks more images than ``max_missing``, or all of them.
+        """
+        if stage == "fit":
+            require_images(self.benchmarks, self.max_missing, key="callbacks.evaluate.max_missing")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the student before training, or make up for an evaluation that a signal prevented."""

@@ -1,0 +1,132 @@
+"""Full disks, folders that cannot be written and workers that hang: one sentence with the path, and exit code 2."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from degla.cli.machine import machine_sentence
+from tests.conftest import TINY, degla
+
+EVALUATE = ("model=scenes", "benchmark=scenes", "benchmark.scenes.num_items=4", "num_workers=0", "device=cpu")
+WEIGHTS = Path(__file__).parents[2] / "degla/models/pretrained/degla-scenes/plain_clip.safetensors"
+
+
+def with_small_files(program, *arguments, cwd, kilobytes):
+    """Run a program that may write no file above a size, which ends like a full disk."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
+
+    command = [sys.executable, "-m", f"degla.{program}", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, preexec_fn=limit)
+
+
+def refused(result) -> str:
+    """Return the sentence of a program that ended with exit code 2."""
+    output = result.stdout + result.stderr
+    assert result.returncode == 2 and "Traceback" not in output, output[-3000:]
+    return result.stderr.strip().splitlines()[-1]
+
+
+def test_evaluate_on_a_full_disk(tmp_path):
+    result = with_small_files("evaluate", *EVALUATE, cwd=tmp_path, kilobytes=16)
+    sentence = refused(result)
+    assert sentence.startswith(f"error: {tmp_path}/runs/evaluate/") or sentence.startswith("error: runs/evaluate/")
+    assert "cannot be written, because the disk is full: free some space, or set run_dir to another folder" in sentence
+    assert "features are kept in memory only" in " ".join((result.stdout + result.stderr).split())  # the cache
+
+
+def test_export_on_a_full_disk(tmp_path):
+    arguments = [f"ckpt={WEIGHTS}", "model=scenes", "out=exported"]
+    sentence = refused(with_small_files("export", *arguments, cwd=tmp_path, kilobytes=100))
+    assert sentence.startswith("error: exported cannot be written, because the disk is full: free some space, or set")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "export"])
+def test_a_folder_that_cannot_be_written(tmp_path, program):
+    (tmp_path / "file").touch()
+    arguments = {
+        "train": [*TINY, "data=scenes", "data.num_scenes=8", "run_dir=file/run", "hydra.run.dir=file/run"],
+        "evaluate": [*EVALUATE, "run_dir=file/run", "hydra.run.dir=file/run"],
+        "export": [f"ckpt={WEIGHTS}", "model=scenes", "out=file/out"],
+    }[program]
+    sentence = refused(degla(*arguments, program=program, cwd=tmp_path, check=False))
+    assert "file/" in sentence and "cannot be read or written (Not a directory): correct that, or set" in sentence
+
+
+def test_a_read_only_file_system(tmp_path):
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed")
+    (tmp_path / "runs").mkdir()
+    mount = f"mount -t tmpfs -o ro tmpfs {tmp_path}/runs"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("a mount namespace needs privileges")
+    command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$0" -m degla.evaluate "$@"', sys.executable, *EVALUATE]
+    sentence = refused(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300))
+    assert sentence.startswith("error: runs_dir=runs: runs/evaluate") and "Read-only file system" in sentence
+
+
+def test_a_removed_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").rmdir()
+    with pytest.raises(FileNotFoundError) as error:
+        (tmp_path / "run" / "report.md").write_text("x")
+    assert "run/report.md cannot be read or written, because its folder was removed" in machine_sentence(
+        error.value, "evaluate"
+    )
+    with pytest.raises(FileNotFoundError) as error:  # a file that a bug of ours has forgotten keeps its traceback
+        (tmp_path / "x").read_text()
+    assert machine_sentence(error.value, "evaluate") == ""
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), KeyError("a"), ConnectionResetError(104, "reset"), BrokenPipeError(32, "closed")]
+)
+def test_other_errors_keep_their_traceback(error):
+    assert machine_sentence(error, "train") == ""
+
+
+def workers_of(pid: int) -> list[int]:
+    """Forks of the program, not the commands that it calls."""
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        time.sleep(0.2)  # a command looks like a fork until it has started
+        return [child for child in children if b"degla.train" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    except OSError:
+        return []
+
+
+def test_a_worker_that_hangs_ends_the_run(photo_folder, tmp_path):
+    arguments = [*TINY, f"data.path={photo_folder}", "loader.global_batch_size=4", "loader.num_workers=1"]
+    arguments += ["loader.timeout_seconds=4", "loader.epochs=1000", "callbacks.watchdog=null"]
+    command = [sys.executable, "-m", "degla.train", *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        limit = time.monotonic() + 120
+        while not (workers := workers_of(run.pid)) and time.monotonic() < limit and run.poll() is None:
+            time.sleep(0.05)
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        try:
+            output, errors = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    sentence = refused(subprocess.CompletedProcess(command, run.returncode, output, errors))
+    assert "delivered no batch within loader.timeout_seconds: check the storage of the data" in sentence
+    assert workers and not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_evaluations_name_their_own_key():
+    hung = RuntimeError("DataLoader timed out after 1800.0 seconds")
+    assert "set num_workers=0" in machine_sentence(hung, "evaluate")
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    assert "lower num_workers" in machine_sentence(killed, "evaluate")
+    assert "lower batch_size" in machine_sentence(MemoryError(), "evaluate")
