@@ -4,8 +4,10 @@ Imports no torch.
 """
 
 import functools
+import multiprocessing
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -63,6 +65,7 @@ def run_program(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         if keep_traceback:
             raise
         print(f"error: {sentence(error, config_name, arguments)}", file=sys.stderr)
+        _kill_workers()
         sys.exit(USAGE_ERROR)
     except BrokenPipeError:
         if not _ONLY_PRINTS & {argument.partition("=")[0] for argument in arguments}:
@@ -70,6 +73,14 @@ def run_program(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         # The reader, such as head, has closed the pipe. The interpreter must not flush into it again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_CLOSED_PIPE)
+
+
+def _kill_workers() -> None:
+    """Kill data-loading workers that still run, because Python waits for them when it ends, and one may hang."""
+    if workers := multiprocessing.active_children():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error for each of them
+        for worker in workers:
+            worker.kill()
 
 
 def command_line(program: str) -> str:
