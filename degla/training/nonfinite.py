@@ -134,8 +134,8 @@ class NonFiniteGuard:
         for start in range(0, len(batch.samples), size):
             part = slice(start, start + size)
             texts = torch.cat([batch.captions[part], batch.negatives[part].flatten(0, 1)])
-            image, text, _ = self.student(batch.images[part], texts)
-            if not (image.isfinite().all() and text.isfinite().all()):
+            encoding = self.student(batch.images[part], texts)
+            if not (encoding.image.isfinite().all() and encoding.text.isfinite().all()):
                 names += [sample.id for sample in batch.samples[part]]
         return names
 
