@@ -11,6 +11,7 @@ from degla.data.sources import ce_clip_npy, folder
 from degla.data.sources.object_arrays import read_object_array
 from degla.errors import ConfigError
 from degla.models import load_clip
+from tests.conftest import TINY, degla, only_run, read_csv
 
 # The first item is as the authors' notebook shows one.
 ITEMS = [
@@ -211,3 +212,15 @@ def test_what_is_missing_is_named(tmp_path, arguments, message):
         ce_clip_npy(str(names[arguments[0]]) if arguments[0] else None, arguments[1])
     with pytest.raises(ConfigError, match=r"data.split=test2014 must be train2014 or val2014"):
         ce_clip_npy(None, None, "test2014")
+
+
+def test_a_run_trains_on_the_files(tmp_path, images):
+    """CE-CLIP's objective; each of the four batches holds both images, which have four rows each."""
+    items = [{**item, "caption": f"{item['caption']} {number}"} for number in range(4) for item in ITEMS]
+    save(tmp_path / "processed_dataset0.npy", items)
+    keys = ["data=ce_clip_npy", f"data.annotations={tmp_path}", f"data.image_root={images}", "objective=ce_clip"]
+    loader = ["loader.negatives=in_place", "loader.global_batch_size=2", "loader.unique_images=true", "loader.epochs=1"]
+    result = degla(*TINY, *keys, *loader, cwd=tmp_path)
+    losses = [float(row["train/loss"]) for row in read_csv(only_run(tmp_path) / "metrics.csv") if row["train/loss"]]
+    assert len(losses) == 4 and all(loss > 0 for loss in losses)
+    assert "unique_images" not in result.stdout + result.stderr
