@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import open_clip
@@ -15,12 +16,13 @@ from degla.artifacts import newest_checkpoint
 from degla.errors import ConfigError, NonFiniteError
 from degla.models import interpolate_weights, load_clip
 from degla.models.adapters import apply_adapter
+from degla.models.lora_state import lora_in_peft_layout
 from degla.training.build import Run, build
 from degla.training.console import _describe_model
 from degla.training.optim import trained_bytes
 from degla.training.resume import check_resume
 from tests.configs.test_configs import tiny
-from tests.conftest import make_photo_folder
+from tests.conftest import degla, make_photo_folder
 
 LORA = ("adapter=lora", "optimizer.lr=1e-2", "loader.num_workers=0", "trainer.max_steps=4", "teacher.decay=0.9")
 
@@ -152,8 +154,20 @@ def test_a_run_leaves_the_merged_model_and_the_adapter(photos, tmp_path):
     apply_adapter(plain, tmp_path / "model/adapter")
     for name, value in load_file(tmp_path / "model/open_clip_model.safetensors").items():
         torch.testing.assert_close(plain.state_dict()[name], value, atol=1e-7, rtol=0)
+    out, model = tmp_path / "ema", run.module.teacher.model
+    degla(f"ckpt={tmp_path}", "weights=ema", f"out={out}", cwd=tmp_path, program="export")
+    for folder, parts in ((out, model), (tmp_path / "model", student)):
+        adapter = load_file(folder / "adapter/adapter_model.safetensors")
+        expected_adapter = lora_in_peft_layout(parts.clip.state_dict())
+        assert adapter.keys() == expected_adapter.keys()
+        assert all(torch.equal(value, expected_adapter[name]) for name, value in adapter.items())
+        for name, value in load_file(folder / "open_clip_model.safetensors").items():
+            assert torch.equal(value, parts.open_clip_state()[name].reshape(value.shape)), name
+    degla(f"ckpt={tmp_path}", "wise_ft=0.5", f"out={tmp_path / 'half'}", cwd=tmp_path, program="export")
+    assert not (tmp_path / "half/adapter").exists()
+    mixed = load_file(tmp_path / "half/open_clip_model.safetensors")
     half = interpolate_weights(base.clip.state_dict(), merged.clip.state_dict(), 0.5)
-    load_clip("degla-tiny").clip.load_state_dict(half)
+    assert all(torch.equal(value, half[name].reshape(value.shape)) for name, value in mixed.items())
 
 
 def test_what_training_takes_is_said_before_the_first_step(photos, tmp_path):
@@ -192,15 +206,17 @@ def test_two_ranks_under_ddp_and_fsdp2_train_the_same_adapter(photos, tmp_path):
         result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
         assert result.returncode == 0, result.stderr[-4000:]
     for name, reference in (("ddp", "one"), ("fsdp2", "one"), ("fsdp2_frozen", "frozen")):
-        ours, expected = (weights_of(tmp_path / run) for run in (name, reference))
-        assert ours.keys() == expected.keys()
-        for key, value in ours.items():
-            torch.testing.assert_close(value, expected[key], atol=2e-5, rtol=1e-3, msg=f"{name} {key}")
+        ours, expected = (checkpoint_of(tmp_path / run) for run in (name, reference))
+        torch.testing.assert_close(ours["state_dict"], expected["state_dict"], atol=2e-5, rtol=1e-3)
+        optimizer, other = (content["optimizer_states"][0] for content in (ours, expected))
+        torch.testing.assert_close(optimizer["state"], other["state"], atol=2e-5, rtol=1e-3)
+        groups = ([set(group["params"]) for group in state["param_groups"]] for state in (optimizer, other))
+        assert next(groups) == next(groups)
         model, alone = (load_file(tmp_path / run / "model/open_clip_model.safetensors") for run in (name, reference))
         torch.testing.assert_close(model, alone, atol=2e-5, rtol=1e-3)
     adapter = load_file(tmp_path / "fsdp2/model/adapter/adapter_model.safetensors")
     assert len(adapter) == 48 and all(name.startswith("base_model.model.") for name in adapter)
 
 
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(newest_checkpoint(folder / "checkpoints"), weights_only=True)["state_dict"]
+def checkpoint_of(folder: Path) -> dict[str, Any]:
+    return torch.load(newest_checkpoint(folder / "checkpoints"), weights_only=True)
