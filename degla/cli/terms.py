@@ -15,6 +15,14 @@ TERMS = {
     "distill": "degla.losses.Distillation",
     "imc": "degla.losses.IMC",
     "cmr": "degla.losses.CMR",
+    "focal": "degla.losses.FocalNegative",
+    "token_focal": "degla.losses.TokenNegative",
+    "unit_contrast": "degla.losses.UnitContrast",
+    "paraphrase": "degla.losses.Paraphrase",
+    "agreement": "degla.losses.CaptionAgreement",
+    "triplet": "degla.losses.TripletClip",
+    "con_clip": "degla.losses.ConClip",
+    "sigmoid": "degla.losses.Sigmoid",
 }
 OBJECTIVE = "degla.losses.Objective"
 
@@ -31,8 +39,8 @@ _OLD_TARGETS: dict[str, dict[str, dict[str, Any]]] = {
     "degla.losses.DeGLAObjective": {"contrastive": {}, "igc": {}, "tgc": {}, "distill": {}},
     "degla.losses.ReleasedObjective": {
         "contrastive": {},
-        "tgc": {"_target_": "degla.losses.ReleasedTGC"},
         "igc": {},
+        "tgc": {"_target_": "degla.losses.ReleasedTGC"},
         "distill": {"_target_": "degla.losses.ReleasedDistillation"},
     },
     "degla.losses.CEClipObjective": {"contrastive": {}, "imc": {}, "cmr": {}},

@@ -8,12 +8,23 @@ already exponentiated.
 from degla.losses.caption_views import caption_agreement_loss, paraphrase_loss, unit_contrast_loss
 from degla.losses.ce_clip import cmr_loss, cmr_thresholds, imc_loss
 from degla.losses.contrastive import contrastive_loss
+from degla.losses.cross_entropy import Duplicates
 from degla.losses.distillation import distillation_loss
 from degla.losses.features import Features, LossTerms
 from degla.losses.focal import focal_negative_loss, token_negative_loss
 from degla.losses.local import igc_loss, tgc_loss
 from degla.losses.negative_images import con_clip_loss, triplet_clip_loss
 from degla.losses.objective import Objective
+from degla.losses.peer_terms import (
+    CaptionAgreement,
+    ConClip,
+    FocalNegative,
+    Paraphrase,
+    Sigmoid,
+    TokenNegative,
+    TripletClip,
+    UnitContrast,
+)
 from degla.losses.released import released_distillation_loss, released_tgc_loss
 from degla.losses.sigmoid import sigmoid_loss
 from degla.losses.term import Term
@@ -24,14 +35,23 @@ __all__ = [
     "IGC",
     "IMC",
     "TGC",
+    "CaptionAgreement",
+    "ConClip",
     "Contrastive",
     "Distillation",
+    "Duplicates",
     "Features",
+    "FocalNegative",
     "LossTerms",
     "Objective",
+    "Paraphrase",
     "ReleasedDistillation",
     "ReleasedTGC",
+    "Sigmoid",
     "Term",
+    "TokenNegative",
+    "TripletClip",
+    "UnitContrast",
     "caption_agreement_loss",
     "cmr_loss",
     "cmr_thresholds",

@@ -111,6 +111,21 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def share_over_ranks(count: Tensor) -> Tensor:
+    """Return the factor for a mean over ``count`` items of this rank that makes the mean over ranks the global mean.
+
+    Args:
+        count: ``()`` number of items on this rank, in the dtype of the loss; it may be 0.
+
+    Returns:
+        ``()``: this rank's part of all items, times the number of ranks. 1 in a single process.
+    """
+    if not _distributed():
+        return torch.ones_like(count)
+    total = sum_over_ranks(count.clone()).clamp(min=1)
+    return count * dist.get_world_size() / total
+
+
 @functools.cache
 def _cpu_group(world: dist.ProcessGroup | None) -> Any:
     """Create a gloo group of all ranks at the first call. ``world`` is the key: a new world gets a new group."""

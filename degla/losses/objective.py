@@ -18,9 +18,11 @@ class Objective(nn.Module):
     Args:
         terms: name -> term. The name is that of the log, ``train/loss_<name>``. Terms of weight 0 are left out.
         local_loss: each rank computes the logits of its own samples only. The result is the same; without it every rank
-            computes all of them.
-        gather: ``exact`` gives R ranks the gradient of one rank that holds the whole batch. ``released`` gives each
-            rank the gradient of its own loss only, as the authors' code does: 1/R of the exact one.
+            computes all of them. ``gather=released`` computes all of them in any case.
+        gather: ``exact`` gives R ranks the gradient of one rank that holds the whole batch. ``released`` follows the
+            authors' code: each rank computes the loss of the whole batch from gathered features, and gradient reaches
+            its own samples only, so the features' gradient is 1/R of the exact one. Terms that read token features,
+            which are not gathered, are exact in either case.
 
     Attributes:
         weights: name -> weight of the terms that are computed.
@@ -43,7 +45,7 @@ class Objective(nn.Module):
         if gather not in ("exact", "released"):
             raise ConfigError(f"objective.gather={gather} must be exact or released")
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term.weight != 0})
-        self.local_loss = local_loss
+        self.local_loss = local_loss and gather == "exact"
         self.gather = gather
         self.needs = frozenset(need for term in self.active.values() for need in term.needs)
 
@@ -72,6 +74,15 @@ class Objective(nn.Module):
         """Whether gradient reaches every parameter of the model."""
         return any(term.reads_all_parameters for term in self.active.values())
 
+    def set_batches_per_pass(self, batches: int) -> None:
+        """Tell the terms how many batches each rank computes in one pass over the data.
+
+        Args:
+            batches: 1 or more.
+        """
+        for term in self.active.values():
+            term.batches_per_pass = max(1, batches)
+
     def forward(self, student: Features, teacher: Features | None = None) -> LossTerms:
         """Gather once over the ranks and add the weighted terms.
 
@@ -84,20 +95,24 @@ class Objective(nn.Module):
             gradient of one process that holds the whole batch.
         """
         batch = global_batch(len(student.image))
-        gathered = self._gathered(student, batch, [t.needs for t in self.active.values() if t.gathers])
+        needs = [term.needs for term in self.active.values() if self._gathers(term)]
+        gathered = self._gathered(student, batch, needs)
         gathered_teacher = None
         if teacher is not None:
-            of_teacher = [t.needs for t in self.active.values() if t.gathers and "teacher" in t.needs]
-            gathered_teacher = self._gathered(teacher, batch, of_teacher)
+            gathered_teacher = self._gathered(teacher, batch, [names for names in needs if "teacher" in names])
         values = {
-            name: self._value(term, student, teacher, batch)
-            if not term.gathers
-            else self._value(term, gathered, gathered_teacher, batch)
+            name: self._value(term, gathered, gathered_teacher, batch)
+            if self._gathers(term)
+            else self._value(term, student, teacher, batch)
             for name, term in self.active.items()
         }
         zero = student.image.new_zeros(())
         total = sum((self.weights[name] * value for name, value in values.items()), start=zero)
         return LossTerms(total=total, terms={name: value.detach() for name, value in values.items()})
+
+    def _gathers(self, term: Term) -> bool:
+        """Return whether a term reads the samples of all ranks; in the authors' code every term does."""
+        return term.gathers or (self.gather == "released" and "tokens" not in term.needs)
 
     def _gathered(self, features: Features, batch: GlobalBatch, needs: list[frozenset[str]]) -> Features | None:
         """Return the features of all ranks that terms with these needs read; None where there is no such term."""
@@ -108,9 +123,9 @@ class Objective(nn.Module):
     def _value(self, term: Term, student: Features | None, teacher: Features | None, batch: GlobalBatch) -> Tensor:
         """Return a term's value, so weighted that the mean over the ranks is its value on the global batch."""
         rows, share = slice(None), 1.0
-        if term.averages_samples and term.gathers and self.local_loss:
-            rows, share = batch.rows, batch.share
-        elif term.averages_samples and not term.gathers:
+        if term.averages_samples and not self._gathers(term):
             share = batch.share
+        elif term.averages_samples and self.local_loss:
+            rows, share = batch.rows, batch.share
         value: Tensor = term(student=student, teacher=teacher, rows=rows)
         return share * value

@@ -22,6 +22,7 @@ class Term(nn.Module):
             another term must already be that of the global batch, or have it as its mean over the ranks.
         reads_all_parameters: whether gradient reaches every parameter of the model. Without such a term DDP has to look
             for parameters that get none.
+        batches_per_pass: batches of one pass over the data on each rank, set by the run; None for a stream.
     """
 
     needs: frozenset[str] = frozenset()
@@ -29,6 +30,7 @@ class Term(nn.Module):
     gathers = False
     averages_samples = True
     reads_all_parameters = False
+    batches_per_pass: int | None = None
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
@@ -59,3 +61,19 @@ def teacher_features(teacher: Features | None) -> Features:
     if teacher is None:
         raise ValueError("this objective needs the teacher's features, but none were given")
     return teacher
+
+
+def field(features: Features, name: str) -> Tensor:
+    """Return a field of ``Features`` that the calling term needs.
+
+    Args:
+        features: of a batch.
+        name: of the field, such as ``units``.
+
+    Raises:
+        ValueError: the field is None.
+    """
+    tensor: Tensor | None = getattr(features, name)
+    if tensor is None:
+        raise ValueError(f"a term of this objective needs Features.{name}, which was not given")
+    return tensor

@@ -13,6 +13,7 @@ from degla.errors import ConfigError
 from degla.losses.ce_clip import cmr_loss, cmr_thresholds, imc_loss
 from degla.losses.contrastive import contrastive_loss
 from degla.losses.distillation import distillation_loss
+from degla.losses.duplicates import check_duplicates, duplicates_of
 from degla.losses.features import Features
 from degla.losses.gather import sum_over_ranks
 from degla.losses.local import igc_loss, tgc_loss
@@ -29,20 +30,31 @@ class Contrastive(Term):
         weight: factor of the term in the total.
         negatives: which negative captions an image is also contrasted with: those of the whole ``batch`` (the released
             code), its ``own`` (equation 4 of the paper as printed), or ``none`` (plain CLIP).
+        duplicates: another sample with the same image or the same caption is a negative (``off``), is left out of the
+            softmax (``mask``), or is a further positive (``count``). The negative captions of such a sample stay.
 
     Raises:
-        ConfigError: ``negatives`` has another value.
+        ConfigError: ``negatives`` or ``duplicates`` has another value.
     """
 
     gathers = True
     reads_all_parameters = True
 
-    def __init__(self, weight: float = 1.0, negatives: Literal["batch", "own", "none"] = "batch"):
+    def __init__(
+        self,
+        weight: float = 1.0,
+        negatives: Literal["batch", "own", "none"] = "batch",
+        duplicates: Literal["off", "mask", "count"] = "off",
+    ):
         if negatives not in ("batch", "own", "none"):
             raise ConfigError(f"objective.terms.contrastive.negatives={negatives} must be batch, own or none")
+        treatment = check_duplicates("contrastive", duplicates)
         self.needs = frozenset() if negatives == "none" else _NEGATIVES
+        if treatment != "off":
+            self.needs |= {"identity"}
         super().__init__(weight)
         self.negatives = negatives
+        self.duplicates = treatment
 
     def forward(self, student: Features, teacher: Features | None, rows: slice) -> Tensor:
         """Compute the term; see ``Term.forward`` and ``contrastive_loss``."""
@@ -55,6 +67,7 @@ class Contrastive(Term):
             logit_scale=student.logit_scale,
             rows=rows,
             own_negatives=self.negatives == "own",
+            duplicates=duplicates_of(student, self.duplicates),
         )
 
 
@@ -212,6 +225,8 @@ class CMR(Term):
         weight: factor of the term in the total.
         num_negatives: slots of negatives, one threshold each.
         upper_bound: largest threshold.
+        reset_each_pass: set the thresholds to 0 at the start of each pass over the data, as the authors' training
+            script does. ``batches_per_pass`` must then be set.
 
     Raises:
         ConfigError: ``num_negatives`` or ``upper_bound`` is negative.
@@ -220,14 +235,21 @@ class CMR(Term):
     needs = zero_without = _NEGATIVES
     thresholds: Tensor  # (K,)
 
-    def __init__(self, weight: float = 0.2, num_negatives: int = 4, upper_bound: float = 10.0):
+    num_batches: Tensor  # () int64, in training mode so far
+
+    def __init__(
+        self, weight: float = 0.2, num_negatives: int = 4, upper_bound: float = 10.0, reset_each_pass: bool = False
+    ):
         super().__init__(weight)
         if num_negatives < 0:
             raise ConfigError(f"objective.terms.cmr.num_negatives={num_negatives} must be 0 or more")
         if not 0 <= upper_bound < math.inf:
             raise ConfigError(f"objective.terms.cmr.upper_bound={upper_bound} must be a number of 0 or more")
         self.upper_bound = upper_bound
+        self.reset_each_pass = reset_each_pass
         self.register_buffer("thresholds", torch.zeros(num_negatives))
+        if reset_each_pass:  # otherwise checkpoints are those of earlier releases
+            self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, student: Features, teacher: Features | None, rows: slice) -> Tensor:
         """Compute the term as ``Term.forward`` says, and in training mode the thresholds of the next step."""
@@ -236,6 +258,8 @@ class CMR(Term):
                 f"objective.terms.cmr.num_negatives={len(self.thresholds)} must equal loader.num_negatives, which is "
                 f"{student.negatives.shape[1]}: there is one threshold per slot"
             )
+        if self.training and self.reset_each_pass:
+            self._start_batch()
         loss = cmr_loss(
             image_features=student.image,
             text_features=student.text,
@@ -247,6 +271,15 @@ class CMR(Term):
         if self.training:
             self._update_thresholds(student)
         return loss
+
+    def _start_batch(self) -> None:
+        if self.batches_per_pass is None:
+            raise ConfigError(
+                "objective.terms.cmr.reset_each_pass=true needs data of known length: set it to false for a stream"
+            )
+        is_first = self.num_batches % self.batches_per_pass == 0
+        self.thresholds = self.thresholds.masked_fill(is_first, 0)
+        self.num_batches = self.num_batches + 1
 
     @torch.no_grad()
     def _update_thresholds(self, student: Features) -> None:

@@ -95,6 +95,9 @@ def build(cfg: DictConfig) -> Run:
         preprocess=student.preprocess,
         needs=objective.needs,  # an objective without negatives should not pay for reading them
     )
+    batches = datamodule.num_batches(num_devices(cfg))
+    if batches is not None:
+        objective.set_batches_per_pass(batches // datamodule.epochs)
     limit_workers(
         datamodule,
         image_size=student.image_size,

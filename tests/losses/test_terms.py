@@ -21,25 +21,25 @@ TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def plain(features):
-    return [part.tolist() for part in features]
+    return [part.tolist() for part in features[:5]]
 
 
 @pytest.mark.parametrize(("rows", "slots"), [(6, 3), (5, 1), (1, 4), (4, 0)])
 def test_contrastive_equals_loops(make_features, rows, slots):
     f = make_features(rows, slots, ragged=rows > 1 and slots > 0)
-    assert contrastive_loss(*f).item() == pytest.approx(oracles.contrastive(*plain(f)), rel=1e-12)
+    assert contrastive_loss(*f[:5]).item() == pytest.approx(oracles.contrastive(*plain(f)), rel=1e-12)
 
 
 def test_contrastive_rows_are_parts_of_the_whole(make_features):
     f = make_features(6)
-    parts = contrastive_loss(*f, rows=slice(0, 2)) * 2 + contrastive_loss(*f, rows=slice(2, 6)) * 4
-    torch.testing.assert_close(parts / 6, contrastive_loss(*f), **TIGHT)
+    parts = contrastive_loss(*f[:5], rows=slice(0, 2)) * 2 + contrastive_loss(*f[:5], rows=slice(2, 6)) * 4
+    torch.testing.assert_close(parts / 6, contrastive_loss(*f[:5]), **TIGHT)
 
 
 @pytest.mark.parametrize(("rows", "slots"), [(6, 3), (1, 4), (4, 0)])
 def test_igc_equals_loops(make_features, rows, slots):
     f = make_features(rows, slots, ragged=rows > 1 and slots > 0)
-    assert igc_loss(*f).item() == pytest.approx(oracles.igc(*plain(f)), rel=1e-12, abs=1e-15)
+    assert igc_loss(*f[:5]).item() == pytest.approx(oracles.igc(*plain(f)), rel=1e-12, abs=1e-15)
 
 
 @pytest.mark.parametrize("scale", [10.0, 3.0])
@@ -99,15 +99,15 @@ def test_released_tgc_is_the_papers_for_one_row(make_features):
 
 def test_imc_equals_loops(make_features):
     f = make_features(6)
-    assert imc_loss(*f).item() == pytest.approx(oracles.imc(*plain(f)), rel=1e-12)
+    assert imc_loss(*f[:5]).item() == pytest.approx(oracles.imc(*plain(f)), rel=1e-12)
 
 
 def test_cmr_and_its_thresholds_equal_loops(make_features):
     f = make_features(6)
     th = [0.5, 0.0, 4.0]
-    value = cmr_loss(*f, torch.tensor(th, dtype=torch.float64))
+    value = cmr_loss(*f[:5], torch.tensor(th, dtype=torch.float64))
     assert value.item() == pytest.approx(oracles.cmr(*plain(f), th), rel=1e-12)
-    sums, counts = cmr_thresholds(*f)
+    sums, counts = cmr_thresholds(*f[:5])
     means = sums / counts
     ours = (means[0] - means[1:]).clamp(0, 10)
     assert ours.tolist() == pytest.approx(oracles.thresholds(*plain(f), 10.0), rel=1e-12)
@@ -155,8 +155,8 @@ def test_masked_negatives_do_not_matter(make_features, term):
     f = make_features(5)
     other = torch.where(f.negative_mask[..., None], f.negatives, torch.full_like(f.negatives, 5.0))
     changed = f._replace(negatives=other.requires_grad_())
-    loss = term(*changed)
-    torch.testing.assert_close(loss, term(*f), **TIGHT)
+    loss = term(*changed[:5])
+    torch.testing.assert_close(loss, term(*f[:5]), **TIGHT)
     loss.backward()
     assert (other.grad[~f.negative_mask] == 0).all() and other.grad.isfinite().all()
 
@@ -164,8 +164,8 @@ def test_masked_negatives_do_not_matter(make_features, term):
 def test_a_batch_without_any_negative_is_finite(make_features):
     f = make_features(4)
     f = f._replace(negative_mask=torch.zeros_like(f.negative_mask), negatives=f.negatives.requires_grad_())
-    assert igc_loss(*f) == 0
-    loss = contrastive_loss(*f) + igc_loss(*f) + imc_loss(*f)
+    assert igc_loss(*f[:5]) == 0
+    loss = contrastive_loss(*f[:5]) + igc_loss(*f[:5]) + imc_loss(*f[:5])
     loss.backward()
     assert f.negatives.grad.abs().sum() == 0
 
@@ -191,7 +191,7 @@ def test_other_rows_negatives_do_not_touch_a_row(make_features):
         return torch.cat(grads)
 
     def igc(x):
-        return igc_loss(*x)
+        return igc_loss(*x[:5])
 
     def tgc(x):
         return tgc_loss(x.text, teacher.text, x.negatives, x.negative_mask)
@@ -214,9 +214,9 @@ def test_half_precision_features_are_converted_before_the_softmax(make_features,
         **{name: getattr(exact, name).double() for name in ("image", "text", "negatives", "logit_scale")}
     )
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = contrastive_loss(*f)
+        value = contrastive_loss(*f[:5])
     assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(contrastive_loss(*exact).item(), rel=1e-5)
+    assert value.item() == pytest.approx(contrastive_loss(*exact[:5]).item(), rel=1e-5)
 
 
 def test_teacher_gets_no_gradient(make_features):
