@@ -221,6 +221,7 @@ def test_a_run_trains_on_the_files(tmp_path, images):
     keys = ["data=ce_clip_npy", f"data.annotations={tmp_path}", f"data.image_root={images}", "objective=ce_clip"]
     loader = ["loader.negatives=in_place", "loader.global_batch_size=2", "loader.unique_images=true", "loader.epochs=1"]
     result = degla(*TINY, *keys, *loader, cwd=tmp_path)
-    losses = [float(row["train/loss"]) for row in read_csv(only_run(tmp_path) / "metrics.csv") if row["train/loss"]]
+    rows = read_csv(only_run(tmp_path) / "metrics.csv")
+    losses = [float(row["value"]) for row in rows if row["name"] == "train/loss"]
     assert len(losses) == 4 and all(loss > 0 for loss in losses)
     assert "unique_images" not in result.stdout + result.stderr
