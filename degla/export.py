@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FORMATS = ("open_clip", "safetensors", "hf", "sentence_transformers", "onnx", "onnx_fp16", "onnx_int8", "space")
-_SPACE_MODEL, _SPACE_BASE = "model", "base"  # folders of a Space
+_SPACE_MODEL = "model"  # folder of a Space
 _PARTS = {"student": "student", "ema": "teacher.model"}  # value of the key ``weights`` -> part of a checkpoint
 
 
@@ -71,7 +71,7 @@ def export(cfg: DictConfig) -> None:
     if cfg.to.startswith("onnx"):
         _describe_onnx(model, folder)
     if cfg.to == "space":
-        _write_space(cfg, source, out)
+        _write_space(source, model, out)
     apply_default_modes(out)
     print(out)
     if cfg.push_to_hub:
@@ -214,24 +214,14 @@ def _write_adapter(cfg: DictConfig, source: _Source, model: "ClipModel", folder:
         save_adapter(Lora(**settings).settings(model), adapter, folder / FOLDER)
 
 
-def _write_space(cfg: DictConfig, source: _Source, out: Path) -> None:
-    """Add the files of a Space beside the model, and the base model where no hub and no package has it."""
-    from degla.demo.pair import base_values
+def _write_space(source: _Source, model: "ClipModel", out: Path) -> None:
+    """Add the files of a Space beside the model."""
     from degla.demo.space import write_space
-    from degla.models import load_clip, save_open_clip
 
     settings = source.settings or {"model": {**source.arguments, "pretrained": source.base}}
-    values = base_values(settings)
-    base = None
-    if values is not None:
-        pretrained = values["pretrained"]
-        is_public = pretrained is None or not Path(str(pretrained)).exists()
-        is_public = is_public and not values["name"].startswith("local-dir:")
-        base = values["name"] if pretrained is None else f"{values['name']}/{pretrained}"
-        if not is_public:
-            base = _SPACE_BASE
-            save_open_clip(load_clip(**values).eval(), out / _SPACE_BASE)
-    write_space(out, _SPACE_MODEL, base, title=f"{source.arguments['name']} fine-tuned with degla")
+    title = f"{model.source.architecture} fine-tuned with degla"
+    # Of a folder or repository that was given as the model itself, nobody knows what it started from.
+    write_space(out, _SPACE_MODEL, {} if source.is_repository else settings, title)
 
 
 def _push(folder: Path, name: str, repo_type: str) -> None:

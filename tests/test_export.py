@@ -177,6 +177,8 @@ def test_for_onnx_with_a_card_whose_code_runs(run, tmp_path):
     folder = tmp_path / "out"
     code = code_of_card(folder)
     assert "torch" not in code.replace("PyTorch", "")
+    card = (folder / "README.md").read_text()
+    assert "## ONNX against PyTorch" in card and "- answers that differ: 0.0 %" in card
     result = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
     assert "[[" in result.stdout
 
@@ -370,7 +372,7 @@ def test_upload(run, tmp_path, monkeypatch, private):
         ([], "ckpt is not set"),
         (["ckpt=no.pt"], "there is no file no.pt"),
         (["ckpt=base.pt"], "does not say its architecture: set model=vit_b_32"),
-        (["ckpt=RUN", "to=coreml"], "to=coreml must be one of open_clip, safetensors, hf, onnx, onnx_int8"),
+        (["ckpt=RUN", "to=coreml"], "to=coreml must be one of open_clip, safetensors, hf, sentence_transformers, onnx"),
         (["ckpt=RUN", "wise_ft=2"], "wise_ft=2 must be from 0"),
         (["ckpt=base.pt", "model=tiny", "model.quick_gelu=true", "wise_ft=0.5"], "set model=... model.pretrained=..."),
         (["ckpt=base.pt", "model=scenes", "model.quick_gelu=true", "to=hf"], "does not fit model.name=degla-scenes"),

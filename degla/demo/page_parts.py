@@ -35,7 +35,8 @@ STYLE = """
 color:#1f2328!important;background:#f1f2f4}
 .degla .words sub{display:block;font-size:.68rem;line-height:1;text-align:center;bottom:0;color:#4a5057!important}
 .degla .maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(14rem,100%),1fr));gap:1rem}
-.degla figure{margin:0;max-width:20rem}.degla figure img{width:100%;height:auto;margin:0;border-radius:6px;display:block}
+.degla figure{margin:0;max-width:20rem}
+.degla figure img{width:100%;height:auto;margin:0;border-radius:6px;display:block}
 .degla .muted{opacity:.75;font-size:.85rem}
 """
 _MAP_WIDTH = 320  # pixels on the page
@@ -83,8 +84,8 @@ def words_html(effects: Mapping[str, Sequence[WordEffect]]) -> str:
         lines.append(f"<h3>{html.escape(role)} model</h3><div class=words>{marks}</div>")
     return (
         f"<div class=degla id=words><h2>Which words matter</h2>{''.join(lines)}<p class=muted>The number under a word "
-        "is the cosine of the caption minus the cosine without that word. Orange words fit the image, blue words do "
-        "not.</p></div>"
+        "is the cosine of the caption minus the cosine without that word. Orange words raise it, blue words "
+        "lower it.</p></div>"
     )
 
 

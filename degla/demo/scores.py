@@ -28,10 +28,10 @@ class Scores(NamedTuple):
 
 
 class WordEffect(NamedTuple):
-    """What one word adds to the score of its caption."""
+    """The change of a caption's score that one word makes."""
 
     word: str
-    effect: float  # cosine of the caption minus the cosine without the word; positive: the word fits the image
+    effect: float  # cosine of the caption minus the cosine without the word; positive: the word raises the score
 
 
 def read_image(image: Path | bytes, limits: ImageLimits) -> Tensor:

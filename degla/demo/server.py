@@ -5,7 +5,9 @@ gradio is imported inside functions, because it is an optional package.
 
 import ipaddress
 import os
+import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +50,7 @@ def serve(
     port: int = 7860,
     max_upload_mb: int = 20,
 ) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until Ctrl-C or SIGTERM, and delete the uploads then.
 
     Args:
         models: role -> model.
@@ -63,6 +65,7 @@ def serve(
     """
     port = _free_port(host, port)
     check_gradio()
+    signal.signal(signal.SIGTERM, _exit)  # without a handler the process ends before it deletes the uploads
     with tempfile.TemporaryDirectory(prefix="degla-try-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         from degla.demo.page import build_page, theme
@@ -132,6 +135,10 @@ def _middleware(host: str) -> list[Any]:
         # Without this check a foreign page could reach ours under a name of its own that resolves to this machine.
         layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", host]))
     return layers
+
+
+def _exit(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _is_local(host: str) -> bool:

@@ -1,11 +1,15 @@
 """Files that make a folder with a model a Space: a web page on the Hugging Face hub."""
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from degla import __version__
+from degla.demo.pair import base_values
+from degla.models import load_clip, save_open_clip
 
 _APP = '''\
 """The page of degla-try for the model in this folder."""
@@ -35,18 +39,25 @@ with a card of its own.
 
 On your machine: `pip install -r requirements.txt`, then `python app.py`.
 """
+_BASE = "base"  # folder of a base model that has no public name
 _GRADIO = "6.31.0"  # named in the front matter where gradio is not installed
 
 
-def write_space(folder: Path, model: str, base: str | None, title: str) -> None:
+def write_space(folder: Path, model: str, settings: Mapping[str, Any], title: str) -> None:
     """Write ``app.py``, ``requirements.txt`` and ``README.md`` with the front matter of a Space.
+
+    A base model that only this machine has is written as well.
 
     Args:
         folder: holds the folder of the model.
         model: name of that folder.
-        base: folder or name of the model to compare with; None for no second model.
+        settings: config of the run, for the model that it started from; ``{}`` if it is not known.
         title: of the page on the hub.
+
+    Raises:
+        DeglaError: the base model cannot be loaded.
     """
+    base = _base(settings, folder)
     front_matter = {
         "title": title,
         "emoji": "🔎",
@@ -85,6 +96,18 @@ def serve_space(folder: Path, model: str, base: str | None, host: str, port: int
     first = "none" if base is None else str(folder / base) if (folder / base).is_dir() else base
     models = load_pair(str(folder / model), first, None, str(folder), "auto")
     serve(models, ImageLimits(), host, port)
+
+
+def _base(settings: Mapping[str, Any], folder: Path) -> str | None:
+    """Return the name by which a Space loads the base model; write the model where it has no public name."""
+    values = base_values(settings)
+    if values is None:
+        return None
+    name, pretrained = values["name"], values["pretrained"]
+    if name.startswith("local-dir:") or (pretrained is not None and Path(pretrained).exists()):
+        save_open_clip(load_clip(**values).eval(), folder / _BASE)
+        return _BASE
+    return name if pretrained is None else f"{name}/{pretrained}"
 
 
 def _gradio_version() -> str:

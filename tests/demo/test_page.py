@@ -44,11 +44,10 @@ class Proxy:
 class Page:
     """A running server."""
 
-    def __init__(self, cwd: Path, *arguments: str):
+    def __init__(self, cwd: Path, *arguments: str, **environment: str):
         self.proxy = Proxy()
-        self.process = start_forked(
-            "serve=true", "port=0", *arguments, cwd=cwd, program="tryout", **self.proxy.environment
-        )
+        variables = {**self.proxy.environment, **environment}
+        self.process = start_forked("serve=true", "port=0", *arguments, cwd=cwd, program="tryout", **variables)
         self.address = ""
         for _ in range(1200):
             text = (cwd / "stdout").read_text() if (cwd / "stdout").is_file() else ""
@@ -209,6 +208,16 @@ def test_files_of_the_machine_are_out_of_reach(page, tmp_path):
     for path in (tmp_path / "secret.png", "/etc/hostname"):
         assert get(f"{page.address}/gradio_api/file={path}")[0] in (403, 404)
     assert get(f"{page.address}/gradio_api/file={uploaded}")[0] == 200
+
+
+def test_the_end_of_the_server_deletes_the_uploads(pair_folders, tmp_path):
+    served = Page(tmp_path, f"model={pair_folders / 'tuned'}")
+    (uploaded,) = json.loads(upload(served, b"content")[1])
+    folder = Path(uploaded).parents[2]
+    assert folder.name.startswith("degla-try-") and Path(uploaded).read_bytes() == b"content"
+    served.process.terminate()
+    served.process.join(30)
+    assert served.process.exitcode == 143 and not folder.exists()
 
 
 def test_a_port_in_use_is_one_sentence(page, tmp_path):

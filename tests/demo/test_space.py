@@ -1,8 +1,11 @@
 """``degla-export to=space``: a folder that serves its own page, started from that folder as a Space starts it."""
 
+import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import ThreadingHTTPServer
 from importlib.metadata import version
 
 import pytest
@@ -12,6 +15,7 @@ import degla
 from degla.models import load_clip
 from tests.demo.test_page import get
 from tests.helpers.forked import degla_forked
+from tests.test_export import Hub
 
 
 def exported(cwd, *arguments):
@@ -56,6 +60,47 @@ def test_its_app_starts_from_its_folder(space):
             assert "degla-scenes plain_clip" in text or "degla-scenes/plain_clip" in text
         finally:
             process.terminate()
+
+
+def test_a_folder_whose_base_is_not_known(pair_folders, tmp_path):
+    folder = exported(tmp_path, f"ckpt={pair_folders / 'tuned'}")
+    text = (folder / "app.py").read_text() + (folder / "README.md").read_text()
+    assert "base=None" in text and str(pair_folders) not in text
+    assert front_matter(folder)["title"] == "degla-scenes fine-tuned with degla"
+
+
+class SpaceHub(Hub):
+    """The hub's API for the upload of a Space."""
+
+    created: list[dict] = []
+
+    def do_POST(self):
+        if self.path == "/api/repos/create":
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.created.append(json.loads(body))
+            self.answer({"url": f"http://{self.headers['Host']}/spaces/me/mine"})
+        else:
+            super().do_POST()
+
+
+def test_upload(demo_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(SpaceHub, "files", {})
+    monkeypatch.setattr(SpaceHub, "requests", [])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SpaceHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {**os.environ, "HF_TOKEN": "a secret", "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+                   "HF_HOME": str(tmp_path / "home")}  # fmt: skip
+    environment.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, "-m", "degla.export", f"ckpt={demo_run}", "to=space", "out=out", "push_to_hub=me/mine"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    server.shutdown()
+    assert result.returncode == 0, result.stderr[-3000:]
+    (created,) = SpaceHub.created
+    assert (created["type"], created["sdk"]) == ("space", "gradio")
+    assert created.get("private") or created.get("visibility") == "private"
+    assert any(line.startswith("/api/spaces/me/mine/commit/") for line in SpaceHub.requests)
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert set(SpaceHub.files) == written >= {"app.py", "model/open_clip_model.safetensors"}
 
 
 def test_a_base_that_nobody_else_has_is_part_of_the_space(pair_folders, tmp_path):

@@ -1,15 +1,19 @@
 """``degla-export to=sentence_transformers``, loaded back by the package itself."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from degla.api.model import Model
 from degla.models import load_clip
 from degla.models.sentence_transformers import save_sentence_transformers
+from tests.helpers.forked import degla_forked
 
 
 def test_features_equal_those_here(tmp_path):
@@ -26,3 +30,16 @@ def test_features_equal_those_here(tmp_path):
     assert [module["type"] for module in json.loads((folder / "modules.json").read_text())] == [
         "sentence_transformers.models.CLIPModel", "sentence_transformers.models.Normalize"
     ]  # fmt: skip
+
+
+def test_the_code_of_the_card_runs(tmp_path):
+    pytest.importorskip("sentence_transformers")
+    torch.save(load_clip("degla-tiny", quick_gelu=True).clip.state_dict(), tmp_path / "some.pt")
+    result = degla_forked("ckpt=some.pt", "model=tiny", "model.quick_gelu=true", "to=sentence_transformers", "out=out",
+                          cwd=tmp_path, program="export")  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.library_name == "sentence-transformers"
+    code = card.text.partition("```python\n")[2].partition("\n```")[0]
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "out", capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.startswith("[["), result.stderr[-3000:]
