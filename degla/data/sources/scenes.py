@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from degla.bounds import SEED, bounded, one_of, share, some_of, whole
+from degla.data.extra_columns import ExtraColumns
 from degla.data.scenes import (
     LAYOUTS,
     SPLITS,
@@ -18,7 +19,9 @@ from degla.data.scenes import (
 )
 from degla.data.scenes.captions import NUM_TEMPLATES
 from degla.data.scenes.claims import DETAIL
+from degla.data.scenes.further import negative_scene, paraphrases_of, second_caption, units_of
 from degla.data.scenes.general import sample_general
+from degla.data.schema import StoredImage
 from degla.data.sources.records import Record
 from degla.data.sources.table import SampleTable, build_table, table_record
 
@@ -36,6 +39,7 @@ def scenes(
     split: Annotated[str, one_of(SPLITS)] = "train",
     layouts: Annotated[list[str], some_of(LAYOUTS)] | None = None,
     detail: Annotated[float, share()] = DETAIL,
+    further_columns: bool = False,
     seed: Annotated[int, SEED] = 0,
     image_size: Annotated[int, _IMAGE_SIZE] = 48,
     cache_dir: str | None = None,
@@ -47,6 +51,8 @@ def scenes(
         split: ``train``, ``validation`` or ``test``; they share no scene.
         layouts: some of ``degla.data.scenes.LAYOUTS``, equally frequent; None uses all, half of them ``pair``.
         detail: probability that a caption mentions a thing's size, and the same for its texture.
+        further_columns: add units with foils, paraphrases, a second caption, and an image of a hard negative, which
+            is then the first one. Scenes and captions stay the same.
         seed: the same seed gives the same bytes.
         image_size: width and height in pixels.
         cache_dir: folder of the memory-mapped table; None is the default of ``datasets``.
@@ -55,7 +61,7 @@ def scenes(
         ConfigError: a setting is out of range.
     """
     return build_table(
-        _scenes,
+        _scenes_with_further_columns if further_columns else _scenes,
         cache_dir=cache_dir,
         num_scenes=num_scenes,
         split=split,
@@ -110,6 +116,28 @@ def _scenes(
         negatives = [negative._asdict() for negative in hard_negatives(scene, claim, template, rng)]
         image = png_bytes(scene, rng, image_size)
         yield table_record(f"scenes-{split}-{seed}:{number}", image, caption_of(claim, template), negatives)
+
+
+def _scenes_with_further_columns(
+    num_scenes: int, split: str, layouts: tuple[str, ...], detail: float, world: int, seed: int, image_size: int
+) -> Iterator[Record]:
+    rng = random.Random(f"{split} {seed}")
+    for number in range(num_scenes):
+        scene, claim, template = _sample(rng, split, layouts, detail)
+        negatives = hard_negatives(scene, claim, template, rng)
+        image, caption = png_bytes(scene, rng, image_size), caption_of(claim, template)
+        own_rng = random.Random(f"further {split} {seed} {number}")  # so that scenes and captions stay the same
+        other = negative_scene(scene, claim, template, own_rng)
+        extra = ExtraColumns(
+            captions=[second_caption(scene, caption, detail, own_rng)],
+            units=units_of(scene, claim, own_rng),
+            paraphrases=paraphrases_of(claim, template),
+            negative_images=[] if other is None else [StoredImage(png_bytes(other.scene, own_rng, image_size), None)],
+        )
+        if other is not None:
+            negatives = [other.negative, *(negative for negative in negatives if negative.text != other.negative.text)]
+        row_id = f"scenes-{split}-{seed}:{number}"
+        yield table_record(row_id, image, caption, [negative._asdict() for negative in negatives], extra=extra)
 
 
 def _mixture(
