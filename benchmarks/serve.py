@@ -22,12 +22,13 @@ from onnxruntime import InferenceSession
 from record import save, spread
 
 from degla.models import ClipModel, load_clip
-from degla.models.onnx import save_onnx
+from degla.models.onnx import Precision, save_onnx
 from degla.report.onnx_card import measure_change
 from degla.runtime import OnnxClip
 
 MODELS = {"degla-scenes": "plain_clip", "ViT-B-32": None, "RN50": None}
 BATCHES = (1, 32)
+SMALLER: dict[str, Precision] = {"float16": "16", "int8": "int8"}
 CAPTION = "a red circle to the left of a blue square, and a dog that chases two cats over the grass"
 
 
@@ -49,7 +50,7 @@ def main() -> None:
             figures[name] = compare(model, OnnxClip(folder), arguments.seconds)
             figures[name]["seconds_export"] = exporting
             if MODELS[name]:
-                figures[name]["int8"] = int8_change(model)
+                figures[name] |= {name: change(model, precision) for name, precision in SMALLER.items()}
     note = f"other programs used the machine: load average {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end"
     save("serve", {"batches": BATCHES, "seconds": arguments.seconds, "note": note}, figures)
 
@@ -95,10 +96,10 @@ def in_turns(by_torch: Callable[[], Any], by_onnx: Callable[[], Any], seconds: f
     }
 
 
-def int8_change(model: ClipModel) -> dict[str, float]:
-    """Return how int8 changes features and answers on the built-in benchmark."""
+def change(model: ClipModel, precision: Precision) -> dict[str, float]:
+    """Return how a smaller export changes features and answers on the built-in benchmark."""
     with tempfile.TemporaryDirectory() as folder:
-        return measure_change(model, save_onnx(model, Path(folder), "int8"))._asdict()
+        return measure_change(model, save_onnx(model, Path(folder), precision))._asdict()
 
 
 if __name__ == "__main__":
