@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from degla.hard_negatives.checks import rejection_reason
+from degla.hard_negatives.companions import text_problem
 from degla.hard_negatives.language.tagger import Tagger
 from degla.hard_negatives.store import Answer, Store, answer_key
 
@@ -93,7 +93,7 @@ class AnswerIndex:
                 return Verdict([], rejected, "the model finds nothing to change", None)
             accepted: list[str] = []
             for text in answer.texts:
-                if reason := rejection_reason(caption, text, kind, self.tagger, accepted):
+                if reason := text_problem(caption, text, kind, self.tagger, accepted):
                     rejected.append((text, reason))
                 else:
                     accepted.append(text)

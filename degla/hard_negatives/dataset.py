@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,11 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from degla.artifacts import atomic_write
-from degla.data.schema import Negative
+from degla.data.schema import Negative, Unit
+from degla.hard_negatives.companions import COLUMNS, PARAPHRASE, UNIT_FOIL
 from degla.hard_negatives.text_only import TextOnlyAccuracy, measure_text_only, select_balanced
 
 _ROWS_PER_GROUP = 5000  # of a Parquet file; memory holds one group
 _NEGATIVES_TYPE = pa.list_(pa.struct([("text", pa.string()), ("type", pa.string())]))
+_COMPANION_TYPES = {
+    "units": pa.list_(pa.struct([("text", pa.string()), ("foil", pa.string())])),
+    "paraphrases": pa.list_(pa.string()),
+}
 _REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("caption", "type", "text", "reason")])
 _MAX_BASELINE_PAIRS = 20_000  # pairs of one kind that the text-only baseline sees
 _NUM_SAMPLES = 5  # pairs of one kind that the data card shows
@@ -32,13 +37,15 @@ class CheckedRow(NamedTuple):
     caption: str
     negatives: list[Negative]
     rejected: list[tuple[str, str, str]]  # kind, text, reason
+    units: list[Unit] = []
+    paraphrases: list[str] = []
 
 
 class Summary(NamedTuple):
     """Counts and samples of a dataset, for the reports."""
 
     num_rows: int
-    num_without: int  # rows without any negative
+    num_without: int  # rows without any negative, unit or paraphrase
     num_without_image: int
     accepted: Counter[str]  # kind -> number of negatives
     reasons: dict[str, Counter[str]]  # kind -> reason -> number of rejected texts, and of captions without a text
@@ -48,9 +55,16 @@ class Summary(NamedTuple):
 
 
 def write_dataset(
-    rows: Iterable[CheckedRow], folder: Path, image_type: pa.DataType, balance: bool = False, seed: int = 0
+    rows: Iterable[CheckedRow],
+    folder: Path,
+    image_type: pa.DataType,
+    balance: bool = False,
+    seed: int = 0,
+    kinds: Collection[str] = (),
 ) -> Summary:
     """Write ``captions.parquet`` (image, caption, negatives) and ``log/rejected.parquet``.
+
+    Where units or paraphrases are among the kinds, the first file has a column of them.
 
     Rows without a caption appear in the second file only. Each file replaces an earlier one when it is complete.
 
@@ -61,12 +75,14 @@ def write_dataset(
         image_type: type of the column of images.
         balance: drop negatives until the text-only baseline cannot tell them from captions.
         seed: seed of the choice of what is dropped.
+        kinds: the kinds that were written.
     """
+    schema = _captions_schema(image_type, [column for kind, column in COLUMNS.items() if kind in kinds])
     tally = _Tally(None if balance else _MAX_BASELINE_PAIRS, random.Random(seed))
     dropped: Counter[str] = Counter()
     with atomic_write(folder / "captions.parquet") as captions_path:
         with atomic_write(folder / "log" / "rejected.parquet") as rejected_path:
-            _write_rows(tally.count(rows), captions_path, rejected_path, image_type)
+            _write_rows(tally.count(rows), captions_path, rejected_path, schema)
         num_without = tally.num_without
         if balance:
             kept = {kind: select_balanced(pairs, seed) for kind, pairs in tally.pairs.items()}
@@ -81,7 +97,9 @@ def write_dataset(
         num_without_image=tally.num_without_image,
         accepted=tally.accepted,
         reasons=tally.reasons,
-        samples={kind: _evenly_spaced(pairs, _NUM_SAMPLES) for kind, pairs in tally.pairs.items()},
+        samples={
+            kind: _evenly_spaced(pairs, _NUM_SAMPLES) for kind, pairs in {**tally.pairs, **tally.companions}.items()
+        },
         text_only=[
             measure_text_only(kind, _evenly_spaced(pairs, _MAX_BASELINE_PAIRS)) for kind, pairs in tally.pairs.items()
         ],
@@ -104,18 +122,27 @@ class _Tally:
         self.accepted: Counter[str] = Counter()
         self.reasons: dict[str, Counter[str]] = {}
         self.pairs: dict[str, list[tuple[str, str]]] = {}
+        self.companions: dict[str, list[tuple[str, str]]] = {}  # the first units and paraphrases, for the card
 
     def count(self, rows: Iterable[CheckedRow]) -> Iterator[CheckedRow]:
         """Yield the rows unchanged."""
         for row in rows:
             self.num_rows += bool(row.caption)
-            self.num_without += bool(row.caption) and not row.negatives
+            self.num_without += bool(row.caption) and not (row.negatives or row.units or row.paraphrases)
             self.num_without_image += bool(row.caption) and row.image is None
             for negative in row.negatives:
                 self._keep_pair(row.caption, negative)
+            self._count_companions(UNIT_FOIL, [(unit.text, unit.foil) for unit in row.units])
+            self._count_companions(PARAPHRASE, [(row.caption, text) for text in row.paraphrases])
             for kind, _, reason in row.rejected:
                 self.reasons.setdefault(kind, Counter())[reason] += 1
             yield row
+
+    def _count_companions(self, kind: str, pairs: Sequence[tuple[str, str]]) -> None:
+        if pairs:
+            self.accepted[kind] += len(pairs)
+            first = self.companions.setdefault(kind, [])
+            first += pairs[: _NUM_SAMPLES - len(first)]
 
     def _keep_pair(self, caption: str, negative: Negative) -> None:
         self.accepted[negative.type] += 1
@@ -126,21 +153,20 @@ class _Tally:
             pairs[position] = (caption, negative.text)
 
 
-def _write_rows(rows: Iterable[CheckedRow], captions: Path, rejected: Path, image_type: pa.DataType) -> None:
-    with _GroupWriter(captions, _captions_schema(image_type)) as kept, _GroupWriter(rejected, _REJECTED_SCHEMA) as log:
+def _write_rows(rows: Iterable[CheckedRow], captions: Path, rejected: Path, schema: pa.Schema) -> None:
+    with _GroupWriter(captions, schema) as kept, _GroupWriter(rejected, _REJECTED_SCHEMA) as log:
         for row in rows:
             for kind, text, reason in row.rejected:
                 log.add({"caption": row.caption, "type": kind, "text": text, "reason": reason})
             if row.caption:
-                kept.add(_caption_record(row.image, row.caption, row.negatives))
+                record = {name: getattr(row, name) for name in schema.names}
+                record["negatives"] = [negative._asdict() for negative in row.negatives]
+                kept.add(record | ({"units": [unit._asdict() for unit in row.units]} if row.units else {}))
 
 
-def _captions_schema(image_type: pa.DataType) -> pa.Schema:
-    return pa.schema([("image", image_type), ("caption", pa.string()), ("negatives", _NEGATIVES_TYPE)])
-
-
-def _caption_record(image: Any, caption: str, negatives: Sequence[Negative]) -> dict[str, Any]:
-    return {"image": image, "caption": caption, "negatives": [negative._asdict() for negative in negatives]}
+def _captions_schema(image_type: pa.DataType, companions: Sequence[str]) -> pa.Schema:
+    columns = [("image", image_type), ("caption", pa.string()), ("negatives", _NEGATIVES_TYPE)]
+    return pa.schema([*columns, *((name, _COMPANION_TYPES[name]) for name in companions)])
 
 
 class _GroupWriter:
@@ -188,7 +214,7 @@ def _drop_negatives(path: Path, kept: Mapping[str, list[bool]]) -> int:
             for row in batch.to_pylist():
                 negatives = [Negative(**n) for n in row["negatives"] if next(flags[n["type"]])]
                 num_without += not negatives
-                writer.add(_caption_record(row["image"], row["caption"], negatives))
+                writer.add(row | {"negatives": [negative._asdict() for negative in negatives]})
     return num_without
 
 

@@ -1,4 +1,4 @@
-"""The kinds of hard negatives: the paper's five (section 3.1) and two more."""
+"""The kinds of texts that are written: the paper's five of hard negatives (section 3.1), two more, two companions."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -27,6 +27,9 @@ KINDS = dict(zip(NEGATIVE_TYPES, _PAPER_KINDS, strict=True)) | {
     "change_count": Kind("replace", "number"),
 }
 
+COMPANION_KINDS = ("unit_foil", "paraphrase")  # no negatives of the caption: ``degla.hard_negatives.companions``
+ALL_KINDS = (*KINDS, *COMPANION_KINDS)
+
 MAX_PER_KIND = 64  # negatives of one kind, and texts that are read from one answer
 
 
@@ -36,7 +39,7 @@ def check_kinds(kinds: Sequence[str]) -> None:
     Raises:
         ConfigError: there is one.
     """
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise ConfigError(f"kinds: there is no kind {unknown[0]}; choose among {', '.join(KINDS)}")
+    if unknown := [kind for kind in kinds if kind not in ALL_KINDS]:
+        raise ConfigError(f"kinds: there is no kind {unknown[0]}; choose among {', '.join(ALL_KINDS)}")
     if len(set(kinds)) < len(kinds):
         raise ConfigError(f"kinds={list(kinds)} names a kind twice; name each once")

@@ -72,7 +72,7 @@ def run(job: Job, writer: Writer) -> Result | None:
     if job.shard != WHOLE:
         return None
     rows = writer.check_rows(job.rows(), store)
-    summary = write_dataset(rows, job.output, image_type(job.input, job.image), job.balance, job.seed)
+    summary = write_dataset(rows, job.output, image_type(job.input, job.image), job.balance, job.seed, writer.kinds)
     return Result(summary, writer.describe() | _token_facts(store, job.prices))
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from degla.data.schema import Negative
+from degla.data.schema import Negative, Unit
+from degla.errors import ConfigError
 from degla.hard_negatives import rules
 from degla.hard_negatives.answer_index import AnswerIndex
 from degla.hard_negatives.captions import CaptionRow
 from degla.hard_negatives.checks import rejection_reason
+from degla.hard_negatives.companions import PARAPHRASE, UNIT_FOIL, UnitRules, parse_unit
 from degla.hard_negatives.dataset import CheckedRow
 from degla.hard_negatives.language.tagger import load_tagger
 from degla.hard_negatives.language.words import lower_words
@@ -74,18 +76,24 @@ class AnswerWriter:
                 yield CheckedRow(row.image, "", [], [("row", row.id, row.problem)])
                 continue
             accepted: list[Negative] = []
+            units: list[Unit] = []
+            paraphrases: list[str] = []
             rejected: list[tuple[str, str, str]] = []
             for kind in self.kinds:
                 verdict = self.answer_index.verdict(store, row.caption, kind)
                 rejected += [(kind, text, reason) for text, reason in verdict.rejected]
                 for text in verdict.accepted:
-                    if lower_words(text) in [lower_words(other.text) for other in accepted]:
+                    if kind == PARAPHRASE:
+                        paraphrases.append(text)
+                    elif kind == UNIT_FOIL:
+                        units += filter(None, [parse_unit(text)])
+                    elif lower_words(text) in [lower_words(other.text) for other in accepted]:
                         rejected.append((kind, text, "duplicate"))
                     else:
                         accepted.append(Negative(text, kind))
                 if not verdict.accepted and not verdict.rejected:
                     rejected.append((kind, "", failures.get((row.caption, kind), verdict.reason)))
-            yield CheckedRow(row.image, row.caption, accepted, rejected)
+            yield CheckedRow(row.image, row.caption, accepted, rejected, units, paraphrases)
 
     def describe(self) -> dict[str, Any]:
         """Return model, prompts and seed."""
@@ -101,10 +109,16 @@ class RuleWriter(AnswerWriter):
         count: number of negatives of each kind.
         seed: seed of the choices.
         tagger: ``hanta``, ``lexicon``, or the name of an installed spaCy model.
+
+    Raises:
+        ConfigError: ``paraphrase`` is among the kinds, for which there is no rule.
     """
 
     def __init__(self, kinds: Sequence[str], count: int, seed: int, tagger: str = "hanta"):
+        if PARAPHRASE in kinds:
+            raise ConfigError("kinds=[paraphrase] needs a language model: set negatives=llm or negatives=batch")
         self.rules = rules.Rules(tagger, seed)
+        self.unit_rules = UnitRules(self.rules, load_tagger(tagger))
         versions = dict.fromkeys(kinds, f"rules-{rules.VERSION}")
         super().__init__(kinds, AnswerIndex(self.rules.model, versions, load_tagger(tagger), seed, count))
 
@@ -126,7 +140,10 @@ class RuleWriter(AnswerWriter):
 
     def _answer(self, key: str, caption: str, kind: str) -> Answer:
         try:
-            return Answer(key, caption, kind, self.rules.write(caption, kind, self.answer_index.count))
+            count = self.answer_index.count
+            is_unit = kind == UNIT_FOIL
+            texts = self.unit_rules.write(caption, count) if is_unit else self.rules.write(caption, kind, count)
+            return Answer(key, caption, kind, texts)
         except rules.NoNegative as error:
             return Answer(key, caption, kind, [], str(error))
 

@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from degla.hard_negatives.kinds import KINDS
+from degla.hard_negatives.companions import PARAPHRASE, UNIT_FOIL, UnitRules
+from degla.hard_negatives.kinds import ALL_KINDS
+from degla.hard_negatives.language.tagger import load_tagger
 from degla.hard_negatives.llm.prompts import load_prompts
 from degla.hard_negatives.rules import NoNegative, Rules
 
@@ -45,7 +47,8 @@ class LlmServer:
         self.headers: list[dict] = []
         self.in_flight = self.most_in_flight = 0
         self._rules = Rules("lexicon")
-        self._kinds = {prompt.rule: kind for kind, prompt in load_prompts(KINDS).items()}
+        self._units = UnitRules(self._rules, load_tagger("lexicon"))
+        self._kinds = {prompt.rule: kind for kind, prompt in load_prompts(ALL_KINDS).items()}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -134,7 +137,11 @@ class LlmServer:
         return web.json_response(answer)
 
     def _good(self, caption: str, kind: str) -> str:
+        if kind == PARAPHRASE:
+            return json.dumps({"negatives": [f"there is {caption}"]})
         try:
+            if kind == UNIT_FOIL:
+                return json.dumps({"negatives": self._units.write(caption, 1)})
             return json.dumps({"negatives": self._rules.write(caption, kind, 1)})
         except NoNegative:
             return json.dumps({"negatives": []})

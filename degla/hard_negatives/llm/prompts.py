@@ -10,13 +10,25 @@ from typing import Any, NamedTuple
 import yaml
 
 from degla.errors import ConfigError
-from degla.hard_negatives.kinds import KINDS
+from degla.hard_negatives.kinds import ALL_KINDS
 
 _TASK = (
     "You rewrite captions of pictures into hard negatives: sentences that look like the caption, are fluent, and are "
     'false of its picture.\nRule: {rule}\nAnswer with a JSON object {{"negatives": [...]}} that holds {count} '
     "different rewriting{s}, or an empty list where the rule cannot be applied. Write nothing else."
 )
+_COMPANION_TASKS = {
+    "unit_foil": (
+        "You take captions of pictures apart.\nRule: {rule}\nAnswer with a JSON object "
+        '{{"negatives": [...]}} that holds {count} different line{s}, or an empty list where the rule cannot be '
+        "applied. Write nothing else."
+    ),
+    "paraphrase": (
+        "You rewrite captions of pictures without changing their meaning.\nRule: {rule}\nAnswer with a JSON object "
+        '{{"negatives": [...]}} that holds {count} different rewriting{s}, or an empty list where the rule cannot be '
+        "applied. Write nothing else."
+    ),
+}
 ANSWER_SCHEMA = {
     "type": "object",
     "properties": {"negatives": {"type": "array", "items": {"type": "string"}}},
@@ -40,7 +52,7 @@ class Prompt(NamedTuple):
             caption: the caption to rewrite.
             count: number of negatives that are asked for.
         """
-        task = _TASK.format(rule=self.rule, count=count, s="" if count == 1 else "s")
+        task = _COMPANION_TASKS.get(self.kind, _TASK).format(rule=self.rule, count=count, s="" if count == 1 else "s")
         turns = [{"role": "system", "content": task}]
         for example, negative in self.examples:
             turns.append({"role": "user", "content": example})
@@ -52,7 +64,7 @@ def load_prompts(kinds: Iterable[str], folder: str | None = None) -> dict[str, P
     """Return kind -> prompt.
 
     Args:
-        kinds: keys of ``KINDS``.
+        kinds: of ``ALL_KINDS``.
         folder: a folder with a ``<kind>.yaml`` for each kind whose prompt is not ours.
 
     Raises:
@@ -61,8 +73,8 @@ def load_prompts(kinds: Iterable[str], folder: str | None = None) -> dict[str, P
     if folder is not None:
         if not Path(folder).is_dir():
             raise ConfigError(f"negatives.prompts: there is no folder {folder}")
-        if unknown := sorted({file.stem for file in Path(folder).glob("*.yaml")} - set(KINDS)):
-            raise ConfigError(f"negatives.prompts: {unknown[0]}.yaml is no kind; the kinds are {', '.join(KINDS)}")
+        if unknown := sorted({file.stem for file in Path(folder).glob("*.yaml")} - set(ALL_KINDS)):
+            raise ConfigError(f"negatives.prompts: {unknown[0]}.yaml is no kind; the kinds are {', '.join(ALL_KINDS)}")
     return {kind: _load(kind, folder) for kind in kinds}
 
 
@@ -78,5 +90,5 @@ def _load(kind: str, folder: str | None) -> Prompt:
         raise ConfigError(
             f"negatives.prompts: {file} is not of the form rule, examples: [{{caption, negative}}]: {error!r}"
         ) from error
-    digest = hashlib.sha256(json.dumps([_TASK, rule, examples]).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([_COMPANION_TASKS.get(kind, _TASK), rule, examples]).encode()).hexdigest()[:8]
     return Prompt(kind, rule, examples, f"{content.get('version', 0)}-{digest}")
