@@ -30,7 +30,7 @@ _MAX_STREAMED = 64  # samples read from a stream, whose images are read as well
 _SMALLEST_CHUNK = 4  # below it, a step is too slow to be a remedy
 
 
-class _Settings(NamedTuple):
+class StepSettings(NamedTuple):
     """What the memory of a step depends on besides model and data."""
 
     samples: int  # of one process
@@ -54,7 +54,7 @@ def record_plan(module: DeGLAModule, datamodule: DataModule, trainer: L.Trainer,
         What was written; None for a model whose step cannot be planned.
     """
     device = trainer.strategy.root_device
-    settings = _settings(datamodule, trainer, device)
+    settings = run_settings(datamodule, trainer, device)
     available = free_memory(device)
     try:
         plan = plan_run(module, datamodule, settings)
@@ -90,10 +90,17 @@ def shortage(record: MemoryRecord) -> str:
     )
 
 
-def _settings(datamodule: DataModule, trainer: L.Trainer, device: torch.device) -> _Settings:
+def run_settings(datamodule: DataModule, trainer: L.Trainer, device: torch.device) -> StepSettings:
+    """Return the settings of a run that the memory of its step depends on.
+
+    Args:
+        datamodule: of the run.
+        trainer: of the run.
+        device: of this process.
+    """
     world_size = trainer.world_size
     samples = -(-datamodule.global_batch_size // world_size) * (2 if datamodule.hard_images else 1)
-    return _Settings(
+    return StepSettings(
         samples=samples,
         chunk_size=datamodule.collate.chunk_size,
         precision=str(trainer.precision).removesuffix("-true"),
@@ -106,7 +113,7 @@ def _settings(datamodule: DataModule, trainer: L.Trainer, device: torch.device) 
 def plan_run(
     module: DeGLAModule,
     datamodule: DataModule,
-    settings: _Settings,
+    settings: StepSettings,
     adjust: Callable[[ClipModel], None] | None = None,
 ) -> MemoryPlan:
     """Plan a step with samples like those of the run.
@@ -143,7 +150,7 @@ def _bytes_outside_chunks(module: DeGLAModule, batch: Batch) -> int:
 
 
 def _remedies(
-    module: DeGLAModule, datamodule: DataModule, settings: _Settings, plan: MemoryPlan, available: int
+    module: DeGLAModule, datamodule: DataModule, settings: StepSettings, plan: MemoryPlan, available: int
 ) -> dict[str, int]:
     """Return settings that need less memory, and the bytes of a step with each."""
     found: dict[str, int] = {}
