@@ -1,4 +1,4 @@
-"""Private names of peft, read in version 0.21.2. Importing this module needs peft."""
+"""Private names of peft, read in version 0.21.2; importing this module needs peft."""
 
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn

@@ -193,10 +193,8 @@ def test_two_ranks_under_ddp_and_fsdp2_train_the_same_adapter(photos, tmp_path):
     layouts = {
         "ddp": ["strategy=ddp", "trainer.devices=2"],
         "fsdp2": ["strategy=fsdp2", "trainer.devices=2"],
-        "fsdp2_frozen": ["strategy=fsdp2", "trainer.devices=2", "teacher=frozen"],
     }
     fitted(photos, tmp_path / "one", *CLIPPED)
-    fitted(photos, tmp_path / "frozen", *CLIPPED, "teacher=frozen")
     root = Path(__file__).parents[2]
     for name, overrides in layouts.items():
         script = tmp_path / f"{name}.py"
@@ -205,14 +203,14 @@ def test_two_ranks_under_ddp_and_fsdp2_train_the_same_adapter(photos, tmp_path):
         command = [sys.executable, str(script)]
         result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
         assert result.returncode == 0, result.stderr[-4000:]
-    for name, reference in (("ddp", "one"), ("fsdp2", "one"), ("fsdp2_frozen", "frozen")):
-        ours, expected = (checkpoint_of(tmp_path / run) for run in (name, reference))
+    for name in layouts:
+        ours, expected = (checkpoint_of(tmp_path / run) for run in (name, "one"))
         torch.testing.assert_close(ours["state_dict"], expected["state_dict"], atol=2e-5, rtol=1e-3)
         optimizer, other = (content["optimizer_states"][0] for content in (ours, expected))
         torch.testing.assert_close(optimizer["state"], other["state"], atol=2e-5, rtol=1e-3)
         groups = ([set(group["params"]) for group in state["param_groups"]] for state in (optimizer, other))
         assert next(groups) == next(groups)
-        model, alone = (load_file(tmp_path / run / "model/open_clip_model.safetensors") for run in (name, reference))
+        model, alone = (load_file(tmp_path / run / "model/open_clip_model.safetensors") for run in (name, "one"))
         torch.testing.assert_close(model, alone, atol=2e-5, rtol=1e-3)
     adapter = load_file(tmp_path / "fsdp2/model/adapter/adapter_model.safetensors")
     assert len(adapter) == 48 and all(name.startswith("base_model.model.") for name in adapter)

@@ -1,4 +1,4 @@
-"""``nn.MultiheadAttention`` with a LoRA that the blocks of this project can compute. Importing this needs peft.
+"""``nn.MultiheadAttention`` with a LoRA that the blocks of this project compute; importing this needs peft.
 
 peft's own class adds the product of its matrices to the base weights before each forward pass and subtracts it
 afterwards. That rounds the base weights again and again, and it replaces the parameters, which FSDP2 and shared
