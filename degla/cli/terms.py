@@ -45,6 +45,8 @@ _OLD_TARGETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "degla.losses.CEClipObjective": {"contrastive": {}, "imc": {}, "cmr": {}},
 }
+# Keys that runs of earlier releases lack -> the value that those runs had.
+_NEWER_KEYS = {"duplicates": "off", "reset_each_pass": False}
 _ARGUMENT = re.compile(r"\+{0,2}(objective\.\w+)=(.*)", re.DOTALL)
 
 
@@ -90,6 +92,8 @@ def _negatives_seen(value: Any) -> Any:
 def compared_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``current_objective`` without terms of weight 0, so that equal objectives have equal settings.
 
+    Keys that earlier releases lack are left out where they have the value of those releases.
+
     Args:
         settings: the node ``objective`` as plain values.
     """
@@ -97,7 +101,11 @@ def compared_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
     terms = current.get("terms")
     if current.get("_target_") != OBJECTIVE or not isinstance(terms, Mapping):
         return current
-    active = {name: term for name, term in terms.items() if term.get("weight") != 0}
+    active = {
+        name: {key: value for key, value in term.items() if key not in _NEWER_KEYS or value != _NEWER_KEYS[key]}
+        for name, term in terms.items()
+        if term.get("weight") != 0
+    }
     return {"local_loss": True, "gather": "exact", **current, "terms": active}
 
 

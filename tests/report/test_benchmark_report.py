@@ -126,6 +126,21 @@ def test_published_averages_recompute_from_their_own_columns():
             assert all(len(row) == len(known["columns"]) for row in known[source].values()), benchmark
 
 
+def test_the_page_of_methods_has_the_published_numbers():
+    """Tables 6 and 7 of the paper, and the means of the others."""
+    page = (Path(__file__).parents[2] / "docs/methods.md").read_text(encoding="utf-8")
+    for terms, numbers in published()["ablation"]["degla"].items():
+        assert f"| {terms} | {numbers[0]} | {numbers[1]} |" in page
+    rows = published()["rows"]
+    probe = rows["linear_probe"]["degla"]
+    assert ", ".join(f"{model} {value}" for model, (value,) in probe.items()) in page.replace("\n", " ")
+    assert rows["aro"]["degla"]["DeGLA"][-1] == published()["ablation"]["degla"]["+ IGC + TGC + distillation"][0]
+    for source, paper in (("degla", "DeGLA's paper"), ("peers", "FSC-CLIP and READ-CLIP")):
+        for model in ("CLIP", "NegCLIP", "CE-CLIP"):
+            means = [rows[name][source][model][-1] for name in ("valse", "aro")]
+            assert re.search(rf"\| {model} \|[^|]*\| {means[0]} \| {means[1]} \|[^|]*\|[^|]*\| {paper} \|", page), model
+
+
 @pytest.fixture
 def page(two, tmp_path):
     images = {}
