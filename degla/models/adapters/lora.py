@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,8 +63,8 @@ class Lora:
         self,
         rank: Annotated[int, whole(1)] = 4,
         alpha: Annotated[float, above(0)] = 1.0,
-        image: Sequence[str] = _DEFAULT_LAYERS,
-        text: Sequence[str] = _DEFAULT_LAYERS,
+        image: list[str] | tuple[str, ...] = _DEFAULT_LAYERS,
+        text: list[str] | tuple[str, ...] = _DEFAULT_LAYERS,
         dropout: Annotated[float, share(below_one=True)] = 0.0,
         train_logit_scale: bool = False,
     ):
