@@ -12,7 +12,7 @@ from torch import Tensor
 from degla.api.model import Model
 from degla.data.transforms import EvalTransform
 
-_STEPS = 32
+_STEPS = 16
 _STEPS_AT_ONCE = 8  # images of one backward pass; more would need more memory
 _CELLS = 12  # cells of the map along the shorter side
 
