@@ -68,7 +68,7 @@ def field(features: Features, name: str) -> Tensor:
 
     Args:
         features: of a batch.
-        name: of the field, such as ``units``.
+        name: of the field, such as ``paraphrases``, which is ``(B, D)``.
 
     Raises:
         ValueError: the field is None.

@@ -1,4 +1,4 @@
-"""Every recipe of a method trains on made-up data of its layout, and resumes to the same weights."""
+"""Every recipe of a method trains on made-up data of its layout."""
 
 import json
 import math
@@ -17,6 +17,7 @@ from degla.cli.terms import compared_objective
 from degla.errors import ConfigError
 from degla.training.build import Run, build, build_objective
 from tests.conftest import make_photo_folder
+from tests.helpers.columns import add_columns
 
 RECIPES = {
     "negclip": {"negatives"},
@@ -36,13 +37,7 @@ RECIPES = {
 def photos(tmp_path_factory) -> Path:
     """A folder whose rows have every column; the first image has none of them."""
     folder = make_photo_folder(tmp_path_factory.mktemp("recipes") / "photos", images=14)
-    lines = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
-    for number, row in enumerate(lines[2:]):
-        row["captions"] = [f"once more {number}"]
-        row["units"] = [{"text": f"photo {number}", "foil": f"drawing {number}"}]
-        row["paraphrases"] = [f"number {number} of the photos"]
-        row["negative_images"] = [lines[number]["image"]]
-    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    add_columns(folder)
     return folder
 
 
@@ -121,7 +116,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_trains_and_resumes_to_the_bit(recipe, photos, coco, siglip, tmp_path):
+def test_a_recipe_trains_on_data_of_its_layout(recipe, photos, coco, siglip, tmp_path):
     run = made(recipe, photos, coco, siglip, tmp_path / "whole")
     before = weights(run)
     run.trainer.fit(run.module, run.datamodule)
@@ -135,7 +130,9 @@ def test_a_recipe_trains_and_resumes_to_the_bit(recipe, photos, coco, siglip, tm
     if recipe == "siglip_degla":
         assert not torch.equal(before["student.clip.logit_bias"], whole["student.clip.logit_bias"])
 
-    again = made(recipe, photos, coco, siglip, tmp_path / "again", **{"trainer.max_steps": 3})
+    if recipe not in ("ce_clip", "siglip_degla"):  # tests/integration/test_methods.py resumes the others
+        return
+    again = made(recipe, photos, coco, siglip, tmp_path / "again")
     checkpoint = next((tmp_path / "whole/checkpoints").glob("*2*.ckpt"))
     again.trainer.fit(again.module, again.datamodule, ckpt_path=str(checkpoint), weights_only=False)
     resumed = weights(again)
