@@ -240,7 +240,7 @@ def _decoded_batches(
             return file, str(error).removesuffix(f": {path}")
 
     rest = iter(todo)
-    with ThreadPoolExecutor(max(1, settings.num_workers)) as pool:
+    with ThreadPoolExecutor(settings.num_workers, initializer=encoder.start_thread) as pool:
         waiting: list[list[Future[tuple[ImageFile, np.ndarray | str]]]] = []
         while True:
             while len(waiting) < 3 and (batch := list(islice(rest, settings.batch_size))):

@@ -22,6 +22,9 @@ class ImageTextEncoder(Protocol):
 
     record: ModelRecord
 
+    def start_thread(self) -> None:
+        """Set up a thread that will call ``prepare``."""
+
     def prepare(self, path: str) -> np.ndarray:
         """Read, decode and resize an image file to ``(3, H, W)`` uint8; may be called by several threads.
 
@@ -58,6 +61,9 @@ class OnnxEncoder:
             fingerprint=self.model.fingerprint(),
             embed_dim=self.model.manifest["embed_dim"],
         )
+
+    def start_thread(self) -> None:
+        """Do nothing; see ``ImageTextEncoder``."""
 
     def prepare(self, path: str) -> np.ndarray:
         """Return ``(3, H, W)`` uint8 pixels; see ``ImageTextEncoder``."""
@@ -104,6 +110,15 @@ class TorchEncoder:
             fingerprint=self.encoder.fingerprint(),
             embed_dim=int(model.config["embed_dim"]),
         )
+
+    def start_thread(self) -> None:
+        """Let operations of this thread use one core; see ``ImageTextEncoder``.
+
+        OpenMP gives every Python thread a pool of its own, whose idle threads keep the cores busy.
+        """
+        import torch
+
+        torch.set_num_threads(1)  # of the calling thread only
 
     def prepare(self, path: str) -> np.ndarray:
         """Return ``(3, H, W)`` uint8 pixels; see ``ImageTextEncoder``."""
