@@ -151,7 +151,7 @@ def test_hyper_parameters_of_the_papers():
     """Facts of the released scripts; docs/methods.md names each."""
     cfg = {recipe: compose_config("train", {"experiment": recipe}) for recipe in RECIPES}
     assert (cfg["negclip"].loader.negatives, cfg["negclip"].loader.num_negatives) == ("random", 1)
-    assert cfg["negclip"].loader.hard_images and cfg["negclip"].optimizer.lr == 5e-6
+    assert cfg["negclip"].loader.hard_images and cfg["negclip"].optimizer.lr == 1e-6
     assert (cfg["fsc_clip"].adapter.rank, cfg["fsc_clip"].adapter.alpha, cfg["fsc_clip"].optimizer.lr) == (4, 1, 5e-5)
     assert (cfg["cs_clip"].loader.global_batch_size, cfg["cs_clip"].optimizer.lr) == (128, 5e-6)
     assert (cfg["read_align"].loader.num_negatives, cfg["read_align"].optimizer.lr) == (3, 1e-5)
