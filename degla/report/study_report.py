@@ -114,7 +114,7 @@ def _markdown(record: dict[str, Any]) -> str:
         _by_rate(record, _validated),
         "\nTest split at every rate, compositional / general, mean over seeds.\n",
         _by_rate(record, _tested),
-        "\nDeGLA less each other method on the test split, points: mean and 95 % interval over runs of the same\n"
+        "\nDeGLA minus each other method on the test split, points: mean and 95 % interval over runs of the same\n"
         "rate and seed.\n",
         _paired(record, "degla"),
         "\nTest split by sub-task, percent, mean over seeds.\n",

@@ -72,7 +72,7 @@ class ShowsSamples(Protocol):
         """Show a panel per sample, and a table of all texts.
 
         Args:
-            panels: pictures ``(H, W, 3)`` uint8, each with an image, its caption, its negatives and their scores.
+            panels: ``(H, W, 3)`` uint8, each with an image, its caption, its negatives and their scores.
             table: the same texts and scores in Markdown.
             step: optimizer step.
         """

@@ -1,4 +1,4 @@
-"""A sample as one picture: its image, and beside it the caption and the negatives with their scores."""
+"""A sample as one panel: its image, and beside it the caption and the negatives with their scores."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def highest(texts: Sequence[ScoredText]) -> int | None:
 
 
 def draw_panel(image: Tensor, texts: Sequence[ScoredText]) -> np.ndarray:
-    """Draw a sample as one picture.
+    """Draw a sample as one panel.
 
     Args:
         image: ``(3, H, W)`` uint8, on the CPU.
@@ -45,11 +45,11 @@ def draw_panel(image: Tensor, texts: Sequence[ScoredText]) -> np.ndarray:
     font = ImageFont.load_default(_FONT_SIZE)
     lines = [_wrap(text.text, font) for text in texts]
     heights = [_LINE_HEIGHT * (1 + len(wrapped)) + _MARGIN for wrapped in lines]
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    picture = picture.resize((_IMAGE_SIZE, max(1, round(_IMAGE_SIZE * picture.height / picture.width))))
-    size = (_IMAGE_SIZE + _TEXT_WIDTH + 3 * _MARGIN, max(picture.height, sum(heights)) + 2 * _MARGIN)
+    thumbnail = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    thumbnail = thumbnail.resize((_IMAGE_SIZE, max(1, round(_IMAGE_SIZE * thumbnail.height / thumbnail.width))))
+    size = (_IMAGE_SIZE + _TEXT_WIDTH + 3 * _MARGIN, max(thumbnail.height, sum(heights)) + 2 * _MARGIN)
     panel = Image.new("RGB", size, _WHITE)
-    panel.paste(picture, (_MARGIN, _MARGIN))
+    panel.paste(thumbnail, (_MARGIN, _MARGIN))
     draw = ImageDraw.Draw(panel)
     left, top, marked = _IMAGE_SIZE + 2 * _MARGIN, _MARGIN, highest(texts)
     for number, (text, wrapped, height) in enumerate(zip(texts, lines, heights, strict=True)):

@@ -35,7 +35,7 @@ class BatchImages(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Write one picture per sample and a table of the texts on rank 0."""
+        """Write one panel per sample and a table of the texts on rank 0."""
         step = trainer.global_step
         loggers = [logger for logger in trainer.loggers if isinstance(logger, ShowsSamples)]
         if not trainer.is_global_zero or not loggers or step % self.every_n_steps or step == self._last_step:
