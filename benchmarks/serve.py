@@ -52,6 +52,11 @@ def main() -> None:
             if MODELS[name]:
                 figures[name] |= {name: change(model, precision) for name, precision in SMALLER.items()}
     note = f"other programs used the machine: load average {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end"
+    changes = {
+        name: {key: part.pop(key) for key in ("largest_difference", *SMALLER) if key in part}
+        for name, part in figures.items()
+    }
+    save("onnx", {"note": note}, changes)  # features, which other work on the machine does not change
     save("serve", {"batches": BATCHES, "seconds": arguments.seconds, "note": note}, figures)
 
 

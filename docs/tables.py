@@ -256,6 +256,61 @@ def fuzz_table() -> str:
     return f"{_table(heads, lines)}\n\n{_measured(record)}"
 
 
+def serve_table() -> str:
+    """Return the latency of PyTorch and of ONNX Runtime for each model, tower and batch."""
+    record = _benchmark_record("serve")
+    lines = []
+    for model, figures in record["figures"].items():
+        for tower in ("image", "text"):
+            for batch in record["settings"]["batches"]:
+                timed = figures[f"{tower}_{batch}"]
+                torch, onnx = (f"{1000 * timed[side]['median']:.1f}" for side in ("torch", "onnx"))
+                lines.append([model, tower, str(batch), torch, onnx, f"{timed['times_faster']:.2f}"])
+    heads = ["model", "tower", "batch", "PyTorch, ms", "ONNX Runtime, ms", "times faster"]
+    return f"{_table(heads, lines)}\n\n{_measured(record)} {_note(record)}"
+
+
+def onnx_table() -> str:
+    """Return how features of ONNX exports differ from PyTorch's."""
+    record = _benchmark_record("onnx")
+    lines = [
+        [model, "float32", f"{figures['largest_difference']:.0e}", "", ""]
+        for model, figures in record["figures"].items()
+    ]
+    for model, figures in record["figures"].items():
+        for precision in ("float16", "int8"):
+            if change := figures.get(precision):
+                accuracy = f"{100 * change['before']:.1f} to {100 * change['after']:.1f}"
+                answers = f"{100 * change['changed']:.1f} % of {change['items']}"
+                lines.append([model, precision, f"{change['largest_difference']:.0e}", accuracy, answers])
+    heads = ["model", "export", "largest difference of a feature", "accuracy on scenes, percent", "answers that differ"]
+    return f"{_table(heads, lines)}\n\n{_measured(record)}"
+
+
+def search_table() -> str:
+    """Return what ``degla-search`` took, and how much its index finds, for each folder that was measured."""
+    records = [_benchmark_record(path.stem) for path in sorted((ROOT / "benchmarks/records").glob("search_*.json"))]
+    rows = {
+        "embedding before the kill, seconds": lambda r: _seconds(r["seconds_until_killed"]),
+        "embedding after it, or without one, seconds": lambda r: _seconds(r["seconds_resumed"]),
+        "images embedded after the kill": lambda r: str(r["embedded_after_the_kill"]),
+        "repeated without a change, seconds": lambda r: _seconds(r["seconds_unchanged"]),
+        "repeated with some images changed, seconds": lambda r: f"{_seconds(r['seconds_updated'])} ({r['updated']})",
+        "whole command of a query, seconds": lambda r: _seconds(r["seconds_query_command"]),
+        "encoding a caption, ms": lambda r: f"{1000 * r['encode_caption']['median']:.1f}",
+        "searching the graph, ms": lambda r: f"{1000 * r['search']['median']:.2f}",
+        "brute force instead, ms": lambda r: f"{1000 * r['brute_force']['median']:.2f}",
+        "recall@10, captions of the benchmark": lambda r: f"{r['recall_at_10_queries']:.4f}",
+        "recall@10, captions of the program": lambda r: f"{r['recall_at_10_of_the_program']['texts']:.4f}",
+        "recall@10, images": lambda r: f"{r['recall_at_10_of_the_program']['images']:.4f}",
+        "size on disk, MB": lambda r: f"{r['bytes_on_disk'] / 1e6:.0f}",
+    }
+    lines = [[name, *(cell(record["figures"]) for record in records)] for name, cell in rows.items()]
+    heads = ["", *(f"{record['figures']['images']} {record['settings']['images']}" for record in records)]
+    notes = "\n\n".join(f"{_measured(record)} {_note(record)}" for record in records)
+    return f"{_table(heads, lines)}\n\n{notes}"
+
+
 def study_table(number: int) -> str:
     """Return one of the tables that ``degla.study`` wrote from its record."""
     text = (ROOT / "docs" / "study" / "study.md").read_text(encoding="utf-8")
@@ -271,6 +326,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "faults": faults_table,
     "fuzz": fuzz_table,
     "scaling": scaling_table,
+    "search": search_table,
+    "serve": serve_table,
+    "onnx": onnx_table,
     "negatives": partial(negatives_table, "negatives"),
     "negatives_balanced": partial(negatives_table, "negatives_balanced"),
     "study_means": partial(study_table, 0),
@@ -299,6 +357,15 @@ def _measured(record: dict[str, Any]) -> str:
     )
     origin = f"`{record['command']}` at commit {record['commit']}"
     return f"{origin}: Python {record['python']}, {versions}; {record['machine']}."
+
+
+def _note(record: dict[str, Any]) -> str:
+    note = record["settings"]["note"]
+    return f"{note[0].upper()}{note[1:]}."
+
+
+def _seconds(value: float | None) -> str:
+    return "not killed" if value is None else f"{value:.1f}"
 
 
 def _origin(record: dict[str, Any]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -12,12 +14,15 @@ from PIL import Image
 
 from degla.data.images import decode
 from degla.data.transforms import EvalTransform
-from degla.errors import ConfigError
+from degla.errors import CheckpointError, ConfigError
 from degla.models import load_clip
 from degla.models.onnx import save_onnx
 
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 runtime = pytest.importorskip("degla.runtime", reason="the extra onnx is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+
+from degla.report.onnx_card import OnnxChange, add_section, measure_change  # noqa: E402
 
 TEXTS = [
     "a red square above a blue circle", "two dogs", "", "don't stop, it's  the 3rd\ttime", "Ünïcode — “quotes”",
@@ -107,12 +112,74 @@ def test_preprocessing_is_within_two_grey_levels_of_the_evaluation(shipped, expo
         assert np.abs(model.pixels(path).astype(int) - ours).max() <= 2
 
 
-def test_int8_stays_near(shipped, exported, photos, tmp_path):
-    full, small = runtime.OnnxClip(exported), runtime.OnnxClip(save_onnx(shipped, tmp_path, precision="int8"))
-    assert (tmp_path / "text.onnx").stat().st_size < (exported / "text.onnx").stat().st_size * 0.8
-    cosines = (full.encode_text(TEXTS) * small.encode_text(TEXTS)).sum(-1)
-    cosines = np.append(cosines, (full.encode_image(photos) * small.encode_image(photos)).sum(-1))
-    assert cosines.min() > 0.97 and cosines.max() < 1.001
+@pytest.fixture(scope="module")
+def unrounded():
+    """The model with weights that float16 cannot hold exactly, as trained ones are."""
+    model = load_clip("degla-scenes", pretrained="plain_clip").eval()
+    with torch.no_grad():
+        for parameter in model.clip.parameters():
+            parameter.mul_(1 + 1e-4)
+    return model
+
+
+@pytest.mark.parametrize(("precision", "size", "cosine"), [("16", 0.65, 0.9999), ("int8", 0.8, 0.97)])
+def test_smaller_exports_stay_near(unrounded, exported, photos, tmp_path, precision, size, cosine):
+    small = runtime.OnnxClip(save_onnx(unrounded, tmp_path, precision=precision))
+    for tower in ("image", "text"):
+        assert (tmp_path / f"{tower}.onnx").stat().st_size < (exported / f"{tower}.onnx").stat().st_size * size
+    with torch.no_grad():
+        texts = unrounded.encode_text(unrounded.tokenizer(TEXTS)).numpy()
+        pixels = np.stack([small.pixels(photo) for photo in photos])
+        images = unrounded.encode_image(torch.from_numpy(pixels)).numpy()
+    cosines = np.append((texts * small.encode_text(TEXTS)).sum(-1), (images * small.encode_pixels(pixels)).sum(-1))
+    assert cosines.min() > cosine and cosines.max() < 1.001
+    change = measure_change(unrounded, tmp_path, num_items=4)
+    assert cosine < change.smallest_cosine < 1 and 0 < change.largest_difference < 0.1 and change.items == 4 * 19
+    assert 0.5 < change.before <= 1 and abs(change.before - change.after) <= 2 * change.changed + 1e-9
+
+
+def test_the_card_says_how_the_features_change(tmp_path):
+    change = OnnxChange(1e-3, 0.999, before=0.805, after=0.8049, changed=0.02, items=950)
+    (tmp_path / "README.md").write_text("# Model\n\n## Results\n\n## Licence\n\nNot stated.\n")
+    add_section(tmp_path / "README.md", change)
+    text = (tmp_path / "README.md").read_text()
+    assert text.index("## ONNX against PyTorch") < text.index("## Licence") and "950 items" in text
+    assert "accuracy: 80.5 % with PyTorch, 80.5 % with this export (+0.0)" in text and "differ: 2.0 %" in text
+
+
+def test_the_serving_folder_describes_the_graphs(exported):
+    """Names, types and sizes in the configs are those of the graphs that they serve."""
+    types = {"tensor(uint8)": "TYPE_UINT8", "tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32"}
+    for tower in ("image", "text"):
+        folder = exported / "serving" / f"clip_{tower}"
+        graph = folder / "1" / "model.onnx"
+        assert graph.read_bytes() == (exported / f"{tower}.onnx").read_bytes()
+        assert graph.stat().st_nlink == 2  # a hard link, not a copy
+        config = (folder / "config.pbtxt").read_text()
+        session = onnxruntime.InferenceSession(graph)
+        for kind, tensors in (("input", session.get_inputs()), ("output", session.get_outputs())):
+            (tensor,) = tensors
+            batch, *dims = tensor.shape
+            described = re.search(
+                rf'^{kind} \[ {{ name: "(\w+)" data_type: (\w+) dims: \[ (.*?) \] }} \]$', config, re.M
+            )
+            assert described.groups() == (tensor.name, types[tensor.type], ", ".join(map(str, dims)))
+            assert isinstance(batch, str)  # dynamic
+        assert f'name: "clip_{tower}"' in config and 'backend: "onnxruntime"' in config
+
+
+@pytest.mark.parametrize("damage", ["no manifest", "no graph", "truncated graph", "no tokenizer", "another format"])
+def test_a_damaged_folder_is_one_error(exported, tmp_path, damage):
+    for name in ("degla_onnx.json", "image.onnx", "text.onnx", "tokenizer.json"):
+        shutil.copyfile(exported / name, tmp_path / name)
+    if damage == "another format":
+        (tmp_path / "degla_onnx.json").write_text('{"format": 2}')
+    elif damage == "truncated graph":
+        (tmp_path / "text.onnx").write_bytes((exported / "text.onnx").read_bytes()[:1000])
+    else:
+        (tmp_path / {"manifest": "degla_onnx.json", "graph": "image.onnx"}.get(damage[3:], "tokenizer.json")).unlink()
+    with pytest.raises(CheckpointError, match="reads format 1" if "format" in damage else "is not a whole folder"):
+        runtime.OnnxClip(tmp_path)
 
 
 def test_the_runtime_imports_no_torch(exported, photos):
