@@ -19,19 +19,28 @@ from torch.profiler import ProfilerActivity, profile
 
 from degla.cli.compose import compose_config
 from degla.data.batch import Batch
+from degla.models import Teacher
+from degla.models.adapters import Lora
 from degla.training.build import Run, build
 from degla.training.memory import AUTOCAST_DTYPES
 from degla.training.memory_run import plan_run, run_settings
 
-_RECIPES: tuple[dict[str, Any], ...] = (
-    {},
-    {"precision": "bf16-mixed"},
-    {"precision": "bf16-mixed", "model.grad_checkpointing": True},
-    {"precision": "bf16-mixed", "loader.chunk_size": 64},
-    {"precision": "bf16-mixed", "loader.chunk_size": 16},
-    {"precision": "bf16-mixed", "loader.chunk_size": 16, "teacher": "frozen", "model.unlocked_image_groups": 0},
-    {"precision": "bf16-mixed", "loader.chunk_size": 16, "adapter": "lora"},
-)
+# Setting -> the changes to ``StepSettings``, and to the student.
+_RECIPES: dict[str, tuple[dict[str, Any], Any]] = {
+    "": ({}, None),
+    "precision=bf16-mixed": ({"precision": "bf16-mixed"}, None),
+    "precision=bf16-mixed model.grad_checkpointing=true": (
+        {"precision": "bf16-mixed"},
+        lambda model: model.clip.set_grad_checkpointing(True),
+    ),
+    "precision=bf16-mixed loader.chunk_size=64": ({"precision": "bf16-mixed", "chunk_size": 64}, None),
+    "precision=bf16-mixed loader.chunk_size=16": ({"precision": "bf16-mixed", "chunk_size": 16}, None),
+    "precision=bf16-mixed loader.chunk_size=16 model.unlocked_image_groups=0": (
+        {"precision": "bf16-mixed", "chunk_size": 16},
+        lambda model: model.clip.visual.requires_grad_(False),
+    ),
+}
+_LORA = "precision=bf16-mixed loader.chunk_size=16 adapter=lora"
 _CASES: tuple[dict[str, Any], ...] = (  # batch size is the largest of --batch-sizes unless it is varied
     {},
     {"loader.num_negatives": 1},
@@ -48,33 +57,44 @@ def main() -> None:
     parser.add_argument("--model", default="vit_b_32", help="option of configs/model; the weights are random")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--recipes", action="store_true", help="plan batches of 256 on a GPU; nothing is measured")
+    parser.add_argument("--models", nargs="+", default=["vit_b_32", "vit_b_16", "vit_l_14"], help="of --recipes")
     parser.add_argument("--data", help="folder of the captions of --recipes")
     arguments = parser.parse_args()
     if arguments.recipes:
-        _plan_recipes(arguments.data)
+        _plan_recipes(arguments.models, arguments.data)
         return
     largest = max(arguments.batch_sizes)
     cases = [{"loader.global_batch_size": size} for size in sorted(arguments.batch_sizes) if size != largest]
     cases += [{"loader.global_batch_size": largest, **case} for case in _CASES]
-    rows = [_compare(arguments.model, case) for case in cases]
-    worst = max(abs(row["planned"] / row["measured"] - 1) for row in rows)
     name = "memory_plan" if arguments.model == "vit_b_32" else f"memory_plan_{arguments.model}"
-    save(name, {"model": arguments.model, "data": "scenes"}, {"cases": rows, "largest_relative_error": worst})
+    rows: list[dict[str, Any]] = []
+    for case in cases:
+        rows.append(_compare(arguments.model, case))
+        worst = max(abs(row["planned"] / row["measured"] - 1) for row in rows)
+        save(name, {"model": arguments.model, "data": "scenes"}, {"cases": rows, "largest_relative_error": worst})
 
 
-def _plan_recipes(data: str) -> None:
-    """Save the plans of the paper's batch on a GPU for three models."""
-    rows = []
+def _plan_recipes(models: list[str], data: str) -> None:
+    """Save the plans of the paper's batch on a GPU."""
+    rows: list[dict[str, Any]] = []
     source = {"data": "folder", "data.path": data, "data.annotations": "negatives.jsonl", "data.image_root": "images"}
-    for model in ("vit_b_32", "vit_b_16", "vit_l_14"):
-        for case in _RECIPES:
-            with tempfile.TemporaryDirectory() as folder:
-                run = _build(model, {"loader.global_batch_size": 256, **source, **case}, folder)
-                settings = run_settings(run.datamodule, run.trainer, torch.device("cuda"))
-                plan = plan_run(run.module, run.datamodule, settings)
-            rows.append({"model": model, "settings": case, **plan._asdict(), "planned": plan.total})
-            print(model, case, round(plan.total / 1e9, 2), flush=True)
-    save("memory_recipes", {"data": "Flickr8k, 4 negatives a caption", "batch": 256}, {"cases": rows})
+    for model in models:
+        with tempfile.TemporaryDirectory() as folder:
+            run = _build(model, {"loader.global_batch_size": 256, **source}, folder)
+            settings = run_settings(run.datamodule, run.trainer, torch.device("cuda"))
+            plans = {
+                name: plan_run(run.module, run.datamodule, settings._replace(**changes), adjust)
+                for name, (changes, adjust) in _RECIPES.items()
+            }
+            Lora().attach(run.module.student)
+            run.module.teacher = Teacher(run.module.student, decay=0.9996)
+            changed = settings._replace(precision="bf16-mixed", chunk_size=16)
+            plans[_LORA] = plan_run(run.module, run.datamodule, changed)
+        rows += [
+            {"model": model, "settings": name, **plan._asdict(), "planned": plan.total} for name, plan in plans.items()
+        ]
+        del run
+        save("memory_recipes", {"data": "Flickr8k, 4 negatives a caption", "batch": 256}, {"cases": rows})
 
 
 def _compare(model: str, case: dict[str, Any]) -> dict[str, Any]:

@@ -5,19 +5,17 @@ The largest sum of the tensors that are alive at one time is the plan. It holds 
 and objective, which a formula for transformer blocks would not.
 """
 
-import contextlib
 import copy
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -70,6 +68,8 @@ def plan_step(
         student, objective = _without_data(module, fake)
         if adjust is not None:
             adjust(student)
+        if on_gpu and precision in AUTOCAST_DTYPES:
+            _run_layer_norms_in_float32(student)
         live = LiveBytes(nn.ModuleList([student, objective]))
         with live:
             moved = batch._map_tensors(lambda tensor: torch.empty_like(fake.from_tensor(tensor)))
@@ -78,7 +78,7 @@ def plan_step(
                 for parameter in trained:
                     parameter.grad = torch.zeros_like(parameter)
             before = live.now
-            with _precision(precision, on_gpu):
+            with torch.autocast("cpu", AUTOCAST_DTYPES.get(precision), enabled=precision in AUTOCAST_DTYPES):
                 loss = _loss(student, objective, moved)
             forward = live.peak
             live.peak = live.now
@@ -136,24 +136,15 @@ class LiveBytes(TorchDispatchMode):
         self._alive[key] = weakref.ref(storage, remove)
 
 
-class _LayerNormInFloat32(TorchFunctionMode):
-    """Runs layer norms in float32, as autocast does on a GPU but not on a CPU."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.layer_norm and args[0].dtype in (torch.bfloat16, torch.float16):
-            args = (args[0].float(), *args[1:])
-        return func(*args, **(kwargs or {}))
+def _run_layer_norms_in_float32(student: ClipModel) -> None:
+    """Make layer norms compute as under a GPU's autocast; a CPU's leaves them in half precision."""
+    for module in student.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.forward = partial(_normalize_in_float32, module.forward)  # type: ignore[method-assign]
 
 
-@contextlib.contextmanager
-def _precision(precision: str, on_gpu: bool) -> Iterator[None]:
-    dtype = AUTOCAST_DTYPES.get(precision)
-    with contextlib.ExitStack() as stack:
-        if dtype is not None:
-            stack.enter_context(torch.autocast("cpu", dtype))
-            if on_gpu:
-                stack.enter_context(_LayerNormInFloat32())
-        yield
+def _normalize_in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return forward(x.float()).to(x.dtype)
 
 
 def _without_data(module: DeGLAModule, fake: FakeTensorMode) -> tuple[ClipModel, Objective]:

@@ -97,6 +97,15 @@ def test_the_plan_changes_nothing(tmp_path):
     assert torch.equal(random, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("more", [["loader.chunk_size=4"], ["model.grad_checkpointing=true"], []])
+def test_the_plan_of_a_gpu_keeps_layer_norms_in_float32(tmp_path, more):
+    """Also where blocks run again in the backward pass."""
+    run = built(tmp_path, "model=tiny", "precision=bf16-mixed", *more)
+    batch = sample_batch(run.datamodule, 8, run.datamodule.collate.chunk_size)
+    on_cpu, on_gpu = (plan_step(run.module, batch, "bf16-mixed", on_gpu=gpu) for gpu in (False, True))
+    assert on_cpu.activations <= on_gpu.activations < plan_step(run.module, batch, "32").activations
+
+
 def test_live_bytes_count_what_is_alive():
     weight = torch.nn.Linear(10, 10)
     live = LiveBytes(weight)
