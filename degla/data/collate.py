@@ -13,8 +13,9 @@ from torch import Tensor
 from degla.data.batch import Batch, TextSlots
 from degla.data.batch_texts import BatchTexts, SampleTexts, text_numbers
 from degla.data.extra_texts import ExtraTexts
+from degla.data.fast_decode import decode_and_transform
 from degla.data.identity import image_id, normalized, text_id
-from degla.data.images import BadImage, ImageLimits, decode
+from degla.data.images import BadImage, ImageLimits
 from degla.data.schema import Negative, Problem, Sample, image_key
 from degla.data.select import IN_PLACE, SELECTIONS, Slots, first
 from degla.data.text_features import TextFeatures
@@ -133,7 +134,7 @@ class Collate:
             raise BadImage(sample.problem)
         if not sample.caption.strip():
             raise BadImage("empty caption")
-        return self.transform(decode(sample.image_bytes, sample.image_path, self.image_limits), rng)
+        return decode_and_transform(sample.image_bytes, sample.image_path, self.image_limits, self.transform, rng)
 
     def _negative_image(self, sample: Sample, draw: Draw, problems: list[Problem]) -> Tensor | None:
         """Draw and decode one of the negative images; None, with a problem, if there is none that can be used."""
@@ -145,7 +146,7 @@ class Collate:
         rng = random.Random(f"{draw.seed}-negative-image")
         chosen = rng.choice(sample.negative_images)
         try:
-            return self.transform(decode(chosen.image_bytes, chosen.image_path, self.image_limits), rng)
+            return decode_and_transform(chosen.image_bytes, chosen.image_path, self.image_limits, self.transform, rng)
         except BadImage as error:
             problems.append(Problem(sample.id, f"negative image: {error}", skipped=False))
             return None
@@ -162,7 +163,8 @@ class Collate:
         if "unfiltered_negatives" in self.needs:
             return self.select(sample.negatives, self.num_negatives, rng)
         if self.in_place:
-            entries = [negative if _is_usable(negative, sample) else None for negative in sample.negatives]
+            usable = set(_usable_negatives(sample))
+            entries = [negative if negative in usable else None for negative in sample.negatives]
             return first(entries, self.num_negatives, rng)
         return self.select(_usable_negatives(sample), self.num_negatives, rng)
 
@@ -183,7 +185,7 @@ class Collate:
         if "unfiltered_negatives" in self.needs:
             return 0
         entries = [negative for negative in sample.negatives if negative.text or not self.in_place]
-        return sum(not _is_usable(negative, sample) for negative in entries)
+        return len(entries) - len(_usable_negatives(sample))
 
     def _batch(self, items: list[_Item], problems: list[Problem]) -> Batch:
         if not items:
@@ -238,8 +240,5 @@ def _mask(slots: Sequence[Sequence[object | None]]) -> Tensor:
 
 def _usable_negatives(sample: Sample) -> list[Negative]:
     """Return the negatives that differ from the caption in more than case and spaces."""
-    return [negative for negative in sample.negatives if _is_usable(negative, sample)]
-
-
-def _is_usable(negative: Negative, sample: Sample) -> bool:
-    return normalized(negative.text) not in ("", normalized(sample.caption))
+    unusable = ("", normalized(sample.caption))
+    return [negative for negative in sample.negatives if normalized(negative.text) not in unusable]

@@ -60,6 +60,7 @@ class DataModule(L.LightningDataModule):
         num_units: units per sample and step, for objectives that read them.
         hard_images: add one similar image to each sample (data with ``hard_image_rows``, such as NegCLIP's).
         crop_scale: bounds of the random crop's share of the area.
+        fast_decode: decode large JPEG files at reduced size in training; pixels differ a little.
         unique_images: keep the rows of an image in different batches where that is possible.
         drop_last: leave out the last, smaller batch of a pass.
         val_fraction: share of images that is held out for validation, with all their captions.
@@ -97,6 +98,7 @@ class DataModule(L.LightningDataModule):
         hard_images: bool = False,
         unique_images: bool = False,
         crop_scale: Annotated[tuple[float, float] | list[float], _CROP_SCALE] = (0.9, 1.0),
+        fast_decode: bool = False,
         drop_last: bool = True,
         val_fraction: Annotated[float, share(below_one=True)] = 0.0,
         max_val_rows: Annotated[int, whole(1)] = 5000,
@@ -123,7 +125,7 @@ class DataModule(L.LightningDataModule):
         self.timeout_seconds = timeout_seconds
         self.seed = seed
         interpolation = preprocess["interpolation"]
-        train_transform = TrainTransform(image_size, crop_scale, interpolation)
+        train_transform = TrainTransform(image_size, crop_scale, interpolation, fast_decode)
         eval_transform = EvalTransform(image_size, interpolation, preprocess["resize_mode"])
         limits = ImageLimits(max_image_pixels, max_image_aspect)
         self.collate = Collate(

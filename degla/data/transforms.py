@@ -6,7 +6,7 @@ Shapes: H, W of the file, H', W' of the model.
 import math
 import random
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from torch import Tensor
 from torchvision.transforms import v2
@@ -17,6 +17,15 @@ from degla.errors import ConfigError
 _LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))  # bounds of a crop's width by height, as in torchvision
 
 
+class Box(NamedTuple):
+    """The part of an image that is kept, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
 class TrainTransform:
     """Crops at random and resizes to the model's size.
 
@@ -24,12 +33,20 @@ class TrainTransform:
         size: H' and W' in pixels.
         scale: bounds of the crop's share of the area; open_clip and the authors use 0.9 to 1.
         interpolation: ``bicubic`` or ``bilinear``, as the model was trained.
+        fast_decode: whether ``degla.data.fast_decode`` may decode the image at reduced size.
     """
 
-    def __init__(self, size: tuple[int, int], scale: Sequence[float], interpolation: str = "bicubic"):
+    def __init__(
+        self,
+        size: tuple[int, int],
+        scale: Sequence[float],
+        interpolation: str = "bicubic",
+        fast_decode: bool = False,
+    ):
         self.size = list(size)
         self.scale = (scale[0], scale[1])
         self.interpolation = v2.InterpolationMode(interpolation)
+        self.fast_decode = fast_decode
 
     def __call__(self, image: Tensor, rng: random.Random) -> Tensor:
         """Crop and resize.
@@ -41,25 +58,40 @@ class TrainTransform:
         Returns:
             ``(3, H', W')`` uint8.
         """
-        top, left, height, width = self._box(image.shape[1], image.shape[2], rng)
-        resized = F.resized_crop(image, top, left, height, width, self.size, self.interpolation, antialias=True)
-        return cast(Tensor, resized)
+        return self.crop(image, self.box(image.shape[1], image.shape[2], rng))
 
-    def _box(self, height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
-        """Return top, left, height and width, distributed like torchvision's ``RandomResizedCrop``.
+    def crop(self, image: Tensor, box: Box) -> Tensor:
+        """Return a part of an image at the model's size.
+
+        Args:
+            image: ``(3, H, W)`` uint8.
+            box: the part.
+
+        Returns:
+            ``(3, H', W')`` uint8.
+        """
+        return cast(Tensor, F.resized_crop(image, *box, self.size, self.interpolation, antialias=True))
+
+    def box(self, height: int, width: int, rng: random.Random) -> Box:
+        """Draw a crop, distributed like that of torchvision's ``RandomResizedCrop``.
 
         torchvision's own class draws from PyTorch's global generator. Seeding that generator for one image and
         restoring it takes as long as decoding the image.
+
+        Args:
+            height: H of the image.
+            width: W of the image.
+            rng: of the draw.
         """
         for _ in range(10):
             area = height * width * rng.uniform(*self.scale)
             aspect = math.exp(rng.uniform(*_LOG_ASPECT))
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
-                return rng.randint(0, height - h), rng.randint(0, width - w), h, w
+                return Box(rng.randint(0, height - h), rng.randint(0, width - w), h, w)
         narrowest, widest = math.exp(_LOG_ASPECT[0]), math.exp(_LOG_ASPECT[1])
         w, h = min(width, round(height * widest)), min(height, round(width / narrowest))
-        return (height - h) // 2, (width - w) // 2, h, w  # the largest allowed box, in the centre
+        return Box((height - h) // 2, (width - w) // 2, h, w)  # the largest allowed box, in the centre
 
 
 class EvalTransform:

@@ -37,6 +37,7 @@ _FIXED_SETTINGS = {
         "loader.hard_images",
         "loader.unique_images",
         "loader.crop_scale",
+        "loader.fast_decode",
         "loader.drop_last",
         "loader.val_fraction",
     ),

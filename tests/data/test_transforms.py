@@ -16,7 +16,7 @@ def test_crops_are_distributed_as_torchvisions(scale, shape):
     ours, theirs = TrainTransform((8, 8), scale), v2.RandomResizedCrop((8, 8), scale=scale)
     torch.manual_seed(0)
     rng = random.Random(0)
-    mine = torch.tensor([ours._box(*shape, rng) for _ in range(4000)]).float()
+    mine = torch.tensor([ours.box(*shape, rng) for _ in range(4000)]).float()
     drawn = [theirs.make_params([image]) for _ in range(4000)]
     reference = torch.tensor([[box[key] for key in ("top", "left", "height", "width")] for box in drawn]).float()
     error = 5 * (mine.var(0) / 4000 + reference.var(0) / 4000).sqrt() + 1e-6
