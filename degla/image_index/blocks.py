@@ -105,7 +105,12 @@ def compact(store: Path, blocks: Sequence[Block], wanted: Collection[ImageFile])
 
 
 def select(blocks: Iterable[Block], wanted: Collection[ImageFile]) -> Block:
-    """Return the wanted rows of some blocks, each once, as one block in memory."""
+    """Return the wanted rows of some blocks, each once, as one block in memory.
+
+    Args:
+        blocks: where to look.
+        wanted: the images to keep.
+    """
     files: dict[ImageFile, None] = {}
     parts = []
     for block in blocks:
