@@ -120,6 +120,7 @@ TINY = (
     "loader.num_workers=0",
     "trainer.accelerator=cpu",
     "callbacks.progress_bar=null",
+    "callbacks.memory=null",  # its plan takes a second of every run
     "trainer.log_every_n_steps=1",
     "optimizer.lr=1e-3",
 )

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from degla.cli.bounds import check_bounds
 from degla.cli.main import config_dir, run_folder  # registers the resolvers of the configs
 from degla.cli.messages import sentence
-from degla.cli.terms import long_key
 from degla.errors import ConfigError
+from degla.objective_terms import long_key
 
 _PACKAGES = {"val_data": "data@val_data"}  # a key that chooses from the folder of another one
 

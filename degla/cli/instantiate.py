@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.hints import describe, fits, type_hints
 from degla.cli.targets import find_target
-from degla.cli.terms import compared_objective, is_objective
 from degla.errors import ConfigError, DeglaError, MissingDependencyError
+from degla.objective_terms import compared_objective, is_objective
 
 log = logging.getLogger(__name__)
 

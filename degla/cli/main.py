@@ -26,9 +26,9 @@ from degla.cli.machine import machine_sentence
 from degla.cli.messages import sentence, unread_argument
 from degla.cli.paths import config_dir, run_folder
 from degla.cli.sweeps import storage, trial_folder, trials_left
-from degla.cli.terms import long_forms
 from degla.cli.version import version_text
 from degla.errors import ConfigError, DeglaError
+from degla.objective_terms import long_forms
 
 USAGE_ERROR = 2  # exit code where the user can correct the command
 _CLOSED_PIPE = 141  # exit code of a program that SIGPIPE ends, in every shell

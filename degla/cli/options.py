@@ -21,7 +21,7 @@ from degla.cli.hints import describe, type_hints
 from degla.cli.keys import groups_of
 from degla.cli.paths import config_dir
 from degla.cli.targets import find_target
-from degla.cli.terms import current_objective
+from degla.objective_terms import current_objective
 
 PROGRAMS = {
     "train": "degla-train",

@@ -17,8 +17,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from degla.cli.terms import short_key
 from degla.errors import ConfigError, MissingDependencyError
+from degla.objective_terms import short_key
 
 log = logging.getLogger(__name__)
 

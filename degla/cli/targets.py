@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from degla.cli.paths import config_dir
-from degla.cli.terms import TERMS
 from degla.errors import ConfigError
+from degla.objective_terms import TERMS
 
 TARGETS_VARIABLE = "DEGLA_TARGETS"
 

@@ -95,7 +95,7 @@ def token_negative_loss(
     return _focal_choice(logits, negative_mask, gamma=gamma, smoothing=smoothing, mask_empty=mask_empty)
 
 
-_TINY = 1e-12  # keeps a token whose products with all patches are equal from dividing by zero
+_TINY = 1e-12  # smallest divisor of the attention, and smallest base of the focal power
 
 
 def _focal_choice(logits: Tensor, negative_mask: Tensor, *, gamma: float, smoothing: float, mask_empty: bool) -> Tensor:
@@ -106,6 +106,8 @@ def _focal_choice(logits: Tensor, negative_mask: Tensor, *, gamma: float, smooth
     targets[:, 0] += 1 - smoothing
     # Empty slots have target 0. Their log-probability may be -inf, and 0 * inf is NaN.
     log_probabilities = logits.log_softmax(1).masked_fill(~valid, 0)
-    losses = (-targets * (1 - log_probabilities.exp()) ** gamma * log_probabilities).sum(1)
+    # At 0 the power has an infinite slope for gamma below 1. A probability of exactly 1 then gave a NaN gradient.
+    misses = (1 - log_probabilities.exp()).clamp(min=_TINY)
+    losses = (-targets * misses**gamma * log_probabilities).sum(1)
     has_negative = negative_mask.any(1)
     return (losses * has_negative).sum() / has_negative.sum().clamp(min=1)

@@ -18,7 +18,7 @@ from degla.models.text import encode_packed
 
 
 class Encoding(NamedTuple):
-    """Features of images and texts. Those of patches and words are None unless ``ClipModel.reads_tokens``."""
+    """Features of images and texts, and where ``ClipModel.reads_tokens`` also of patches and words."""
 
     image: Tensor  # (B, D) float32, unit norm
     text: Tensor  # (M, D) float32, unit norm

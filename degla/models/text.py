@@ -78,7 +78,12 @@ def encode_packed(clip: CLIP | CustomTextCLIP, texts: PackedTexts) -> Tensor:
 
 
 def pack_tokens(clip: CLIP | CustomTextCLIP, tokens: Tensor) -> PackedTexts:
-    """Pack ``(M, L)`` int64 tokens for a causal tower, which waits for the device they are on."""
+    """Pack tokens for a causal tower, which waits for the device they are on.
+
+    Args:
+        clip: a model for which ``is_causal`` is True.
+        tokens: ``(M, L)`` int64.
+    """
     return pack(tokens, end_positions(tokens, pooled_token(clip)) + 1).to(tokens.device)
 
 

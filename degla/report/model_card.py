@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from omegaconf import OmegaConf
 
 from degla.artifacts import read_metrics
-from degla.cli.terms import term_weights
+from degla.objective_terms import term_weights
 from degla.report.retention import describe_choice, read_retention
 
 # Groups of the run's config that say nothing about the model.

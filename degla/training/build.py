@@ -16,7 +16,6 @@ from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from degla.cli.instantiate import check_node, chosen_nodes, instantiate, instantiate_each, instantiate_partial
-from degla.cli.terms import TERMS, current_objective
 from degla.data.datamodule import DataModule
 from degla.data.requirements import refuse_missing_columns
 from degla.data.sources import SampleStream, SampleTable
@@ -25,6 +24,7 @@ from degla.errors import ConfigError
 from degla.evaluation import Encoder
 from degla.losses import Objective
 from degla.models import ClipModel, Teacher
+from degla.objective_terms import TERMS, current_objective
 from degla.training.callbacks import MetricsCsv
 from degla.training.module import DeGLAModule
 from degla.training.refusals import (

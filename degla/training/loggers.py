@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogg
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
-from degla.cli.terms import term_weights
 from degla.errors import MissingDependencyError
+from degla.objective_terms import term_weights
 
 # Columns of TensorBoard's HPARAMS tab; a run that does not log one of them leaves it empty.
 _HPARAMS_METRICS = (

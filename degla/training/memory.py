@@ -115,7 +115,14 @@ class LiveBytes(TorchDispatchMode):
         self._alive: dict[int, Any] = {id(s): s for s in (tensor.untyped_storage() for tensor in _tensors(module))}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count the storages of its results that are new."""
+        """Run an operation and count the storages of its results that are new.
+
+        Args:
+            func: the operation.
+            types: not used.
+            args: its arguments.
+            kwargs: its keyword arguments.
+        """
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):

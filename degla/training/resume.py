@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from degla.cli.instantiate import with_current_targets
-from degla.cli.terms import short_key, term_weights
 from degla.data.sources import SampleStream, SampleTable
 from degla.errors import CheckpointError, ConfigError
+from degla.objective_terms import short_key, term_weights
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from open_clip import CLIP
 
 from degla.cli.compose import compose_config
 from degla.cli.instantiate import check_node
-from degla.cli.terms import compared_objective
 from degla.errors import ConfigError
+from degla.objective_terms import compared_objective
 from degla.training.build import Run, build, build_objective
 from tests.conftest import make_photo_folder
 from tests.helpers.columns import add_columns

@@ -65,13 +65,13 @@ def test_focal_equals_loops(make_features, gamma, smoothing, mask_empty):
     assert value.item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("mask_empty", [False, True])
-def test_focal_without_any_negative_is_zero_with_a_finite_gradient(make_features, mask_empty):
+def test_focal_without_any_negative_is_zero_with_a_finite_gradient(make_features, mask_empty, gamma):
     f = make_features(4, 2)
     image = f.image.clone().requires_grad_()
-    loss = focal_negative_loss(
-        image, f.text, f.negatives, torch.zeros(4, 2, dtype=torch.bool), f.logit_scale, mask_empty=mask_empty
-    )
+    missing = torch.zeros(4, 2, dtype=torch.bool)
+    loss = focal_negative_loss(image, f.text, f.negatives, missing, f.logit_scale, gamma=gamma, mask_empty=mask_empty)
     loss.backward()
     assert loss.item() == 0 and image.grad.abs().sum() == 0
 
