@@ -5,10 +5,12 @@ Imports no torch.
 
 import contextlib
 import csv
+import fcntl
 import logging
 import os
 import pickle
 import platform
+import socket
 import stat
 import subprocess
 import sys
@@ -18,8 +20,11 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from degla.errors import ConfigError
+
 log = logging.getLogger(__name__)
 
+_LOCK = ".lock"  # file in a locked folder that names the process which holds the lock
 PARTIAL_SUFFIX = ".part"  # of files that are being written; a kill can leave them behind
 
 
@@ -53,6 +58,37 @@ def atomic_write(path: Path, flush_to_disk: bool = False) -> Iterator[Path]:
             _fsync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path, key: str, remedy: str) -> Iterator[None]:
+    """Keep other processes that lock a folder out of it until the block ends.
+
+    The lock is a POSIX record lock. The kernel releases it when this process ends for any reason, and data-loading
+    workers that outlive the process do not hold it.
+
+    Args:
+        folder: exists already.
+        key: the config key that names the folder, for the message.
+        remedy: what to do if another process holds the lock, for the message.
+
+    Raises:
+        ConfigError: another process holds the lock.
+        OSError: the folder cannot be written.
+    """
+    with (folder / _LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read() or "another process"
+            raise ConfigError(f"{key}: {folder} is in use by {holder}: {remedy}") from error
+        except OSError as error:  # a file system without locks
+            log.warning(f"{folder} cannot be locked ({error.strerror}): do not let two processes write to it")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def apply_default_modes(folder: Path) -> None:

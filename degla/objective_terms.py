@@ -34,54 +34,50 @@ _OLD_KEYS = {
     "num_negatives": ("cmr", "num_negatives"),
     "upper_bound": ("cmr", "upper_bound"),
 }
-# Constructors of earlier releases -> the terms of each, with the constructor of those that have another one.
+# Constructors of earlier releases -> the terms of each, with the settings that differ from the term's own defaults.
 _OLD_TARGETS: dict[str, dict[str, dict[str, Any]]] = {
-    "degla.losses.DeGLAObjective": {"contrastive": {}, "igc": {}, "tgc": {}, "distill": {}},
+    "degla.losses.DeGLAObjective": {
+        "contrastive": {},
+        "igc": {"weight": 0.1},
+        "tgc": {},
+        "distill": {"weight": 1.28},
+    },
     "degla.losses.ReleasedObjective": {
         "contrastive": {},
-        "igc": {},
+        "igc": {"weight": 0.1},
         "tgc": {"_target_": "degla.losses.ReleasedTGC"},
-        "distill": {"_target_": "degla.losses.ReleasedDistillation"},
+        "distill": {"_target_": "degla.losses.ReleasedDistillation", "weight": 0.005},
     },
-    "degla.losses.CEClipObjective": {"contrastive": {}, "imc": {}, "cmr": {}},
+    "degla.losses.CEClipObjective": {"contrastive": {}, "imc": {"weight": 0.3}, "cmr": {}},
 }
 # Keys that runs of earlier releases lack -> the value that those runs had.
 _NEWER_KEYS = {"duplicates": "off", "reset_each_pass": False}
-_ARGUMENT = re.compile(r"\+{0,2}(objective\.\w+)=(.*)", re.DOTALL)
+_ARGUMENT = re.compile(r"\+{0,2}objective(?:\.(\w+)=|=\{)", re.DOTALL)
 
 
-def long_forms(arguments: Sequence[str]) -> list[str]:
-    """Return a command line in which short forms are written out.
+def with_short_forms(arguments: Sequence[str]) -> list[str]:
+    """Return a command line in which Hydra takes the short forms of an objective's keys.
 
-    ``objective.igc=0.5`` becomes ``++objective.terms.igc.weight=0.5``; keys of earlier releases, such as
-    ``objective.tgc_scale``, are translated too.
+    The configs have no key ``objective.igc``, so ``objective.igc=0.5`` becomes ``++objective.igc=0.5``, which adds it,
+    and ``current_objective`` gives it to the term. Keys of earlier releases, such as ``objective.tgc_scale``, and
+    ``objective={igc: 0.5}`` are treated alike. A short form cannot become the long form here: it would have less
+    priority than the same short form in an experiment file.
 
     Args:
         arguments: the command line.
     """
-    return [_long_form(argument) for argument in arguments]
+    return [f"++{argument.lstrip('+')}" if _is_short_form(argument) else argument for argument in arguments]
 
 
-def _long_form(argument: str) -> str:
+def _is_short_form(argument: str) -> bool:
     match = _ARGUMENT.match(argument)
-    if match is None:
-        return argument
-    key, value = long_key(match[1], match[2])
-    return argument if key == match[1] else f"++{key}={value}"
+    return match is not None and (match[1] is None or is_short_key(f"objective.{match[1]}"))
 
 
-def long_key(key: str, value: Any) -> tuple[str, Any]:
-    """Return the long form of a key of an objective, and the value that it takes there.
-
-    Args:
-        key: such as ``objective.igc``; every other key is returned unchanged.
-        value: of the key, as a config holds it or as text.
-    """
+def is_short_key(key: str) -> bool:
+    """Return whether a key is the short form of the weight of a term, or a key of earlier releases."""
     name = key.removeprefix("objective.")
-    if name == key or (name not in TERMS and name not in _OLD_KEYS):
-        return key, value
-    term, entry = _OLD_KEYS.get(name, (name, "weight"))
-    return f"objective.terms.{term}.{entry}", _negatives_seen(value) if entry == "negatives" else value
+    return name != key and (name in TERMS or name in _OLD_KEYS)
 
 
 def _negatives_seen(value: Any) -> Any:
@@ -122,8 +118,9 @@ def is_objective(target: Any) -> bool:
 def current_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of an objective in their long form, with a ``_target_`` for each term.
 
-    A number in place of a term's settings is its weight. A key that is not one of ``Objective`` is the weight of a
-    term, as in experiments of earlier releases. The constructors of earlier releases become terms.
+    A number in place of a term's settings is its weight, and null leaves the term out. A key that is not one of
+    ``Objective`` is the weight of a term, as in short forms and in experiments of earlier releases; it has priority
+    over ``terms``. The constructors of earlier releases become terms.
 
     Args:
         settings: the node ``objective`` as plain values. Another constructor's are returned unchanged.
@@ -134,7 +131,8 @@ def current_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
     old = _OLD_TARGETS.get(str(target))
     terms: dict[str, dict[str, Any]] = {name: dict(target) for name, target in (old or {}).items()}
     for name, value in (settings.get("terms") or {}).items():
-        terms[name] = dict(value) if isinstance(value, Mapping) else {} if value is None else {"weight": value}
+        settings_of_term = value if isinstance(value, Mapping) else {"weight": 0 if value is None else value}
+        terms[name] = {**terms.get(name, {}), **settings_of_term}
     unknown: dict[str, Any] = {}
     for name, value in settings.items():
         if name in _OWN_KEYS:
@@ -143,7 +141,8 @@ def current_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
         if key == "negatives":
             value = _negatives_seen(value)
         if name in TERMS or term in terms or (name in _OLD_KEYS and term in TERMS):
-            terms.setdefault(term, {})[key] = value
+            # Another key than the weight does not add a term.
+            terms.setdefault(term, {} if key == "weight" else {"weight": 0})[key] = value
         else:
             unknown[name] = value
     own = {name: settings[name] for name in ("local_loss", "gather") if name in settings}

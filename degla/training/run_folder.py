@@ -1,19 +1,16 @@
 """The folder of a training run: its lock, its checkpoint to resume from, and its final result."""
 
 import contextlib
-import fcntl
 import json
 import logging
 import math
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from degla.artifacts import atomic_write, checkpoint_error, newest_checkpoint, read_metrics
+from degla.artifacts import atomic_write, checkpoint_error, lock_folder, newest_checkpoint, read_metrics
 from degla.cli.instantiate import with_current_targets
 from degla.errors import CheckpointError, ConfigError
 
@@ -21,15 +18,11 @@ log = logging.getLogger(__name__)
 
 _FINISHED = "finished.json"  # written when a run has ended by itself and its report is there
 _CONFIG = "config.yaml"
-_LOCK = ".lock"
 
 
 @contextlib.contextmanager
 def lock_run_folder(run_dir: Path, is_first_rank: bool) -> Iterator[None]:
     """Keep other processes out of a run folder until the block ends.
-
-    The lock is a POSIX record lock. The kernel releases it when this process ends for any reason, and data-loading
-    workers that outlive the process do not hold it.
 
     Args:
         run_dir: the folder; is created.
@@ -42,20 +35,7 @@ def lock_run_folder(run_dir: Path, is_first_rank: bool) -> Iterator[None]:
     if not is_first_rank:
         yield
         return
-    with (run_dir / _LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read() or "another process"
-            raise ConfigError(
-                f"run_dir: {run_dir} is in use by {holder}: wait until that run has ended, or set another name"
-            ) from error
-        except OSError as error:  # a file system without locks
-            log.warning(f"{run_dir} cannot be locked ({error.strerror}): do not start two runs in it")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    with lock_folder(run_dir, "run_dir", "wait until that run has ended, or set another name"):
         yield
 
 

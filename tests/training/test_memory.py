@@ -170,8 +170,9 @@ def test_free_memory_of_this_machine():
 
 @pytest.mark.slow
 def test_console_and_report_say_it(photo_folder, tmp_path):
-    output = degla(*[a for a in TINY if a != "callbacks.memory=null"], f"data.path={photo_folder}", "loader.global_batch_size=4", "trainer.max_steps=2",
-                   "callbacks.memory.run_dir=${run_dir}", cwd=tmp_path).stdout  # fmt: skip
+    arguments = [argument for argument in TINY if argument != "callbacks.memory=null"]
+    arguments += [f"data.path={photo_folder}", "loader.global_batch_size=4", "trainer.max_steps=2"]
+    output = degla(*arguments, "callbacks.memory.run_dir=${run_dir}", cwd=tmp_path).stdout
     assert "memory      about 0." in output and "weights 0.03, teacher 0.03, gradients 0.03, optimizer 0.06" in output
     run = only_run(tmp_path)
     assert "<h2>Memory</h2>" in memory_section(run) and memory_section(run) in (run / "report.html").read_text()
