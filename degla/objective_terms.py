@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 # Name of a term -> its constructor. A term of another package names its own ``_target_``.
 TERMS = {
     "contrastive": "degla.losses.Contrastive",
@@ -80,6 +82,18 @@ def is_short_key(key: str) -> bool:
     return name != key and (name in TERMS or name in _OLD_KEYS)
 
 
+def write_out_terms(cfg: DictConfig) -> None:
+    """Give the group ``objective`` of a composed config its long form, in place, if it is one of ours.
+
+    Args:
+        cfg: of any program.
+    """
+    node = cfg.get("objective")
+    if isinstance(node, DictConfig) and is_objective(node.get("_target_")):
+        settings: Any = OmegaConf.to_container(node, resolve=False)
+        OmegaConf.update(cfg, "objective", current_objective(settings), merge=False)
+
+
 def _negatives_seen(value: Any) -> Any:
     """Return what the key ``image_sees_negatives`` of earlier releases is called now."""
     return {"true": "batch", "false": "none"}.get(str(value).lower(), value)
@@ -131,8 +145,7 @@ def current_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
     old = _OLD_TARGETS.get(str(target))
     terms: dict[str, dict[str, Any]] = {name: dict(target) for name, target in (old or {}).items()}
     for name, value in (settings.get("terms") or {}).items():
-        settings_of_term = value if isinstance(value, Mapping) else {"weight": 0 if value is None else value}
-        terms[name] = {**terms.get(name, {}), **settings_of_term}
+        terms[name] = dict(value) if isinstance(value, Mapping) else {"weight": 0 if value is None else value}
     unknown: dict[str, Any] = {}
     for name, value in settings.items():
         if name in _OWN_KEYS:

@@ -386,7 +386,7 @@ def test_values_become_options_and_keys(tmp_path):
     assert cfg.model.name == "degla-tiny" and cfg.model.grad_checkpointing is True
     assert cfg.teacher.decay is None and set(cfg.benchmark) == {"scenes", "sugarcrepe"}
     assert cfg.val_data._target_.endswith("scenes") and cfg.optimizer.lr == 1e-4 and cfg.trainer.max_steps == 7
-    assert cfg.loader.crop_scale == [0.5, 1.0] and cfg.objective.contrastive == 0.5
+    assert cfg.loader.crop_scale == [0.5, 1.0] and cfg.objective.terms.contrastive.weight == 0.5
     assert Path(cfg.run_dir).parent == tmp_path / "train" and cfg.callbacks.checkpoint.dirpath.startswith(cfg.run_dir)
 
 

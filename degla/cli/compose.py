@@ -16,7 +16,7 @@ from degla.cli.bounds import check_bounds
 from degla.cli.main import config_dir, run_folder  # registers the resolvers of the configs
 from degla.cli.messages import sentence
 from degla.errors import ConfigError
-from degla.objective_terms import long_key
+from degla.objective_terms import is_short_key, write_out_terms
 
 _PACKAGES = {"val_data": "data@val_data"}  # a key that chooses from the folder of another one
 
@@ -38,8 +38,9 @@ def compose_config(config_name: str, values: Mapping[str, Any]) -> DictConfig:
         with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
             cfg = hydra.compose(config_name, overrides)
         for key, value in settings.items():
-            key_now, value_now = long_key(key, value)
-            OmegaConf.update(cfg, key_now, value_now, force_add=key_now != key)
+            is_term = is_short_key(key) or key.startswith("objective.terms.")  # a term may be added
+            OmegaConf.update(cfg, key, value, force_add=is_term)
+        write_out_terms(cfg)
         if "run_dir" in cfg and "run_dir" not in settings:
             # The configs take it from Hydra's runtime, which only exists while Hydra runs a program.
             cfg.run_dir = run_folder(cfg.runs_dir, cfg.get("name", config_name), cfg.get("ckpt_path"))

@@ -28,7 +28,7 @@ from degla.cli.paths import config_dir, run_folder
 from degla.cli.sweeps import storage, trial_folder, trials_left
 from degla.cli.version import version_text
 from degla.errors import ConfigError, DeglaError
-from degla.objective_terms import long_forms
+from degla.objective_terms import with_short_forms, write_out_terms
 
 USAGE_ERROR = 2  # exit code where the user can correct the command
 _CLOSED_PIPE = 141  # exit code of a program that SIGPIPE ends, in every shell
@@ -48,7 +48,7 @@ def run_program(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         config_name: the root config of the program, such as ``train``.
         task: called with the composed config.
     """
-    arguments = sys.argv[1:] = long_forms(sys.argv[1:])
+    arguments = sys.argv[1:] = with_short_forms(sys.argv[1:])
     keep_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     try:
@@ -126,6 +126,7 @@ def _run_under_hydra(config_name: str, task: Callable[[DictConfig], Any]) -> Non
 
 
 def _run_task(task: Callable[[DictConfig], Any], cfg: DictConfig, program: str) -> Any:
+    write_out_terms(cfg)
     check_bounds(cfg, program)
     try:
         return task(cfg)

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from degla.cli.instantiate import with_current_targets
 from degla.data.sources import SampleStream, SampleTable
 from degla.errors import CheckpointError, ConfigError
-from degla.objective_terms import short_key, term_weights
+from degla.objective_terms import is_objective, short_key
 
 log = logging.getLogger(__name__)
 
@@ -176,11 +176,22 @@ def _differences(before: Any, now: Any, key: str) -> Iterator[_Change]:
 
 def _other_terms(before: Any, now: Any) -> list[_Change]:
     """Return a change for each term that only one of two configs has."""
-    weights_before, weights_now = (term_weights(config.get("objective") or {}) for config in (before, now))
+    terms_before, terms_now = (_terms(config.get("objective") or {}) for config in (before, now))
     return [
-        _Change(f"objective.terms.{name}.weight", weights_before.get(name, 0), weights_now.get(name, 0))
-        for name in sorted(weights_before.keys() ^ weights_now.keys())
+        _Change(f"objective.terms.{name}.weight", _weight(terms_before, name), _weight(terms_now, name))
+        for name in sorted(terms_before.keys() ^ terms_now.keys())
     ]
+
+
+def _terms(objective: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Return name -> settings of the terms of an objective of ours; nothing of a class of the user's."""
+    terms = objective.get("terms")
+    return terms if is_objective(objective.get("_target_")) and isinstance(terms, Mapping) else {}
+
+
+def _weight(terms: Mapping[str, Mapping[str, Any]], name: str) -> Any:
+    """Return the weight of a term, 0 of one that is left out, and "its default" of one without a weight."""
+    return terms[name].get("weight", "its default") if name in terms else 0
 
 
 def _refusal(checkpoint: Path, changes: Sequence[_Change], topic: str) -> str:

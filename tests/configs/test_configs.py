@@ -13,6 +13,7 @@ import degla.cli.main
 from degla.cli.instantiate import check_node, instantiate, instantiate_each
 from degla.data.sources import SampleTable
 from degla.errors import NonFiniteError
+from degla.objective_terms import with_short_forms, write_out_terms
 from degla.training.build import build
 from degla.training.run_folder import finished_value, mark_as_finished
 from tests.conftest import make_photo_folder
@@ -33,8 +34,11 @@ def photos(tmp_path_factory):
 
 
 def composed(*overrides, run_dir="runs/x"):
+    """Compose as the program does, short forms of terms included."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=[f"run_dir={run_dir}", *overrides])
+        cfg = compose("train", overrides=[f"run_dir={run_dir}", *with_short_forms(overrides)])
+    write_out_terms(cfg)
+    return cfg
 
 
 def tiny(photos, run_dir, *overrides):

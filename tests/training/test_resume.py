@@ -59,6 +59,7 @@ LONGER = ("trainer.max_steps=4", "optimizer.lr=1e-3")
         (["loader.global_batch_size=8"], r"loader.global_batch_size 4 -> 8.*resume.allow=\[global_batch_size\]"),
         (["loader.num_negatives=2"], r"loader.num_negatives 4 -> 2.*resume.allow=\[data\]"),
         (["objective.igc=0.5"], r"objective.igc 0.1 -> 0.5.*resume.allow=\[objective\]"),
+        (["+objective.terms.focal.gamma=1.0"], r"objective.focal 0 -> its default.*resume.allow=\[objective\]"),
         (["teacher.decay=0.5"], r"teacher.decay 0.9996 -> 0.5.*resume.allow=\[teacher\]"),
         (["teacher=none", "objective=clip"], r"teacher.*null.*resume.allow=\[teacher\]"),
         (["model.unlocked_image_groups=0"], r"model.unlocked_image_groups null -> 0.*resume.allow=\[freezing\]"),
