@@ -256,6 +256,28 @@ def fuzz_table() -> str:
     return f"{_table(heads, lines)}\n\n{_measured(record)}"
 
 
+def methods_table() -> str:
+    """Return what each method learns, forgets and costs on the built-in scenes."""
+    record = _benchmark_record("methods")
+    figures = record["figures"]
+    lines = [
+        [
+            f"`{name}`",
+            *(f"{100 * (figure[key] - figure[f'{key}_before']):+.1f}" for key in ("compositional", "general")),
+            f"{figure['step_cost']:.2f}",
+        ]
+        for name, figure in figures.items()
+    ]
+    first = next(iter(figures.values()))
+    before = (
+        f"The base has {100 * first['compositional_before']:.1f} compositional and "
+        f"{100 * first['general_before']:.1f} general accuracy, percent; the table shows changes in points after "
+        f"{record['settings']['steps']} steps of 32 samples. One run a method."
+    )
+    heads = ["`objective=`", "compositional", "general", "step, times plain CLIP's"]
+    return f"{before}\n\n{_table(heads, lines)}\n\n{_measured(record)}"
+
+
 def serve_table() -> str:
     """Return the latency of PyTorch and of ONNX Runtime for each model, tower and batch."""
     record = _benchmark_record("serve")
@@ -326,6 +348,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "faults": faults_table,
     "fuzz": fuzz_table,
     "scaling": scaling_table,
+    "methods": methods_table,
     "search": search_table,
     "serve": serve_table,
     "onnx": onnx_table,
