@@ -39,18 +39,18 @@ _OLD_KEYS = {
 # Constructors of earlier releases -> the terms of each, with the settings that differ from the term's own defaults.
 _OLD_TARGETS: dict[str, dict[str, dict[str, Any]]] = {
     "degla.losses.DeGLAObjective": {
-        "contrastive": {},
+        "contrastive": {"negatives": "batch"},
         "igc": {"weight": 0.1},
         "tgc": {},
         "distill": {"weight": 1.28},
     },
     "degla.losses.ReleasedObjective": {
-        "contrastive": {},
+        "contrastive": {"negatives": "batch"},
         "igc": {"weight": 0.1},
         "tgc": {"_target_": "degla.losses.ReleasedTGC"},
         "distill": {"_target_": "degla.losses.ReleasedDistillation", "weight": 0.005},
     },
-    "degla.losses.CEClipObjective": {"contrastive": {}, "imc": {"weight": 0.3}, "cmr": {}},
+    "degla.losses.CEClipObjective": {"contrastive": {"negatives": "batch"}, "imc": {"weight": 0.3}, "cmr": {}},
 }
 # Keys that runs of earlier releases lack -> the value that those runs had.
 _NEWER_KEYS = {"duplicates": "off", "reset_each_pass": False}
@@ -102,7 +102,8 @@ def _negatives_seen(value: Any) -> Any:
 def compared_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``current_objective`` without terms of weight 0, so that equal objectives have equal settings.
 
-    Keys that earlier releases lack are left out where they have the value of those releases.
+    Keys that earlier releases lack get the value of those releases; a key that only one of two runs has would not be
+    compared.
 
     Args:
         settings: the node ``objective`` as plain values.
@@ -111,11 +112,7 @@ def compared_objective(settings: Mapping[str, Any]) -> dict[str, Any]:
     terms = current.get("terms")
     if current.get("_target_") != OBJECTIVE or not isinstance(terms, Mapping):
         return current
-    active = {
-        name: {key: value for key, value in term.items() if key not in _NEWER_KEYS or value != _NEWER_KEYS[key]}
-        for name, term in terms.items()
-        if term.get("weight") != 0
-    }
+    active = {name: {**_NEWER_KEYS, **term} for name, term in terms.items() if term.get("weight") != 0}
     return {"local_loss": True, "gather": "exact", **current, "terms": active}
 
 

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from degla.cli.compose import compose_config
 from degla.cli.paths import config_dir
-from degla.objective_terms import current_objective, with_short_forms, write_out_terms
+from degla.objective_terms import compared_objective, current_objective, with_short_forms, write_out_terms
 from degla.training.build import build_objective
 
 DEGLA = {"contrastive": 1.0, "igc": 0.1, "tgc": 0.1, "distill": 1.28}
@@ -76,3 +76,21 @@ def test_a_term_is_added_from_python(tmp_path, term, weight):
 def test_constructors_of_earlier_releases_keep_their_defaults(target, weights):
     settings = current_objective({"_target_": f"degla.losses.{target}"})
     assert build_objective(OmegaConf.create(settings)).weights == weights
+
+
+EARLIER_SETTINGS = {
+    "clip": {"_target_": "degla.losses.DeGLAObjective", "contrastive": 1.0, "igc": 0.0, "tgc": 0.0, "distill": 0.0,
+             "tgc_scale": 10.0, "image_sees_negatives": False, "local_loss": True},
+    "degla": {"_target_": "degla.losses.DeGLAObjective", **DEGLA, "tgc_scale": 10.0, "image_sees_negatives": True,
+              "local_loss": True},
+    "degla_released": {"_target_": "degla.losses.ReleasedObjective", **DEGLA, "distill": 0.005, "tgc_scale": 10.0},
+    "ce_clip": {"_target_": "degla.losses.CEClipObjective", "contrastive": 1.0, "imc": 0.3, "cmr": 0.2,
+                "num_negatives": 4, "upper_bound": 10.0, "local_loss": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", EARLIER_SETTINGS)
+def test_a_run_of_an_earlier_release_is_the_run_of_today(option):
+    """A sweep that is started again then skips it."""
+    now = OmegaConf.to_container(compose_config("train", {"objective": option}).objective, resolve=True)
+    assert compared_objective(EARLIER_SETTINGS[option]) == compared_objective(now)

@@ -73,6 +73,16 @@ def test_what_must_stay_is_refused(photos, tmp_path, checkpoint, overrides, mess
         fit(photos, tmp_path, *LONGER, *overrides, ckpt_path=checkpoint)
 
 
+@pytest.mark.parametrize("duplicates", ["mask", "off"])
+def test_another_treatment_of_duplicates_is_refused(photos, tmp_path, duplicates):
+    other = {"mask": "off", "off": "mask"}[duplicates]
+    key = "objective.terms.contrastive.duplicates"
+    fit(photos, tmp_path / "before", f"{key}={other}")
+    saved = newest_checkpoint(tmp_path / "before/checkpoints")
+    with pytest.raises(ConfigError, match=rf"{key} {other} -> {duplicates}.*resume.allow=\[objective\]"):
+        fit(photos, tmp_path / "now", f"{key}={duplicates}", ckpt_path=saved)
+
+
 def test_another_model_is_one_sentence(photos, tmp_path, checkpoint):
     name = ["model.name=degla-scenes", "resume.allow=[model]"]
     with pytest.raises(CheckpointError, match=r"holds another model than model.name and model.pretrained describe"):
