@@ -130,7 +130,8 @@ class ClipModel(nn.Module):
     def logit_bias(self) -> Tensor | None:
         """Return the ``()`` bias of a model with a sigmoid loss; None of others."""
         bias: Tensor | None = self.clip.logit_bias
-        return None if bias is None else bias.float().squeeze()
+        # A copy, because FSDP2 frees the storage of its parameters after the forward pass.
+        return None if bias is None else bias.float().squeeze().clone()
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode ``(B, 3, H, W)`` uint8 images to ``(B, D)`` float32 features of unit norm."""
