@@ -164,7 +164,9 @@ class ClipModel(nn.Module):
     def clamp_logit_scale(self) -> None:
         """Keep the multiplier at 100 or below, as CLIP does (Radford et al. 2021, section 2.5).
 
-        Where an adapter has frozen it, the base model's value stays, which teachers may share.
+        Where an adapter has frozen it, the base model's value stays, which teachers may share. A sigmoid loss, with a
+        bias that learns, has no such bound; SigLIP's published multipliers are above 100.
         """
-        if self.lora is None or self.clip.logit_scale.requires_grad:
+        has_sigmoid_loss = self.clip.logit_bias is not None and self.clip.logit_bias.requires_grad
+        if not has_sigmoid_loss and (self.lora is None or self.clip.logit_scale.requires_grad):
             self.clip.logit_scale.clamp_(max=MAX_LOG_SCALE)

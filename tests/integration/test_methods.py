@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from degla.models import load_clip
+from tests.conftest import degla
 from tests.helpers.forked import degla_forked
 
 RECIPES = (
@@ -38,6 +39,13 @@ def sigmoid_model(tmp_path_factory) -> Path:
 def _weights(run_dir: Path) -> dict:
     content = torch.load(run_dir / "checkpoints" / "step-00000003.ckpt", weights_only=True)
     return content["state_dict"]
+
+
+def test_a_sigmoid_loss_under_fsdp2(tmp_path, sigmoid_model):
+    """Its bias is a parameter that FSDP2 frees after the forward pass."""
+    more = [f"model.pretrained={sigmoid_model}", "strategy=fsdp2", "trainer.devices=2", f"run_dir={tmp_path / 'run'}"]
+    degla("experiment=siglip_degla", *SMALL, *more, cwd=tmp_path)
+    assert (tmp_path / "run" / "checkpoints" / "step-00000003.ckpt").is_file()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
