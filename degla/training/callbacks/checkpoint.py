@@ -62,6 +62,7 @@ class RunCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         trainer.strategy.checkpoint_io = _AtomicCheckpointIO()
         if trainer.is_global_zero:
+            Path(str(self.dirpath)).mkdir(parents=True, exist_ok=True)  # later its absence is an error
             for partial in Path(str(self.dirpath)).glob(f"*{PARTIAL_SUFFIX}"):
                 partial.unlink()
 
@@ -148,6 +149,12 @@ class _AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
         path = Path(path)
+        if not path.parent.is_dir():
+            # Writing would create the folder again, and the run would go on apart from its earlier checkpoints.
+            raise CheckpointError(
+                f"{path.parent} was moved or removed while the run was writing to it: put it back, then ckpt_path=last "
+                "resumes from its newest checkpoint"
+            )
         try:
             with atomic_write(path, flush_to_disk=True) as partial:
                 torch.save(checkpoint, partial)
