@@ -8,7 +8,22 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.distributed_c10d import Store
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# Re-exported for ``degla.training.memory``, which runs a step on tensors without data; torch documents the three in its
+# notes on fake tensors and on extending torch, but keeps them in private modules.
+__all__ = [
+    "FakeTensorMode",
+    "TorchDispatchMode",
+    "default_store",
+    "foreach_lerp_",
+    "silu_backward",
+    "sum_rows",
+    "tree_leaves",
+]
 
 
 def foreach_lerp_(tensors: Sequence[Tensor], targets: Sequence[Tensor], weight: float) -> None:

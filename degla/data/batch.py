@@ -61,13 +61,18 @@ class Batch(NamedTuple):
             device: of the model.
             non_blocking: whether copies from pinned memory may still run when this method returns.
         """
-        return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         """Return the batch with all tensors in pinned memory; ``DataLoader(pin_memory=True)`` calls this method."""
-        return self._map_tensors(lambda tensor: tensor.pin_memory())
+        return self.map_tensors(lambda tensor: tensor.pin_memory())
 
-    def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with ``function`` applied to every tensor; texts and samples are the same objects.
+
+        Args:
+            function: takes and returns a tensor of any shape ``(...)``.
+        """
         return self._replace(**{name: _map_tensors(getattr(self, name), function) for name in _FIELDS_WITH_TENSORS})
 
 
@@ -85,5 +90,6 @@ def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return {key: _map_tensors(item, function) for key, item in value.items()}
     if isinstance(value, tuple | list):
         items = [_map_tensors(item, function) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        is_named = type(value) not in (tuple, list)  # a NamedTuple takes its fields one by one
+        return type(value)(*items) if is_named else type(value)(items)
     return value

@@ -14,11 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from degla.compat.torch import FakeTensorMode, TorchDispatchMode, tree_leaves
 from degla.data.batch import Batch
 from degla.losses import Objective
 from degla.models import ClipModel
@@ -72,7 +70,7 @@ def plan_step(
             _run_layer_norms_in_float32(student)
         live = LiveBytes(nn.ModuleList([student, objective]))
         with live:
-            moved = batch._map_tensors(lambda tensor: torch.empty_like(fake.from_tensor(tensor)))
+            moved = batch.map_tensors(lambda tensor: torch.empty_like(fake.from_tensor(tensor)))
             trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
             if keeps_gradients:
                 for parameter in trained:

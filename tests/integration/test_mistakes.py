@@ -45,7 +45,7 @@ MISTAKES = {
     "sed=1": "did you mean seed?",
     "loader.global_batchsize=8": "did you mean loader.global_batch_size",
     "data.num_scenes=3": "with this data: choose data=scenes, which has it",
-    "objective.imc=1": "with this objective: choose objective=ce_clip, which has it",
+    "objective.igcc=1": "did you mean objective.",
     "modle=tiny": "did you mean model",
     "model=ViT-B-32": "there is no model=ViT-B-32: did you mean model=vit_b_32?",
     "model=vitl14": "did you mean model=vit_l_14?",

@@ -120,7 +120,7 @@ def test_every_other_block_names_what_it_needs():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     not_run = [code for code in re.findall(r"```(?:bash|python)\n(.*?)```", text, re.DOTALL) if code not in
                {code for _, code in blocks()}]  # fmt: skip
-    needs = ("git clone", "degla-data ", "docker build")
+    needs = ("git clone", "degla-try ", "degla-data ", "docker build")
     assert len(not_run) == len(needs)
     for code, need in zip(not_run, needs, strict=True):
         assert need in code

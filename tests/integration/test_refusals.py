@@ -32,7 +32,7 @@ CASES = {
     "negative rate": (["optimizer.lr=-1"], "optimizer.lr=-1 must be a number of 0 or more"),
     "whole number": (["loader.num_negatives=2.5"], "loader.num_negatives=2.5 must be a whole number"),
     "choice": (["loader.negatives=all"], "loader.negatives=all must be one of first, random, one_per_type"),
-    "decay": (["teacher.decay=1.5"], "use teacher=frozen"),
+    "decay": (["teacher.decay=1.5"], "teacher=frozen for a fixed teacher"),
     "no such model": (["model.name=ViT-B-33"], "did you mean ViT-B-32"),
     "checkpoint": (["ckpt_path=no.ckpt"], "ckpt_path: there is no file no.ckpt"),
     "accelerator": (["trainer.accelerator=tpuu"], "trainer: "),

@@ -75,16 +75,19 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_plan_is_what_a_step_takes(tmp_path, case):
     """Within 15 % in the trainer, weights, teacher, gradients and optimizer state included."""
+    gc.collect()
+    of_other_tests = live_bytes()
     run = built(tmp_path, *CASES[case])
     record = record_plan(run.module, run.datamodule, run.trainer, tmp_path)
     measure = Measure()
     run.trainer.callbacks.append(measure)
     run.trainer.fit(run.module, run.datamodule)
-    assert record == read_memory(tmp_path) and record.total == pytest.approx(measure.peak, rel=0.15)
+    peak = measure.peak - of_other_tests
+    assert record == read_memory(tmp_path) and record.total == pytest.approx(peak, rel=0.15)
     batch = measure.batch
     settings = {"precision": record.precision, "keeps_gradients": "accumulating" in case}
     if "chunked" not in case:  # the same texts, so nothing but the step can differ
-        assert plan_step(run.module, batch, **settings).total == pytest.approx(measure.peak, rel=0.03)
+        assert plan_step(run.module, batch, **settings).total == pytest.approx(peak, rel=0.03)
 
 
 def test_the_plan_changes_nothing(tmp_path):
