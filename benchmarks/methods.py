@@ -26,7 +26,7 @@ METHODS = {
     "ce_clip": ["loader.negatives=one_per_type", "loader.num_negatives=5"],
     "degla": [],
     "degla_released": [],
-    "fsc_clip": ["adapter=lora_fsc", "teacher=none"],
+    "fsc_clip": ["adapter=lora_fsc", "teacher=none", "objective.token_focal=0"],  # no class token, so no patch features
     "cs_clip": ["loader.num_negatives=1"],
     "read_align": ["loader.num_negatives=3"],
     "clic_text": ["loader.num_negatives=1"],
