@@ -45,8 +45,8 @@ def model_values(model: str | Path, architecture: str | None = None) -> dict[str
     close = difflib.get_close_matches(text, options_of("model"), n=1)
     hint = f"did you mean {close[0]}?" if close else f"the options are {', '.join(options_of('model'))}"
     raise ConfigError(
-        f"model={text} is not a folder, a file or an option: {hint} An open_clip name needs its tag, such as "
-        "ViT-B-32/openai"
+        f"model={text} is not a folder, a file or an option: {hint} (an open_clip name needs its tag, such "
+        "as ViT-B-32/openai)"
     )
 
 

@@ -5,7 +5,8 @@ reads, such as a paraphrase, are left out of its mean over the global batch.
 """
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from degla.losses.focal import focal_negative_loss, token_negative_loss
 from degla.losses.gather import share_over_ranks
 from degla.losses.negative_images import con_clip_loss, triplet_clip_loss
 from degla.losses.sigmoid import sigmoid_loss
-from degla.losses.term import Term, field
+from degla.losses.term import Term, choice_arguments, field
 
 _NEGATIVES = frozenset({"negatives"})
 
@@ -46,11 +47,7 @@ class FocalNegative(Term):
     def forward(self, student: Features, teacher: Features | None, rows: slice) -> Tensor:
         """Compute the term; see ``Term.forward``."""
         loss = focal_negative_loss(
-            image_features=student.image,
-            text_features=student.text,
-            negative_features=student.negatives,
-            negative_mask=student.negative_mask,
-            logit_scale=student.logit_scale,
+            **choice_arguments(student),
             gamma=self.gamma,
             smoothing=self.smoothing,
             mask_empty=self.mask_empty,
@@ -167,7 +164,30 @@ class CaptionAgreement(Term):
         return loss * share_over_ranks(mask.sum(dtype=loss.dtype))
 
 
-class TripletClip(Term):
+class _NegativeImageTerm(Term):
+    """Base of the terms that pair the first negative caption of a sample with an image of its own."""
+
+    needs = _NEGATIVES | {"negative_images"}
+    gathers = True
+    averages_samples = False  # its parts are means over different numbers of samples
+    reads_all_parameters = True
+    name: ClassVar[str]  # of the term, for messages
+    loss: ClassVar[Callable[..., Tensor]]  # computes the value from the arguments below
+
+    def forward(self, student: Features, teacher: Features | None, rows: slice) -> Tensor:
+        """Compute the term; see ``Term.forward``."""
+        negative_texts, mask = _first_negatives(student, self.name)
+        return self.loss(
+            image_features=student.image,
+            text_features=student.text,
+            negative_image_features=field(student, "negative_images"),
+            negative_text_features=negative_texts,
+            logit_scale=student.logit_scale,
+            mask=mask,
+        )
+
+
+class TripletClip(_NegativeImageTerm):
     """TripletCLIP's loss over images, captions, negative captions and their images (``triplet_clip_loss``).
 
     A sample without a negative caption or without its image takes part with its own image and caption only.
@@ -176,25 +196,11 @@ class TripletClip(Term):
         weight: factor of the term in the total.
     """
 
-    needs = _NEGATIVES | {"negative_images"}
-    gathers = True
-    averages_samples = False  # its halves are means over different numbers of samples
-    reads_all_parameters = True
-
-    def forward(self, student: Features, teacher: Features | None, rows: slice) -> Tensor:
-        """Compute the term; see ``Term.forward``."""
-        negative_texts, mask = _first_negatives(student, "triplet")
-        return triplet_clip_loss(
-            image_features=student.image,
-            text_features=student.text,
-            negative_image_features=field(student, "negative_images"),
-            negative_text_features=negative_texts,
-            logit_scale=student.logit_scale,
-            mask=mask,
-        )
+    name = "triplet"
+    loss = staticmethod(triplet_clip_loss)
 
 
-class ConClip(Term):
+class ConClip(_NegativeImageTerm):
     """CoN-CLIP's loss over images, captions, negated captions and distractor images (``con_clip_loss``).
 
     A sample without a negated caption or without a distractor image takes part with its own image and caption only.
@@ -203,22 +209,8 @@ class ConClip(Term):
         weight: factor of the term in the total.
     """
 
-    needs = _NEGATIVES | {"negative_images"}
-    gathers = True
-    averages_samples = False  # its thirds are means over different numbers of samples
-    reads_all_parameters = True
-
-    def forward(self, student: Features, teacher: Features | None, rows: slice) -> Tensor:
-        """Compute the term; see ``Term.forward``."""
-        negative_texts, mask = _first_negatives(student, "con_clip")
-        return con_clip_loss(
-            image_features=student.image,
-            text_features=student.text,
-            negative_image_features=field(student, "negative_images"),
-            negative_text_features=negative_texts,
-            logit_scale=student.logit_scale,
-            mask=mask,
-        )
+    name = "con_clip"
+    loss = staticmethod(con_clip_loss)
 
 
 class Sigmoid(Term):

@@ -1,5 +1,7 @@
 """``Term``, the base class of the parts of an objective."""
 
+from typing import TypedDict
+
 from torch import Tensor, nn
 
 from degla.losses.features import NEEDS, Features
@@ -50,6 +52,31 @@ class Term(nn.Module):
             ``()``.
         """
         raise NotImplementedError
+
+
+class ChoiceArguments(TypedDict):
+    """What the functions take that compare an image with its caption and negative captions."""
+
+    image_features: Tensor  # (B, D)
+    text_features: Tensor  # (B, D)
+    negative_features: Tensor  # (B, K, D)
+    negative_mask: Tensor  # (B, K) bool
+    logit_scale: Tensor  # ()
+
+
+def choice_arguments(features: Features) -> ChoiceArguments:
+    """Return the fields of ``Features`` by the names of those arguments.
+
+    Args:
+        features: of a batch.
+    """
+    return {
+        "image_features": features.image,
+        "text_features": features.text,
+        "negative_features": features.negatives,
+        "negative_mask": features.negative_mask,
+        "logit_scale": features.logit_scale,
+    }
 
 
 def teacher_features(teacher: Features | None) -> Features:

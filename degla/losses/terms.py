@@ -18,7 +18,7 @@ from degla.losses.features import Features
 from degla.losses.gather import sum_over_ranks
 from degla.losses.local import igc_loss, tgc_loss
 from degla.losses.released import released_distillation_loss, released_tgc_loss
-from degla.losses.term import Term, teacher_features
+from degla.losses.term import Term, choice_arguments, teacher_features
 
 _NEGATIVES = frozenset({"negatives"})
 
@@ -79,11 +79,7 @@ class IGC(Term):
     def forward(self, student: Features, teacher: Features | None, rows: slice) -> Tensor:
         """Compute the term; see ``Term.forward``."""
         return igc_loss(
-            image_features=student.image,
-            text_features=student.text,
-            negative_features=student.negatives,
-            negative_mask=student.negative_mask,
-            logit_scale=student.logit_scale,
+            **choice_arguments(student),
         )
 
 
@@ -207,11 +203,7 @@ class IMC(Term):
     def forward(self, student: Features, teacher: Features | None, rows: slice) -> Tensor:
         """Compute the term; see ``Term.forward``."""
         return imc_loss(
-            image_features=student.image,
-            text_features=student.text,
-            negative_features=student.negatives,
-            negative_mask=student.negative_mask,
-            logit_scale=student.logit_scale,
+            **choice_arguments(student),
             rows=rows,
         )
 
@@ -261,11 +253,7 @@ class CMR(Term):
         if self.training and self.reset_each_pass:
             self._start_batch()
         loss = cmr_loss(
-            image_features=student.image,
-            text_features=student.text,
-            negative_features=student.negatives,
-            negative_mask=student.negative_mask,
-            logit_scale=student.logit_scale,
+            **choice_arguments(student),
             thresholds=self.thresholds,
         )
         if self.training:
@@ -284,11 +272,7 @@ class CMR(Term):
     @torch.no_grad()
     def _update_thresholds(self, student: Features) -> None:
         statistics = cmr_thresholds(
-            image_features=student.image,
-            text_features=student.text,
-            negative_features=student.negatives,
-            negative_mask=student.negative_mask,
-            logit_scale=student.logit_scale,
+            **choice_arguments(student),
         )
         sums, counts = (sum_over_ranks(part) for part in statistics)
         means = sums / counts.clamp(min=1)
