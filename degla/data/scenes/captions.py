@@ -15,6 +15,8 @@ TEMPLATES = {
 NUM_TEMPLATES = 3
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
+_SPOKEN_VOWEL = {*"fhlmnrsx", "hourglass"}
+
 
 def caption_of(claim: Claim, template: int) -> str:
     """Return the sentence of a claim, in lower case and without a full stop.
@@ -31,7 +33,16 @@ def caption_of(claim: Claim, template: int) -> str:
         is_are="are" if plural else "is",
     )
     article = "the" if text.startswith("the ") else "a"
-    return " ".join([text, *(f"and {article} {phrase(noun)}" for noun in claim.nouns[2:])])
+    return _with_articles(" ".join([text, *(f"and {article} {phrase(noun)}" for noun in claim.nouns[2:])]))
+
+
+def _with_articles(text: str) -> str:
+    """Write "an" in place of "a" before a vowel, as it is spoken: an orange star, an s."""
+    words = text.split()
+    for i, following in enumerate(words[1:]):
+        if words[i] == "a" and (following[0] in "aeio" or following in _SPOKEN_VOWEL):
+            words[i] = "an"
+    return " ".join(words)
 
 
 def phrase(noun: Noun, plural: bool = False) -> str:

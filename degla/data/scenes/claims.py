@@ -6,8 +6,15 @@ from typing import NamedTuple
 
 from degla.data.scenes.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene, Thing
 
-RELATIONS = ("left of", "right of", "above", "below", "inside")
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+OPPOSITE = {
+    "left of": "right of",
+    "right of": "left of",
+    "above": "below",
+    "below": "above",
+    "in front of": "behind",
+    "behind": "in front of",
+}
+RELATIONS = tuple(OPPOSITE)
 VALUES = {"size": tuple(SIZES), "texture": TEXTURES, "colour": COLOURS}  # all adjectives by slot
 DETAIL = 0.05  # probability that a caption mentions a thing's size, and the same for its texture
 _MIN_OFFSET = 0.2  # smallest offset that counts as "left of", as a share of the image's width
@@ -93,9 +100,7 @@ def sample_claim(scene: Scene, rng: random.Random, kind: str | None = None, deta
     things = rng.sample(scene.things, len(scene.things))
     if kind == "related":
         first, second = things
-        relation = next((name for name in RELATIONS if _has_relation(first, name, second)), None)
-        if relation is None:  # the first one is the container; only the content is inside
-            first, second, relation = second, first, "inside"
+        relation = next(name for name in RELATIONS if _has_relation(first, name, second))
         colours = rng.random() < 0.85
         return Claim(kind, (_noun(first, rng, detail, colours), _noun(second, rng, detail, colours)), relation)
     noun = _noun(things[0], rng, detail)
@@ -115,7 +120,7 @@ def _kinds(scene: Scene) -> tuple[str, ...]:
         return ("counted",) if len(scene.things) == 1 else ("counted", "counted", "several")
     return {
         "pair": (*("related",) * 8, "listed", "without"),
-        "inside": ("related",),
+        "overlap": ("related",),
         "three": ("listed", "without"),
         "alone": ("exists", "absent"),
     }[scene.layout]
@@ -133,7 +138,7 @@ def changed(noun: Noun, slots: tuple[str, ...] = ("colour", "shape"), avoid: tup
     for slot in slots:
         if not getattr(noun, slot):
             continue
-        # Several things may share a size or a texture: there are only two of each.
+        # Several things may share a size or a texture: there are few of each.
         others = avoid if slot in ("colour", "shape") else ()
         taken = {getattr(other, slot) for other in (noun, *others)}
         values = SHAPES if slot == "shape" else VALUES[slot]
@@ -169,6 +174,8 @@ def _has_relation(first: Thing, relation: str, second: Thing) -> bool:
             return dy < -_MIN_OFFSET
         case "below":
             return dy > _MIN_OFFSET
-        case "inside":
-            return max(abs(dx), abs(dy)) < 0.1 and first.radius < second.radius
+        case "in front of":
+            return first.depth > second.depth
+        case "behind":
+            return first.depth < second.depth
     raise ValueError(f"no such relation: {relation}")

@@ -1,11 +1,13 @@
-"""Draws scenes and single shapes, and encodes them as PNG."""
+"""Draws scenes on varied backgrounds, and encodes them as PNG."""
 
+import functools
 import io
-import math
 import random
 
+import numpy as np
 from PIL import Image, ImageDraw
 
+from degla.data.scenes.outlines import fill_mask
 from degla.data.scenes.scene import Scene
 
 RGB = {
@@ -15,16 +17,20 @@ RGB = {
     "yellow": (240, 205, 40),
     "purple": (150, 70, 190),
     "white": (240, 240, 240),
+    "orange": (245, 140, 25),
+    "cyan": (50, 225, 230),
 }
 _OVERSAMPLING = 3  # drawn larger and scaled down, for smooth edges
-_JITTER = 0.02  # largest random shift of a thing, as a share of the image's width
-_STRIPE = 2  # height of a stripe, and of the gap below it, in an image of 48 pixels
+_JITTER = 0.04  # largest random shift of a thing, as a share of the image's width
+_OVERLAP_JITTER = 0.01  # the same where things overlap, because a shift could hide one or part the two
+_PATTERN = 2  # width of a stripe, dot or square of a texture, in an image of 48 pixels
+_NUM_GROUNDS = 64
 
-Point = tuple[float, float]
+Colour = tuple[int, ...]
 
 
 def png_bytes(scene: Scene, rng: random.Random, size: int = 48) -> bytes:
-    """Draw a scene on a dark background, each thing with a small random shift and colour change.
+    """Draw a scene on a dark background, each thing with a small random shift, turn, scale and colour change.
 
     Args:
         scene: the things to draw.
@@ -35,43 +41,58 @@ def png_bytes(scene: Scene, rng: random.Random, size: int = 48) -> bytes:
         An encoded PNG file.
     """
     width = size * _OVERSAMPLING
-    ground = (rng.randrange(10, 50),) * 3
-    image = Image.new("RGB", (width, width), ground)
-    for thing in sorted(
-        scene.things, key=lambda thing: -thing.radius
-    ):  # containers first, because they would cover their content
-        x, y = (width * (centre + rng.uniform(-_JITTER, _JITTER)) for centre in (thing.x, thing.y))
-        colour = tuple(max(0, min(255, part + rng.randrange(-12, 13))) for part in RGB[thing.colour])
-        points = [(x + width * thing.radius * dx, y + width * thing.radius * dy) for dx, dy in OUTLINES[thing.shape]]
-        fill_shape(image, [points], colour)
-        if thing.texture == "striped":  # darker stripes; gaps would hide the shape
-            fill_shape(image, [points], tuple(part * 4 // 10 for part in colour), striped=True)
+    image = ground(rng, width)
+    jitter = _OVERLAP_JITTER if scene.layout == "overlap" else _JITTER
+    for thing in sorted(scene.things, key=lambda thing: thing.depth):
+        x, y = (width * (centre + rng.uniform(-jitter, jitter)) for centre in (thing.x, thing.y))
+        radius = width * thing.radius * rng.uniform(0.93, 1.07)
+        paint_thing(image, thing.shape, (x, y), radius, nearby(rng, RGB[thing.colour]), thing.texture, rng)
     return encode_png(image, size)
 
 
-def fill_shape(
+def paint_thing(
     image: Image.Image,
-    outlines: list[list[Point]],
-    colour: tuple[int, ...],
-    striped: bool = False,
+    shape: str,
+    centre: tuple[float, float],
+    radius: float,
+    colour: Colour,
+    texture: str,
+    rng: random.Random,
 ) -> None:
-    """Fill the first outline with a colour; further outlines are holes in it.
+    """Paint one thing.
 
     Args:
         image: changed in place.
-        outlines: polygons in pixels of ``image``.
+        shape: kind of the thing.
+        centre: in pixels.
+        radius: in pixels.
         colour: RGB.
-        striped: leave gaps between horizontal stripes.
+        texture: one of ``TEXTURES``; its pattern is a darker shade, because gaps would hide the shape.
+        rng: draws a small turn.
     """
     mask = Image.new("L", image.size)
-    draw = ImageDraw.Draw(mask)
-    for number, points in enumerate(outlines):
-        draw.polygon(points, fill=0 if number else 255)
-    if striped:
-        gap = _STRIPE * image.width // 48
-        for top in range(0, image.height, 2 * gap):
-            draw.rectangle((0, top, image.width, top + gap - 1), fill=0)
+    fill_mask(mask, shape, centre, radius, turn=rng.uniform(-8, 8))
     image.paste(colour, mask=mask)
+    if texture != "plain":
+        shade = tuple(part * 4 // 10 for part in colour)
+        pattern = Image.new("L", image.size)
+        pattern.paste(mask, mask=_pattern(texture, image.width))
+        image.paste(shade, mask=pattern)
+
+
+def ground(rng: random.Random, width: int) -> Image.Image:
+    """Return a dark background: plain, shaded, noisy or faintly striped.
+
+    Args:
+        rng: chooses one of a fixed set.
+        width: and height in pixels.
+    """
+    return _ground(rng.randrange(_NUM_GROUNDS), width).copy()
+
+
+def nearby(rng: random.Random, colour: Colour) -> Colour:
+    """Return a colour that differs a little from another one."""
+    return tuple(max(0, min(255, part + rng.randrange(-12, 13))) for part in colour)
 
 
 def encode_png(image: Image.Image, size: int) -> bytes:
@@ -86,42 +107,36 @@ def encode_png(image: Image.Image, size: int) -> bytes:
     return buffer.getvalue()
 
 
-def ring(corners: int, start: float = -90.0, radius: float = 1.0, inner: float | None = None) -> list[Point]:
-    """Return a regular polygon around the origin, or a star.
-
-    Args:
-        corners: of the polygon, or points of the star.
-        start: angle of the first corner in degrees.
-        radius: of the corners.
-        inner: radius of every second corner of a star; None draws a polygon.
-    """
-    count = corners if inner is None else 2 * corners
-    return [
-        (
-            (radius if inner is None or not i % 2 else inner) * math.cos(math.radians(start + 360 * i / count)),
-            (radius if inner is None or not i % 2 else inner) * math.sin(math.radians(start + 360 * i / count)),
-        )
-        for i in range(count)
-    ]
-
-
-def _heart() -> list[Point]:
-    points = []
-    for i in range(24):
-        t = 2 * math.pi * i / 24
-        y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
-        points.append((math.sin(t) ** 3, -y / 16))
-    return points
+@functools.cache
+def _pattern(texture: str, width: int) -> Image.Image:
+    """Return the mask of a texture's dark parts."""
+    step = _PATTERN * width // 48
+    mask = Image.new("L", (width, width))
+    draw = ImageDraw.Draw(mask)
+    for row, top in enumerate(range(0, width, 2 * step)):
+        if texture == "striped":
+            draw.rectangle((0, top, width, top + step - 1), fill=255)
+            continue
+        for left in range(0, width, 2 * step):
+            if texture == "dotted":
+                shift = step if row % 2 else 0
+                draw.ellipse((left + shift, top, left + shift + 1.3 * step, top + 1.3 * step), fill=255)
+            else:
+                side = 2 * step
+                if (row + left // side) % 2:
+                    draw.rectangle((left, top, left + side - 1, top + side - 1), fill=255)
+    return mask
 
 
-_ARM = 0.34
-_CROSS = [(-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM)]
-
-OUTLINES: dict[str, list[Point]] = {
-    "circle": ring(24, radius=0.95),
-    "square": ring(4, start=-45, radius=1.2),
-    "triangle": [(0, -1), (1, 0.85), (-1, 0.85)],
-    "star": ring(5, radius=1.1, inner=0.45),
-    "cross": [*_CROSS, *((-x, -y) for x, y in _CROSS)],
-    "heart": _heart(),
-}
+@functools.cache
+def _ground(number: int, width: int) -> Image.Image:
+    rng = np.random.default_rng(number)
+    base = rng.uniform(10, 45, size=3) * 0.4 + rng.uniform(10, 45) * 0.6
+    y, x = np.mgrid[:width, :width] / width
+    pattern = [
+        np.zeros_like(x),
+        rng.uniform(-14, 14) * (x - 0.5) + rng.uniform(-14, 14) * (y - 0.5),
+        np.kron(rng.normal(0, 5, size=(12, 12)), np.ones((width // 12 + 1, width // 12 + 1)))[:width, :width],
+        5 * np.sin(2 * np.pi * (x * rng.integers(1, 5) + y * rng.integers(1, 5))),
+    ][number % 4]
+    return Image.fromarray(np.clip(base + pattern[..., None], 0, 255).astype(np.uint8))

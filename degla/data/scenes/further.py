@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from degla.data.scenes.captions import NUM_TEMPLATES, caption_of, phrase
+from degla.data.scenes.captions import NUM_TEMPLATES, caption_of
 from degla.data.scenes.claims import Claim, Noun, changed, holds, sample_claim
 from degla.data.scenes.negatives import false_claims
 from degla.data.scenes.scene import COLOURS, SHAPES, Scene, Thing, split_of
@@ -30,7 +30,7 @@ def units_of(scene: Scene, claim: Claim, rng: random.Random) -> list[Unit]:
     for noun in claim.nouns:
         foils = [foil for foil in changed(noun, avoid=claim.nouns) if not _exists(foil, scene)]
         if _exists(noun, scene) and foils:
-            units.append(Unit(f"a {phrase(noun)}", f"a {phrase(rng.choice(foils))}"))
+            units.append(Unit(*(caption_of(Claim("exists", (each,)), 0) for each in (noun, rng.choice(foils)))))
     return units
 
 
@@ -91,7 +91,7 @@ def _variants(things: tuple[Thing, ...]) -> Iterator[tuple[Thing, ...]]:
         return
     for i, first in enumerate(things):
         for j, second in enumerate(things[:i]):
-            for fields in (("shape",), ("colour", "texture"), ("x", "y")):
+            for fields in (("shape",), ("colour", "texture"), ("x", "y", "depth")):
                 one = first._replace(**{field: getattr(second, field) for field in fields})
                 other = second._replace(**{field: getattr(first, field) for field in fields})
                 yield tuple(one if k == i else other if k == j else thing for k, thing in enumerate(things))

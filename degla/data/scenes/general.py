@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from degla.data.scenes.draw import Point, encode_png, fill_shape, ring
+from degla.data.scenes.draw import RGB, encode_png, ground, nearby, paint_thing
+from degla.data.scenes.scene import COLOURS, HELD_OUT_LETTERS, HELD_OUT_SHAPES, TEXTURES
 
 _WIDTH = 96  # pixels of the drawing before it is scaled down
 
@@ -53,8 +54,11 @@ def sample_general(rng: random.Random, size: int = 48) -> tuple[bytes, str]:
 
 def _paint_digit(rng: random.Random, name: str, split: str) -> Image.Image:
     pixels = rng.choice(_digits()[split][DIGITS.index(name)])
-    image = Image.fromarray((pixels * 15.9).astype(np.uint8)).resize((_WIDTH * 3 // 4,) * 2, Image.Resampling.BICUBIC)
-    return _on_ground(rng, image)
+    mask = Image.fromarray((pixels * 15.9).astype(np.uint8)).resize((_WIDTH * 3 // 4,) * 2, Image.Resampling.BICUBIC)
+    image = ground(rng, _WIDTH)
+    left, top = ((_WIDTH - mask.width) // 2 + rng.randrange(-6, 7) for _ in range(2))
+    image.paste(nearby(rng, RGB[rng.choice(COLOURS)]), (left, top), mask)
+    return image
 
 
 @functools.cache
@@ -69,23 +73,13 @@ def _digits() -> dict[str, list[np.ndarray]]:
     }
 
 
-def _paint_letter(rng: random.Random, name: str, split: str) -> Image.Image:
-    mask = Image.new("L", (_WIDTH, _WIDTH))
-    font = _font(rng.randrange(60, 84))
-    ImageDraw.Draw(mask).text((_WIDTH / 2, _WIDTH / 2), name.upper(), fill=255, font=font, anchor="mm")
-    return _on_ground(rng, mask.rotate(rng.uniform(-10, 10), Image.Resampling.BILINEAR))
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _on_ground(rng: random.Random, mask: Image.Image) -> Image.Image:
-    """Paint ``mask`` in light grey on a dark background, near the centre."""
-    image = Image.new("RGB", (_WIDTH, _WIDTH), _grey(rng, 10, 50))
-    left, top = ((_WIDTH - mask.width) // 2 + rng.randrange(-6, 7) for _ in range(2))
-    image.paste(_grey(rng, 190, 250), (left, top), mask)
+def _paint_thing(rng: random.Random, name: str, split: str) -> Image.Image:
+    """Paint a shape or a letter as scenes do: coloured, sometimes with a texture, on a background."""
+    image = ground(rng, _WIDTH)
+    x, y = (_WIDTH / 2 + rng.uniform(-12, 12) for _ in range(2))
+    colour = nearby(rng, RGB[rng.choice(COLOURS)])
+    texture = rng.choice(TEXTURES) if rng.random() < 0.5 else "plain"
+    paint_thing(image, name, (x, y), _WIDTH * rng.uniform(0.2, 0.36), colour, texture, rng)
     return image
 
 
@@ -103,33 +97,15 @@ def _paint_texture(rng: random.Random, name: str, split: str) -> Image.Image:
     return Image.fromarray((dark + (light - dark) * np.clip(share, 0, 1)).astype(np.uint8))
 
 
-def _paint_shape(rng: random.Random, name: str, split: str) -> Image.Image:
-    image = Image.new("RGB", (_WIDTH, _WIDTH), _grey(rng, 10, 50))
-    radius = _WIDTH * rng.uniform(0.28, 0.38)
-    x, y = (_WIDTH / 2 + rng.uniform(-5, 5) for _ in range(2))
-    outlines = [[(x + radius * dx, y + radius * dy) for dx, dy in points] for points in HELD_OUT_SHAPES[name]]
-    fill_shape(image, outlines, tuple(rng.randrange(110, 256) for _ in range(3)))
-    return image
-
-
-def _grey(rng: random.Random, low: int, high: int) -> tuple[int, int, int]:
-    return (rng.randrange(low, high),) * 3
-
-
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-# Letters that look alike at 48 pixels are left out.
-LETTERS = tuple("abcdefhjklmnprstwxyz")
 
 # None of these colours occurs in scenes.
 PLAIN_COLOURS = {
     "black": (15, 15, 15),
     "grey": (128, 128, 128),
     "brown": (105, 60, 25),
-    "orange": (245, 140, 25),
     "pink": (250, 160, 195),
     "navy": (20, 25, 100),
-    "cyan": (50, 225, 230),
     "olive": (115, 115, 25),
     "lime": (160, 245, 40),
     "maroon": (110, 10, 35),
@@ -143,8 +119,6 @@ def _wave(x: np.ndarray) -> np.ndarray:
 
 
 TEXTURE_PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray, random.Random], np.ndarray]] = {
-    "chequered": lambda x, y, rng: (np.floor(2 * x) + np.floor(2 * y)) % 2,
-    "dotted": lambda x, y, rng: (0.28 - np.hypot(x % 1 - 0.5, y % 1 - 0.5)) * 12,
     "banded": lambda x, y, rng: _wave(y),
     "columned": lambda x, y, rng: _wave(x),
     "diagonal": lambda x, y, rng: _wave(x + y),
@@ -157,23 +131,6 @@ TEXTURE_PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray, random.Random], np
     "zigzag": lambda x, y, rng: _wave(y + np.abs(x % 1 - 0.5)),
 }
 
-HELD_OUT_SHAPES: dict[str, list[list[Point]]] = {
-    "ring": [ring(24), ring(24, radius=0.55)],
-    "arrow": [[(-1, -0.25), (0.1, -0.25), (0.1, -0.8), (1, 0), (0.1, 0.8), (0.1, 0.25), (-1, 0.25)]],
-    "moon": [ring(24), [(0.5 + 0.85 * x, 0.85 * y) for x, y in ring(24)]],
-    "house": [[(0, -1), (0.9, -0.2), (0.65, -0.2), (0.65, 0.9), (-0.65, 0.9), (-0.65, -0.2), (-0.9, -0.2)]],
-    "bolt": [[(0.2, -1), (-0.6, 0.15), (-0.05, 0.15), (-0.25, 1), (0.6, -0.25), (0.05, -0.25)]],
-    "kite": [[(0, -1), (0.6, -0.3), (0, 1), (-0.6, -0.3)]],
-    "hourglass": [[(-0.8, -1), (0.8, -1), (0.1, 0), (0.8, 1), (-0.8, 1), (-0.1, 0)]],
-    "flag": [[(-0.7, -1), (0.8, -0.55), (-0.45, -0.05), (-0.45, 1), (-0.7, 1)]],
-    "frame": [ring(4, -45, 1.3), ring(4, -45, 0.75)],
-    "hexagon": [ring(6, 0)],
-    "bar": [[(-1, -0.25), (1, -0.25), (1, 0.25), (-1, 0.25)]],
-    "stairs": [
-        [(-0.9, 0.9), (-0.9, 0.3), (-0.3, 0.3), (-0.3, -0.3), (0.3, -0.3), (0.3, -0.9), (0.9, -0.9), (0.9, 0.9)]
-    ],
-}
-
 GENERAL_TASKS = {
     "digits": GeneralTask(
         DIGITS,
@@ -181,9 +138,9 @@ GENERAL_TASKS = {
         _paint_digit,
     ),
     "letters": GeneralTask(
-        LETTERS,
+        HELD_OUT_LETTERS,
         ("the letter {}", "a printed {}", "the capital letter {}", "a picture of the letter {}"),
-        _paint_letter,
+        _paint_thing,
     ),
     "textures": GeneralTask(
         tuple(TEXTURE_PATTERNS),
@@ -192,13 +149,13 @@ GENERAL_TASKS = {
     ),
     "colours": GeneralTask(
         tuple(PLAIN_COLOURS),
-        ("the colour {}", "plain {}", "a {} wall", "a picture of the colour {}"),
+        ("the colour {}", "plain {}", "the {} wall", "a picture of the colour {}"),
         _paint_colour,
     ),
     "shapes": GeneralTask(
-        tuple(HELD_OUT_SHAPES),
-        ("the shape of a {}", "a drawing of a {}", "a {} shape", "a picture of one {} shape"),
-        _paint_shape,
+        HELD_OUT_SHAPES,
+        ("the shape of the {}", "a drawing of the {}", "the {} shape", "a picture of one {}"),
+        _paint_thing,
     ),
 }
 

@@ -69,16 +69,14 @@ def shuffled(text: str, unlike: set[str], rng: random.Random) -> str:
 
 
 def other_relations(claim: Claim) -> list[Claim]:
-    """Return the claim with each other relation; ``inside`` is left out where sizes are mentioned."""
+    """Return the claim with each other relation."""
     if claim.kind != "related":
         return []
-    sized = any(noun.size for noun in claim.nouns)
-    names = [name for name in RELATIONS if name != claim.relation and not (sized and name == "inside")]
-    return [claim._replace(relation=name) for name in names]
+    return [claim._replace(relation=name) for name in RELATIONS if name != claim.relation]
 
 
 def opposite_relation(claim: Claim) -> list[Claim]:
-    """Return the claim with the opposite relation: left for right, above for below."""
+    """Return the claim with the opposite relation, such as left for right."""
     return [claim._replace(relation=OPPOSITE[claim.relation])] if claim.relation in OPPOSITE else []
 
 

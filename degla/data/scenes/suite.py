@@ -1,5 +1,6 @@
 """A benchmark on scenes: those sub-tasks of SugarCrepe, ARO and VALSE that can be drawn."""
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -21,11 +22,16 @@ class SuiteItem(NamedTuple):
 
 
 class Subset(NamedTuple):
-    """The recipe of a sub-task's items: kinds of true claims, and a function that returns candidate foils."""
+    """The recipe of a sub-task's items.
+
+    With ``longer``, caption and foil both extend a claim: the caption by something true, the foil by something false.
+    So the longer text is not the false one.
+    """
 
     layouts: tuple[str, ...]
-    kinds: tuple[str, ...]  # of claims, drawn with equal chance
-    foils: Callable[[Scene, Claim], list[Claim]]
+    kinds: tuple[str, ...]  # of claims, in turn
+    foils: Callable[[Scene, Claim], list[Claim]] | None = None  # candidates, of which the true ones are left out
+    longer: Callable[[Claim, random.Random], list[Claim]] | None = None
 
 
 def suite_items(benchmark: str, subset: str, split: str, num_items: int, size: int = 48) -> Iterator[SuiteItem]:
@@ -39,53 +45,76 @@ def suite_items(benchmark: str, subset: str, split: str, num_items: int, size: i
         size: width and height in pixels.
     """
     recipe = SUBSETS[benchmark][subset]
-    rng = random.Random(f"{benchmark} {subset} {split}")
-    count = 0
-    while count < num_items:
-        kind = recipe.kinds[count % len(recipe.kinds)]
-        scene = sample_scene(rng, rng.choice(recipe.layouts), split)
-        try:
-            claim = sample_claim(scene, rng, kind)
-        except ValueError:  # the scene does not allow it, such as "several" of a group of one
-            continue
-        if (subset == "plurality" and claim.number > 1) or (subset == "counting" and claim.number < 2):
-            continue
-        template = rng.randrange(NUM_TEMPLATES)
-        caption = caption_of(claim, template)
-        if subset == "order":
-            foils = _perturbed(caption, rng)
-        else:
-            candidates = [foil for foil in recipe.foils(scene, claim) if not holds(foil, scene)]
-            foils = [caption_of(rng.choice(candidates), template)] if candidates else []
-        if foils:
-            group = claim.relation if subset == "relation" else "_".join(noun.colour for noun in claim.nouns)
-            yield SuiteItem(png_bytes(scene, rng, size), caption, tuple(foils), group)
-            count += 1
+    found, number = 0, 0
+    while found < num_items:
+        scene = _scene(recipe.layouts, split, number)
+        rng = random.Random(f"{benchmark} {subset} {split} {number}")
+        item = _texts(subset, scene, recipe, recipe.kinds[found % len(recipe.kinds)], rng)
+        if item is not None:
+            yield SuiteItem(_image(recipe.layouts, split, number, size), *item)
+            found += 1
+        number += 1
+
+
+@functools.lru_cache(maxsize=16384)
+def _scene(layouts: tuple[str, ...], split: str, number: int) -> Scene:
+    """Return the scene of that number: sub-tasks of the same layouts share their scenes, as SugarCrepe's do."""
+    rng = random.Random(f"{layouts} {split} {number}")
+    return sample_scene(rng, layouts[number % len(layouts)], split)
+
+
+@functools.lru_cache(maxsize=16384)  # 2 kB each
+def _image(layouts: tuple[str, ...], split: str, number: int, size: int) -> bytes:
+    return png_bytes(_scene(layouts, split, number), random.Random(f"image {layouts} {split} {number}"), size)
+
+
+def _texts(
+    subset: str, scene: Scene, recipe: Subset, kind: str, rng: random.Random
+) -> tuple[str, tuple[str, ...], str] | None:
+    """Return caption, foils and group of an item, or None if the scene does not allow one."""
+    try:
+        claim = sample_claim(scene, rng, kind)
+    except ValueError:  # such as "several" of a group of one
+        return None
+    if (subset == "plurality" and claim.number > 1) or (subset == "counting" and claim.number < 2):
+        return None
+    template = rng.randrange(NUM_TEMPLATES)
+    candidates = recipe.foils(scene, claim) if recipe.foils else []
+    if recipe.longer:
+        candidates = recipe.longer(claim, rng)
+        if not (true := [other for other in candidates if holds(other, scene)]):
+            return None
+        claim = rng.choice(true)
+    foils = [other for other in candidates if not holds(other, scene)]
+    caption = caption_of(claim, template)
+    texts = (
+        _perturbed(caption, rng) if subset == "order" else [caption_of(rng.choice(foils), template)] if foils else []
+    )
+    group = claim.relation if subset == "relation" else "_".join(noun.colour for noun in claim.nouns)
+    return (caption, tuple(texts), group) if texts else None
 
 
 def _of_kind(kind: str) -> Callable[[Scene, Claim], list[Claim]]:
     return lambda scene, claim: false_claims(scene, claim)[kind]
 
 
-def _one_more_thing(scene: Scene, claim: Claim) -> list[Claim]:
-    """Return the list with one more thing, which the scene does not have."""
+def _one_more_thing(claim: Claim, rng: random.Random) -> list[Claim]:
     shapes = [shape for shape in SHAPES if shape not in {noun.shape for noun in claim.nouns}]
     colours = [colour for colour in COLOURS if colour not in {noun.colour for noun in claim.nouns}]
-    more = [Noun(shape, colour) for shape in shapes for colour in colours]
-    return [claim._replace(nouns=(*claim.nouns, noun)) for noun in more if not holds(Claim("exists", (noun,)), scene)]
+    return [claim._replace(nouns=(*claim.nouns, Noun(shape, colour))) for shape in shapes for colour in colours]
 
 
-def _one_more_adjective(scene: Scene, claim: Claim) -> list[Claim]:
+def _one_more_adjective(claim: Claim, rng: random.Random) -> list[Claim]:
+    slot, values = rng.choice([("size", tuple(SIZES)), ("texture", TEXTURES)])
     return [
         claim._replace(nouns=(*claim.nouns[:i], noun._replace(**{slot: value}), *claim.nouns[i + 1 :]))
         for i, noun in enumerate(claim.nouns)
-        for slot, values in (("size", tuple(SIZES)), ("texture", TEXTURES))
         for value in values
         if not getattr(noun, slot)
     ]
 
 
-_RELATED = ("pair", "pair", "pair", "pair", "inside")  # so that all five relations are equally frequent
+_RELATED = ("pair", "pair", "overlap")  # so that all six relations are equally frequent
 
 SUBSETS: dict[str, dict[str, Subset]] = {
     "sugarcrepe": {
@@ -94,19 +123,19 @@ SUBSETS: dict[str, dict[str, Subset]] = {
         "replace_rel": Subset(_RELATED, ("related",), _of_kind("replace_relation")),
         "swap_obj": Subset(_RELATED, ("related",), _of_kind("swap_nouns")),
         "swap_att": Subset(_RELATED, ("related",), _of_kind("swap_adjectives")),
-        "add_obj": Subset(("pair", "three"), ("listed",), _one_more_thing),
-        "add_att": Subset(("pair",), ("related",), _one_more_adjective),
+        "add_obj": Subset(("three",), ("listed",), longer=_one_more_thing),
+        "add_att": Subset(_RELATED, ("related",), longer=_one_more_adjective),
     },
     "aro": {
         "relation": Subset(_RELATED, ("related",), lambda scene, claim: exchanged(claim)),
-        "attribution": Subset(("pair", "three"), ("listed",), _of_kind("swap_adjectives")),
-        "order": Subset(_RELATED, ("related",), lambda scene, claim: []),
+        "attribution": Subset(("three",), ("listed",), _of_kind("swap_adjectives")),
+        "order": Subset(_RELATED, ("related",)),
     },
     "valse": {
         "existence": Subset(("alone",), ("exists", "absent"), _of_kind("change_existence")),
         "plurality": Subset(("group",), ("counted", "several"), _of_kind("change_count")),
         "counting": Subset(("group",), ("counted",), _of_kind("change_count")),
-        "spatial": Subset(("pair",), ("related",), lambda scene, claim: opposite_relation(claim)),
+        "spatial": Subset(_RELATED, ("related",), lambda scene, claim: opposite_relation(claim)),
     },
 }
 

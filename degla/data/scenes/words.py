@@ -12,13 +12,14 @@ from pathlib import Path
 from degla.data.scenes.captions import NUMBERS, TEMPLATES, plural_of
 from degla.data.scenes.claims import RELATIONS
 from degla.data.scenes.general import GENERAL_TASKS
-from degla.data.scenes.scene import COLOURS, SHAPES, SIZES, TEXTURES
+from degla.data.scenes.scene import COLOURS, HELD_OUT_LETTERS, HELD_OUT_SHAPES, SHAPES, SIZES, TEXTURES
 
 
 def vocabulary() -> list[str]:
     """Return every word of the captions and prompts of the built-in world, sorted."""
+    shapes = (*SHAPES, *HELD_OUT_SHAPES, *HELD_OUT_LETTERS)
     texts = [template for templates in TEMPLATES.values() for template in templates]
-    texts += [*RELATIONS, *SHAPES, *map(plural_of, SHAPES), *COLOURS, *SIZES, *TEXTURES, *NUMBERS.values(), "are"]
+    texts += [*RELATIONS, *shapes, *map(plural_of, shapes), *COLOURS, *SIZES, *TEXTURES, *NUMBERS.values(), "are", "an"]
     for task in GENERAL_TASKS.values():
         texts += [*task.classes, *task.templates]
     return sorted({word for text in texts for word in text.split() if "{" not in word})

@@ -21,14 +21,16 @@ from degla.data.scenes.captions import NUM_TEMPLATES
 from degla.data.scenes.claims import DETAIL
 from degla.data.scenes.further import negative_scene, paraphrases_of, second_caption, units_of
 from degla.data.scenes.general import sample_general
+from degla.data.scenes.scene import HELD_OUT_LETTERS, HELD_OUT_SHAPES, SHAPES
 from degla.data.schema import StoredImage
 from degla.data.sources.records import Record
 from degla.data.sources.table import SampleTable, build_table, table_record
 
-# Five of ten scenes are pairs, side by side or one above the other, because word order matters there.
-_LAYOUTS = ("pair",) * 4 + ("inside", "three", "group", "group", "alone", "pair")
+# Six of ten scenes have two things in a relation, because word order matters there.
+_LAYOUTS = ("pair",) * 4 + ("overlap", "overlap", "three", "three", "group", "alone")
+_ALL_SHAPES = (*SHAPES, *HELD_OUT_SHAPES, *HELD_OUT_LETTERS)
 
-_WORLD = 1  # part of a table's identity; raise it when the same arguments give other samples
+_WORLD = 2  # part of a table's identity; raise it when the same arguments give other samples
 
 _IMAGE_SIZE = whole(8, 4096)  # below 8 pixels a stripe has no height
 
@@ -49,7 +51,7 @@ def scenes(
     Args:
         num_scenes: number of samples.
         split: ``train``, ``validation`` or ``test``; they share no scene.
-        layouts: some of ``degla.data.scenes.LAYOUTS``, equally frequent; None uses all, half of them ``pair``.
+        layouts: some of ``degla.data.scenes.LAYOUTS``, equally frequent; None uses all, four of ten ``pair``.
         detail: probability that a caption mentions a thing's size, and the same for its texture.
         further_columns: add units with foils, paraphrases, a second caption, and an image of a hard negative, which
             is then the first one. Scenes and captions stay the same.
@@ -83,6 +85,8 @@ def scenes_and_general(
     cache_dir: str | None = None,
 ) -> SampleTable:
     """Mix training scenes with digits, letters, textures, colours and further shapes; captions without negatives.
+
+    Half of the scenes also have the shapes and letters that fine-tuning never shows.
 
     Args:
         num_rows: number of samples.
@@ -148,11 +152,14 @@ def _mixture(
         if rng.random() < general_fraction:
             image, caption = sample_general(rng, image_size)
         else:
-            scene, claim, template = _sample(rng, "train", _LAYOUTS, detail)
+            shapes = SHAPES if rng.random() < 0.5 else _ALL_SHAPES
+            scene, claim, template = _sample(rng, "train", _LAYOUTS, detail, shapes)
             image, caption = png_bytes(scene, rng, image_size), caption_of(claim, template)
         yield table_record(f"mixture-{seed}:{number}", image, caption)
 
 
-def _sample(rng: random.Random, split: str, layouts: tuple[str, ...], detail: float) -> tuple[Scene, Claim, int]:
-    scene = sample_scene(rng, rng.choice(layouts), split)
+def _sample(
+    rng: random.Random, split: str, layouts: tuple[str, ...], detail: float, shapes: tuple[str, ...] = SHAPES
+) -> tuple[Scene, Claim, int]:
+    scene = sample_scene(rng, rng.choice(layouts), split, shapes)
     return scene, sample_claim(scene, rng, detail=detail), rng.randrange(NUM_TEMPLATES)
