@@ -6,7 +6,7 @@ from typing import NamedTuple
 from degla.data.scenes import caption_of, hard_negatives, png_bytes, sample_claim, sample_scene
 
 _SIZE = 240  # pixels; models scale them down to their own input
-_LAYOUTS = ("pair", "pair", "inside", "group", "three", "alone")
+_LAYOUTS = ("pair", "pair", "overlap", "group", "three", "alone")
 
 
 class Example(NamedTuple):
@@ -28,7 +28,7 @@ def example_scenes(count: int = 4) -> list[Example]:
     for number in range(count):
         layout = _LAYOUTS[number % len(_LAYOUTS)]
         scene = sample_scene(rng, layout, "test")
-        claim = sample_claim(scene, rng, "related" if layout in ("pair", "inside") else None)
+        claim = sample_claim(scene, rng, "related" if layout in ("pair", "overlap") else None)
         texts = [negative.text for negative in hard_negatives(scene, claim, 0, rng)]
         caption = caption_of(claim, 0)
         examples.append(Example(png_bytes(scene, rng, _SIZE), caption, tuple(dict.fromkeys(texts))))

@@ -3,19 +3,21 @@
 import itertools
 import re
 
+COLOURS = "red|green|blue|yellow|purple|white|orange|cyan"
+KINDS = "circle|square|triangle|star|cross|heart|moon|house|k|m|s|z"
 NOUN = (
-    r"((?:small |large )?(?:plain |striped )?(?:red |green |blue |yellow |purple |white )?"
-    r"(?:circle|square|triangle|star|cross|heart)(?:es|s)?)"
+    rf"\b((?:small |large )?(?:plain |striped |dotted |chequered )?(?:(?:{COLOURS}) )?"
+    rf"(?:{KINDS})(?:es|s)?)\b"
 )
 FORMS = {
     "related": re.compile(
-        rf"^(?:there is )?(?:a|the) {NOUN} (?:is )?(left of|right of|above|below|inside) (?:a|the) {NOUN}$"
+        rf"^(?:there is )?(?:an?|the) {NOUN} (?:is )?(left of|right of|above|below|in front of|behind) (?:an?|the) {NOUN}$"
     ),
-    "without": re.compile(rf"^(?:there is )?(?:a|the) {NOUN} but no {NOUN}$"),
-    "listed": re.compile(rf"^(?:there is )?(?:a|the) {NOUN}(?: and (?:a|the) {NOUN})+$"),
+    "without": re.compile(rf"^(?:there is )?(?:an?|the) {NOUN} but no {NOUN}$"),
+    "listed": re.compile(rf"^(?:there is )?(?:an?|the) {NOUN}(?: and (?:an?|the) {NOUN})+$"),
     "number": re.compile(rf"^(?:there is |there are |a picture of )?(one|two|three|four|several) {NOUN}$"),
     "absent": re.compile(rf"^(?:there is |a picture with )?no {NOUN}$"),
-    "exists": re.compile(rf"^(?:there is |a picture with )?a {NOUN}$"),
+    "exists": re.compile(rf"^(?:there is |a picture with )?an? {NOUN}$"),
 }
 
 
@@ -40,7 +42,7 @@ def is_true(text, things):
     if name == "number":
         found = len(matching(match.group(2), things))
         word = match.group(1)
-        assert bool(re.search(r"(circle|square|triangle|star|crosse|heart)s$", match.group(2))) == (word != "one")
+        assert bool(re.search(rf"\b({KINDS.replace('cross', 'crosse')})s$", match.group(2))) == (word != "one")
         return found > 1 if word == "several" else found == {"one": 1, "two": 2, "three": 3, "four": 4}[word]
     counts = [len(matching(noun, things)) for noun in re.findall(NOUN, text)]
     return {
@@ -51,16 +53,16 @@ def is_true(text, things):
 
 
 def matching(phrase, things):
-    words = [re.sub(r"(circle|square|triangle|star|cross|heart)(es|s)$", r"\1", word) for word in phrase.split()]
+    words = [re.sub(rf"^({KINDS})(es|s)$", r"\1", word) for word in phrase.split()]
     return [t for t in things if set(words) <= {t.shape, t.colour, t.size, t.texture}]
 
 
 def placed(relation, a, b):
-    if relation == "inside":
-        return a.x == b.x and a.y == b.y and a.radius < b.radius
     return {
         "left of": a.x + 0.2 < b.x,
         "right of": a.x > b.x + 0.2,
         "above": a.y + 0.2 < b.y,
         "below": a.y > b.y + 0.2,
+        "in front of": a.depth > b.depth,
+        "behind": a.depth < b.depth,
     }[relation]

@@ -58,4 +58,4 @@ def phrase(noun: Noun, plural: bool = False) -> str:
 
 def plural_of(shape: str) -> str:
     """Return the plural of a shape's name."""
-    return f"{shape}es" if shape.endswith("s") else f"{shape}s"
+    return f"{shape}es" if shape.endswith("s") and len(shape) > 1 else f"{shape}s"
