@@ -163,10 +163,10 @@ class Collate:
         if "unfiltered_negatives" in self.needs:
             return self.select(sample.negatives, self.num_negatives, rng)
         if self.in_place:
-            usable = set(_usable_negatives(sample))
+            usable = set(usable_negatives(sample))
             entries = [negative if negative in usable else None for negative in sample.negatives]
             return first(entries, self.num_negatives, rng)
-        return self.select(_usable_negatives(sample), self.num_negatives, rng)
+        return self.select(usable_negatives(sample), self.num_negatives, rng)
 
     def _notes(self, sample: Sample) -> list[Problem]:
         """Return the problems of a sample that is used nevertheless."""
@@ -185,7 +185,7 @@ class Collate:
         if "unfiltered_negatives" in self.needs:
             return 0
         entries = [negative for negative in sample.negatives if negative.text or not self.in_place]
-        return len(entries) - len(_usable_negatives(sample))
+        return len(entries) - len(usable_negatives(sample))
 
     def _batch(self, items: list[_Item], problems: list[Problem]) -> Batch:
         if not items:
@@ -238,7 +238,7 @@ def _mask(slots: Sequence[Sequence[object | None]]) -> Tensor:
     return torch.tensor([[entry is not None for entry in row] for row in slots], dtype=torch.bool)
 
 
-def _usable_negatives(sample: Sample) -> list[Negative]:
+def usable_negatives(sample: Sample) -> list[Negative]:
     """Return the negatives that differ from the caption in more than case and spaces."""
     unusable = ("", normalized(sample.caption))
     return [negative for negative in sample.negatives if normalized(negative.text) not in unusable]

@@ -22,7 +22,7 @@ from degla.data.loading import StreamBatches, StreamSampler, TableBatches, ident
 from degla.data.problems import ProblemLog
 from degla.data.sampler import RunSampler, ShardSampler
 from degla.data.sources.table import SampleStream, SampleTable
-from degla.data.split import held_out_rows
+from degla.data.split import held_out_rows, image_folds
 from degla.data.tokenizer import Tokenizer
 from degla.data.tokens import TokenTable
 from degla.data.transforms import EvalTransform, TrainTransform
@@ -37,8 +37,10 @@ def _is_crop_scale(value: Any) -> bool:
 
 
 _CROP_SCALE = Bound(_is_crop_scale, "two shares of the area, more than 0 and at most 1, the smaller one first")
+_BATCHES_PER_WORKER = 2  # that a loader takes in advance, by torch's default
+_BATCHES_OF_LIGHTNING = 2  # that the trainer holds before and while it trains on one
 _PIXELS = whole(1, 178_956_970)  # Pillow refuses larger images
-_MAX_VALIDATION_NEGATIVES = 8  # negatives per sample that `caption_choice` compares
+MAX_VALIDATION_NEGATIVES = 8  # negatives per sample that `caption_choice` compares
 
 
 class DataModule(L.LightningDataModule):
@@ -52,7 +54,7 @@ class DataModule(L.LightningDataModule):
         tokenizer: of the model.
         image_size: height and width that the model reads.
         preprocess: the model's open_clip ``preprocess_cfg``.
-        val_source: samples to validate on; None takes ``val_fraction`` of ``source``.
+        val_source: samples to validate on; None takes ``val_fraction`` or a fold of ``source``.
         global_batch_size: samples of a batch over all processes.
         epochs: passes over the data (a stream runs until ``trainer.max_steps``).
         num_negatives: K, negatives per sample and step.
@@ -64,6 +66,8 @@ class DataModule(L.LightningDataModule):
         unique_images: keep the rows of an image in different batches where that is possible.
         drop_last: leave out the last, smaller batch of a pass.
         val_fraction: share of images that is held out for validation, with all their captions.
+        num_folds: for cross-validation, number of parts that the images are divided into, with all their captions.
+        fold: the part that is validated on, from 0; the others train. Without ``num_folds`` it is not used.
         max_val_rows: limit on the samples that are validated on.
         val_batch_size: samples of a validation batch on each process.
         max_image_pixels: images with more pixels are unusable.
@@ -101,6 +105,8 @@ class DataModule(L.LightningDataModule):
         fast_decode: bool = False,
         drop_last: bool = True,
         val_fraction: Annotated[float, share(below_one=True)] = 0.0,
+        num_folds: Annotated[int, whole(2)] | None = None,
+        fold: Annotated[int, whole(0)] = 0,
         max_val_rows: Annotated[int, whole(1)] = 5000,
         val_batch_size: Annotated[int, whole(1)] = 64,
         max_image_pixels: Annotated[int, _PIXELS] = ImageLimits().max_pixels,
@@ -140,10 +146,11 @@ class DataModule(L.LightningDataModule):
             num_units=num_units,
         )
         self.val_collate = Collate(
-            eval_transform, tokenizer, _MAX_VALIDATION_NEGATIVES, "first", captions="all", image_limits=limits
+            eval_transform, tokenizer, MAX_VALIDATION_NEGATIVES, "first", captions="all", image_limits=limits
         )
         _refuse_contradictions(source, val_source, hard_images, val_fraction, unique_images)
-        self.train_indices, self.val_indices = self._split(val_fraction, max_val_rows)
+        _refuse_fold(source, val_source, hard_images, val_fraction, num_folds, fold)
+        self.train_indices, self.val_indices = self._split(val_fraction, num_folds, fold, max_val_rows)
         num_rows = None if isinstance(source, SampleStream) else len(source)
         self.problems = ProblemLog(Path(report_path) if report_path else None, num_rows, max_bad_fraction)
         self.train_source = source.reading(needs)
@@ -225,10 +232,16 @@ class DataModule(L.LightningDataModule):
             self._image_ids,
         )
 
-    def _split(self, val_fraction: float, max_val_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    def _split(
+        self, val_fraction: float, num_folds: int | None, fold: int, max_val_rows: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows to train on and to validate on; all rows of an image fall on the same side."""
         if isinstance(self.source, SampleStream):
             held_out = np.zeros(0, dtype=bool)
+        elif num_folds is not None:
+            held_out = image_folds(self.source, num_folds, self.seed) == fold
+            if not held_out.any():
+                raise ConfigError(f"loader.fold={fold} holds no image of this data: lower loader.num_folds={num_folds}")
         elif val_fraction and self.val_source is None:
             held_out = held_out_rows(self.source, val_fraction, self.seed)
         else:
@@ -280,6 +293,33 @@ def _refuse_contradictions(
         raise ConfigError(
             "loader.hard_images would bring held-out images into training: name other rows with data@val_data=..., "
             "or set loader.val_fraction=0"
+        )
+
+
+def _refuse_fold(
+    source: SampleTable | SampleStream,
+    val_source: object,
+    hard_images: bool,
+    val_fraction: float,
+    num_folds: int | None,
+    fold: int,
+) -> None:
+    if num_folds is None:
+        return
+    if fold >= num_folds:
+        raise ConfigError(f"loader.fold={fold} must be from 0 to {num_folds - 1}, because loader.num_folds={num_folds}")
+    if isinstance(source, SampleStream):
+        raise ConfigError("loader.num_folds cannot split a stream: set data=huggingface, or name held-out rows with "
+                          "data@val_data=...")  # fmt: skip
+    if val_source is not None or val_fraction:
+        raise ConfigError(
+            "loader.num_folds holds out a fold: set loader.val_fraction=0 and data@val_data=none, or set "
+            "loader.num_folds=null"
+        )
+    if hard_images:
+        raise ConfigError(
+            "loader.hard_images would bring held-out images into training: name other rows with data@val_data=..., "
+            "or set loader.num_folds=null"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which rows of a table are held out for validation.
+"""Which rows of a table are held out for validation, and in which fold each is.
 
 Shapes: N rows of the table.
 """
@@ -33,11 +33,34 @@ def held_out_rows(table: SampleTable, fraction: float, seed: int) -> np.ndarray:
     Returns:
         ``(N,)`` bool.
     """
+    held_out: np.ndarray = _positions(table, seed) < fraction
+    return held_out
+
+
+def image_folds(table: SampleTable, num_folds: int, seed: int) -> np.ndarray:
+    """Return the fold of each row, for cross-validation; all rows of an image are in the same fold.
+
+    The fold depends on the image, the number of folds and the seed alone: adding, removing or reordering rows moves no
+    other image. So the folds are about equally large, not exactly.
+
+    Args:
+        table: the samples.
+        num_folds: number of folds.
+        seed: of the hash.
+
+    Returns:
+        ``(N,)`` int64, from 0 to ``num_folds - 1``.
+    """
+    return (_positions(table, seed) * num_folds).astype(np.int64)
+
+
+def _positions(table: SampleTable, seed: int) -> np.ndarray:
+    """Return ``(N,)`` float64 hashes of the images, in [0, 1)."""
     identity = f"validation split {fingerprint(table.dataset)} {table.image_name} {seed}"
     key = hashlib.sha256(identity.encode()).hexdigest()
     stored = cached_batches(_batches(table, seed), _FEATURES, table.cache_dir, key)
-    held_out: np.ndarray = stored.data.column("position").to_numpy() < fraction
-    return held_out
+    positions: np.ndarray = stored.data.column("position").to_numpy()
+    return positions
 
 
 def _batches(table: SampleTable, seed: int) -> Iterator[pa.Table]:

@@ -70,6 +70,32 @@ def measure_text_only(kind: str, pairs: Pairs) -> TextOnlyAccuracy:
     return TextOnlyAccuracy(kind, len(pairs), accuracy, low, high, cues, length, plausibility)
 
 
+def text_only_scores(train: Pairs, test: Pairs) -> np.ndarray | None:
+    """Return the scores of a text-only baseline for pairs that it was not trained on.
+
+    It is the baseline of ``measure_text_only``, for a split that is given. Training pairs whose caption is also tested
+    are left out.
+
+    Args:
+        train: pairs to train on.
+        test: (P) pairs to score.
+
+    Returns:
+        ``(P,)`` scores: positive where it chooses the caption, 0 where it cannot decide. None where fewer than 40
+        pairs are left to train on.
+    """
+    tested_captions = {caption for caption, _ in test}
+    train = [pair for pair in train if pair[0] not in tested_captions]
+    if len(train) < _MIN_PAIRS or not test:
+        return None
+    pairs = [*train, *test]
+    features = _text_differences(pairs)
+    if features is None:
+        return None
+    folds = [*(_fold(caption) for caption, _ in train), *[_NUM_FOLDS] * len(test)]  # the tested pairs are one more fold
+    return _scores_of_fold(features[0], _BigramModels(pairs, folds), _NUM_FOLDS)
+
+
 def select_balanced(pairs: Pairs, seed: int = 0, max_rounds: int = 20) -> list[bool]:
     """Choose pairs on which the text-only baseline is at chance (SugarCrepe's adversarial refinement).
 
@@ -144,17 +170,24 @@ def _words_and_bigrams(text: str) -> list[str]:
 
 
 class _BigramModels:
-    """Bigram counts of the captions of each fold, from which the likelihood of a text is computed."""
+    """Bigram counts of the captions of each fold, from which the likelihood of a text is computed.
 
-    def __init__(self, pairs: Pairs):
+    Args:
+        pairs: captions with their negatives.
+        folds: fold of each pair, from 0; pairs of one caption have the same fold. None divides by the caption.
+    """
+
+    def __init__(self, pairs: Pairs, folds: Sequence[int] | None = None):
         self.pairs = pairs
-        self.folds = [_fold(caption) for caption, _ in pairs]
-        self.word_counts: list[Counter[str]] = [Counter() for _ in range(_NUM_FOLDS)]
-        self.bigram_counts: list[Counter[tuple[str, str]]] = [Counter() for _ in range(_NUM_FOLDS)]
-        for caption in dict.fromkeys(caption for caption, _ in pairs):
+        self.folds = [_fold(caption) for caption, _ in pairs] if folds is None else list(folds)
+        self.num_folds = max(self.folds) + 1
+        self.word_counts: list[Counter[str]] = [Counter() for _ in range(self.num_folds)]
+        self.bigram_counts: list[Counter[tuple[str, str]]] = [Counter() for _ in range(self.num_folds)]
+        fold_of_caption = {caption: fold for (caption, _), fold in zip(pairs, self.folds, strict=True)}
+        for caption, fold in fold_of_caption.items():
             words = ["^", *lower_words(caption), "$"]
-            self.word_counts[_fold(caption)].update(words)
-            self.bigram_counts[_fold(caption)].update(pairwise(words))
+            self.word_counts[fold].update(words)
+            self.bigram_counts[fold].update(pairwise(words))
         self.num_words = len(set().union(*self.word_counts)) + 1
 
     def likelihood_differences(self, tested_fold: int | None = None) -> np.ndarray:
@@ -167,7 +200,7 @@ class _BigramModels:
         """
         models = {}
         for fold in set(self.folds):
-            others = [i for i in range(_NUM_FOLDS) if i not in (fold, tested_fold)]
+            others = [i for i in range(self.num_folds) if i not in (fold, tested_fold)]
             words: Counter[str] = sum((self.word_counts[i] for i in others), Counter())
             bigrams: Counter[tuple[str, str]] = sum((self.bigram_counts[i] for i in others), Counter())
             models[fold] = words, bigrams
@@ -200,7 +233,13 @@ def _cross_validated_scores(differences: sparse.csr_matrix, bigrams: _BigramMode
     scores = np.zeros(len(pairs))
     for fold in set(folds.tolist()):
         if (folds != fold).any():
-            features = _with_likelihoods(differences, bigrams.likelihood_differences(tested_fold=fold))
-            model = _fit(features[folds != fold])
-            scores[folds == fold] = model.decision_function(features[folds == fold])
+            scores[folds == fold] = _scores_of_fold(differences, bigrams, fold)
+    return scores
+
+
+def _scores_of_fold(differences: sparse.csr_matrix, bigrams: _BigramModels, fold: int) -> np.ndarray:
+    """Return the scores of the pairs of a fold, by a model of the other folds."""
+    is_tested = np.array(bigrams.folds) == fold
+    features = _with_likelihoods(differences, bigrams.likelihood_differences(tested_fold=fold))
+    scores: np.ndarray = _fit(features[~is_tested]).decision_function(features[is_tested])
     return scores

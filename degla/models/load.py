@@ -96,7 +96,10 @@ def load_clip(
         check_context(clip, context_length, source.model.architecture)
     check_preprocess(clip.visual.preprocess_cfg, source.origin)
     if source.weights is None:
-        log.warning("model.pretrained is not set: the model starts from random weights")
+        log.warning(
+            "model.pretrained is not set: the model starts from random weights, so its scores test the machinery and "
+            "say nothing about a method"
+        )
     else:
         _load(clip, source.weights, source, stretch=context_length is not None)
     _freeze(clip, unlocked_image_groups, unlocked_text_groups)

@@ -17,6 +17,7 @@ from degla.report.memory import memory_section
 from degla.report.page import Bar, bars, facts, headline, page, table
 from degla.report.retention import retention_section
 from degla.report.run_record import duration, run_facts
+from degla.report.text_only import TextOnlyRecord, read_text_only
 
 _MAX_EXAMPLES = 20  # samples shown for each kind of problem
 _STAGES = {"eval": "Benchmark before and after", "val": "Validation samples before and after"}
@@ -26,6 +27,10 @@ _EXPLANATIONS = {
     "val": "caption_choice: share of captions that score higher than every one of their own negatives; a tie counts "
     "as wrong. The others: retrieval among the validation samples.",
 }
+_TEXT_ONLY = (
+    "text-only: the same without the images. A classifier of texts, trained on the training samples, chooses the "
+    "caption; for retrieval, every query gets the same ranking."
+)
 _SCORE_CURVES = (
     *("val/caption_choice", "val/image_to_text_r@1", "val/text_to_image_r@1"),
     *("eval_mean/scenes/compositional", "eval_mean/scenes/general", "eval_mean/overall"),
@@ -82,7 +87,9 @@ def write_report(run_dir: Path) -> Path:
         if metrics:
             sections.append(f"<h2>{title}, percent</h2>")
             sections.append(_bars(changes(run_dir, stage)) if stage == "eval" else "")
-            sections.append(_table(metrics, stage) + f"<p>{_EXPLANATIONS[stage]}</p>")
+            baseline = read_text_only(run_dir) if stage == "val" else None
+            sections.append(_table(metrics, stage, baseline) + f"<p>{_EXPLANATIONS[stage]}</p>")
+            sections.append(f"<p>{_TEXT_ONLY}</p>" if baseline else "")
     sections.append(retention_section(run_dir))
     sections.append("<h2>Curves</h2>" + _curves(run_dir))
     sections.append(memory_section(run_dir))
@@ -115,11 +122,16 @@ def _with_means(run_dir: Path, stage: str) -> list[Change]:
     return changes(run_dir, stage) + (changes(run_dir, "eval_mean") if stage == "eval" else [])
 
 
-def _table(metrics: list[Change], stage: str) -> str:
+def _table(metrics: list[Change], stage: str, baseline: TextOnlyRecord | None) -> str:
     lines = [
-        [m.name, f"{100 * m.before:.1f}", f"{100 * m.after:.1f}", f"{100 * (m.after - m.before):+.1f}"] for m in metrics
+        [
+            m.name,
+            *([baseline.cell(m.name)] if baseline else []),
+            *(f"{100 * m.before:.1f}", f"{100 * m.after:.1f}", f"{100 * (m.after - m.before):+.1f}"),
+        ]
+        for m in metrics
     ]
-    return table([stage, "before", "after", "change"], lines)
+    return table([stage, *(["text-only"] if baseline else []), "before", "after", "change"], lines)
 
 
 def _bars(metrics: list[Change]) -> str:

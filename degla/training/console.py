@@ -19,6 +19,7 @@ from degla.models import ClipModel
 from degla.report.memory import describe_memory, read_memory
 from degla.report.retention import describe_choice, read_retention
 from degla.report.run_report import Change, bad_rows, changes
+from degla.report.text_only import read_text_only
 from degla.training.build import Run
 from degla.training.optim import megabytes, trained_bytes
 from degla.training.refusals import count_negatives, num_devices
@@ -183,14 +184,16 @@ def print_summary(run_dir: Path) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     headlines = _headlines(run_dir)
     if headlines:
+        baseline = read_text_only(run_dir)
         table = Table("percent", box=None, pad_edge=False)
-        for column in ("before", "after", "change"):
+        for column in (*(["text-only"] if baseline else []), "before", "after", "change"):
             table.add_column(column, justify="right")
         for change in headlines:
             delta = 100 * (change.after - change.before)
             colour = "green" if delta > 0 else "red" if delta < 0 else "default"
             cells = f"{100 * change.before:.1f}", f"{100 * change.after:.1f}", f"[{colour}]{delta:+.1f}[/{colour}]"
-            table.add_row(change.name, *cells)
+            text_only = [baseline.cell(change.name)] if baseline else []
+            table.add_row(change.name, *text_only, *cells)
         console.print(table)
     elif (run_dir / "metrics.csv").exists():
         losses = read_metrics(run_dir / "metrics.csv").get("train/loss", {})

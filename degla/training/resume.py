@@ -40,6 +40,8 @@ _FIXED_SETTINGS = {
         "loader.fast_decode",
         "loader.drop_last",
         "loader.val_fraction",
+        "loader.num_folds",
+        "loader.fold",
     ),
     "global_batch_size": ("loader.global_batch_size", "trainer.accumulate_grad_batches"),
     "model": ("model.name", "model.quick_gelu", "model.context_length"),

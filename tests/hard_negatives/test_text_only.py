@@ -2,7 +2,7 @@
 
 import random
 
-from degla.hard_negatives.text_only import measure_text_only, select_balanced
+from degla.hard_negatives.text_only import measure_text_only, select_balanced, text_only_scores
 
 WORDS = ["dog", "cat", "man", "woman", "boy", "girl", "horse", "bird"]
 
@@ -66,3 +66,33 @@ def test_exchangeable_texts_are_chance_for_every_seed():
 def test_texts_without_common_words_give_no_number():
     row = measure_text_only("x", [(f"\u4e00{chr(0x4E10 + i)}", f"\u4e01{chr(0x5E10 + i)}") for i in range(60)])
     assert row.num_pairs == 60 and row.accuracy != row.accuracy
+
+
+def test_a_given_split_finds_the_cue_that_training_pairs_have():
+    pairs = make_pairs(600, "purple")
+    scores = text_only_scores(pairs[:400], pairs[400:])
+    marked = ["purple" in negative for _, negative in pairs[400:]]
+    assert scores.shape == (200,) and (scores[marked] > 0).all() and sum(marked) > 120
+    plain = make_pairs(600)
+    assert 0.4 < (text_only_scores(plain[:400], plain[400:]) > 0).mean() < 0.6
+
+
+def test_captions_that_are_tested_do_not_train():
+    pairs = make_pairs(100, "purple")
+    assert text_only_scores(pairs, pairs) is None
+    assert text_only_scores([*pairs, *make_pairs(300, "purple")[200:]], pairs) is not None
+    assert text_only_scores(pairs[:39], pairs[50:]) is None  # fewer than 40
+
+
+def test_a_given_split_of_exchangeable_texts_is_chance():
+    """A baseline that had seen the tested captions would be above chance."""
+    accuracies = []
+    for seed in range(6):
+        rng = random.Random(seed)
+        texts = [
+            f"a {rng.choice(WORDS)}{rng.randrange(12)} sees a {rng.choice(WORDS)}{rng.randrange(12)}"
+            for _ in range(2000)
+        ]
+        pairs = list(zip(texts[::2], texts[1::2], strict=True))
+        accuracies.append((text_only_scores(pairs[:800], pairs[800:]) > 0).mean())
+    assert 0.46 < sum(accuracies) / 6 < 0.54

@@ -51,7 +51,10 @@ def folder(
     root = _existing_folder(path, "data.path", "the folder with your images and annotation file (docs/data.md)")
     file = root / annotations if annotations else _only_annotation_file(root)
     if not file.is_file():
-        raise ConfigError(f"data.annotations: there is no file {file}; set it to a file in {root}")
+        raise ConfigError(
+            f"data.annotations: there is no file {file}; set it to a file in {root}, or write one with degla-negatives "
+            "input=<file of captions>"
+        )
     formats.require(file, _TABLES, "data.annotations")
     formats.require_suffix(file, "data.annotations")
     if file.suffix not in _NAMED_SUFFIXES:

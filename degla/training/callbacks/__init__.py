@@ -9,6 +9,7 @@ from degla.training.callbacks.metrics_csv import MetricsCsv
 from degla.training.callbacks.preemption import Preemption
 from degla.training.callbacks.progress import ProgressBar
 from degla.training.callbacks.retention import Retention
+from degla.training.callbacks.text_only import TextOnlyBaseline
 from degla.training.callbacks.throughput import Throughput
 from degla.training.callbacks.watchdog import Watchdog
 
@@ -22,6 +23,7 @@ __all__ = [
     "ProgressBar",
     "Retention",
     "RunCheckpoint",
+    "TextOnlyBaseline",
     "Throughput",
     "Watchdog",
 ]
