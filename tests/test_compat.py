@@ -155,6 +155,21 @@ def test_sum_rows_adds_rows_of_one_number():
     torch.testing.assert_close(compat_torch.sum_rows(rows, index, 6), expected)
 
 
+def test_allowing_recompiles_only_raises_the_limit(monkeypatch):
+    config = torch._dynamo.config
+    for before, limit, after in ((8, 32, 32), (64, 32, 64)):
+        monkeypatch.setattr(config, "recompile_limit", before)
+        compat_torch.allow_recompiles(limit)
+        assert config.recompile_limit == after
+    monkeypatch.setattr(config, "recompile_limit", 2)
+    compat_torch.allow_recompiles(4)
+    graphs = []
+    compiled = torch.compile(lambda x, n: x * n, backend=lambda graph, _: graphs.append(1) or graph, dynamic=False)
+    for number in range(9):
+        compiled(torch.ones(2), number)
+    assert len(graphs) == 4
+
+
 def test_default_store_is_the_store_of_the_process_group(tmp_path):
     with pytest.raises(ValueError):
         compat_torch.default_store()

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = [
     "FakeTensorMode",
     "TorchDispatchMode",
+    "allow_recompiles",
     "default_store",
     "foreach_lerp_",
     "silu_backward",
@@ -57,6 +58,19 @@ def silu_backward(grad: Tensor, x: Tensor) -> Tensor:
     """
     gradient: Tensor = torch.ops.aten.silu_backward(grad, x)
     return gradient
+
+
+def allow_recompiles(limit: int) -> None:
+    """Let ``torch.compile`` keep at least ``limit`` versions of a function before it stops compiling it.
+
+    ``torch._dynamo.config.recompile_limit``; ``torch.compile`` has an argument for it from 2.15 on only. At the default
+    of 8 versions it runs the function uncompiled, which for FlexAttention takes memory for every pair of states.
+    Source: https://github.com/pytorch/pytorch/blob/main/torch/_dynamo/config.py
+
+    Args:
+        limit: versions of one function.
+    """
+    torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
 
 
 def sum_rows(rows: Tensor, index: Tensor, num_rows: int) -> Tensor:

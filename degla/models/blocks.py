@@ -1,7 +1,7 @@
 """Transformer blocks that skip states on which no feature depends.
 
-Text blocks take ``PackedTexts``, in which texts share their common beginnings and have no padding. The last block of a
-tower computes only the position at which the feature is read.
+Text blocks take ``PackedTexts`` or ``TreeTexts``, in which texts share their common beginnings and have no padding. The
+last block of a tower computes only the position at which the feature is read.
 
 Shapes: B images, N positions, W width, T states of packed texts, R distinct texts.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from degla.compat.torch import silu_backward, sum_rows
 from degla.models.packing import PackedTexts
+from degla.models.text_attention import TreeTexts, attend, without_plans
 
 _BLOCK_PARTS = {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"}  # what the forward passes of this module compute
 
@@ -138,7 +139,7 @@ class SwappedBlock(ResidualAttentionBlock):  # type: ignore[misc]  # open_clip s
         q_x: Tensor,
         k_x: Tensor | None = None,
         v_x: Tensor | None = None,
-        attn_mask: Tensor | PackedTexts | None = None,
+        attn_mask: Tensor | PackedTexts | TreeTexts | None = None,
     ) -> Tensor:
         """Compute the block as open_clip does.
 
@@ -170,18 +171,21 @@ class PackedBlock(SwappedBlock):
         q_x: Tensor,
         k_x: Tensor | None = None,
         v_x: Tensor | None = None,
-        attn_mask: Tensor | PackedTexts | None = None,
+        attn_mask: Tensor | PackedTexts | TreeTexts | None = None,
     ) -> Tensor:
         """Compute ``(T, W)`` states from ``(T, W)`` states; with a mask in place of ``PackedTexts``, as open_clip."""
-        if not isinstance(attn_mask, PackedTexts):
+        if not isinstance(attn_mask, PackedTexts | TreeTexts):
             return super().forward(q_x, k_x, v_x, attn_mask)
-        packed = attn_mask
         qkv = _project(self.attn, self.ln_1(q_x))
+        if isinstance(attn_mask, TreeTexts):
+            q, k, v = _split_heads(qkv[None], 3, self.attn.num_heads)
+            return self._after_attention(q_x, _merge_heads(attend(q, k, v, attn_mask.states)))
         attended = []
-        for group in packed.groups:
-            q, k, v = _split_heads(_Gather.apply(qkv, group), 3, self.attn.num_heads)
-            attended.append(_merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
-        return self._after_attention(q_x, torch.cat(attended)[packed.source])
+        with without_plans(q_x.device):
+            for group in attn_mask.groups:
+                q, k, v = _split_heads(_Gather.apply(qkv, group), 3, self.attn.num_heads)
+                attended.append(_merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+        return self._after_attention(q_x, torch.cat(attended)[attn_mask.source])
 
 
 class LastPackedBlock(SwappedBlock):
@@ -192,21 +196,26 @@ class LastPackedBlock(SwappedBlock):
         q_x: Tensor,
         k_x: Tensor | None = None,
         v_x: Tensor | None = None,
-        attn_mask: Tensor | PackedTexts | None = None,
+        attn_mask: Tensor | PackedTexts | TreeTexts | None = None,
     ) -> Tensor:
         """Compute ``(R, W)`` states, one per distinct text, from ``(T, W)`` states."""
-        if not isinstance(attn_mask, PackedTexts):
+        if not isinstance(attn_mask, PackedTexts | TreeTexts):
             return super().forward(q_x, k_x, v_x, attn_mask)
         packed = attn_mask
         queries, keys_values = _project_separately(self.attn, self.ln_1(q_x), lambda x: x[packed.last])
+        if isinstance(packed, TreeTexts):
+            (q,) = _split_heads(queries[None], 1, self.attn.num_heads)
+            k, v = _split_heads(keys_values[None], 2, self.attn.num_heads)
+            return self._after_attention(q_x[packed.last], _merge_heads(attend(q, k, v, packed.texts)))
         attended = []
         sizes = [len(group) for group in packed.groups]
         of_groups = zip(packed.groups, torch.split(queries, sizes), torch.split(packed.lengths, sizes), strict=True)
-        for group, query, lengths in of_groups:
-            (q,) = _split_heads(query[:, None], 1, self.attn.num_heads)
-            k, v = _split_heads(_Gather.apply(keys_values, group), 2, self.attn.num_heads)
-            inside = torch.arange(group.shape[1], device=group.device) < lengths[:, None]
-            attended.append(_merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=inside[:, None, None])))
+        with without_plans(q_x.device):
+            for group, query, lengths in of_groups:
+                (q,) = _split_heads(query[:, None], 1, self.attn.num_heads)
+                k, v = _split_heads(_Gather.apply(keys_values, group), 2, self.attn.num_heads)
+                inside = torch.arange(group.shape[1], device=group.device) < lengths[:, None]
+                attended.append(_merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=inside[:, None, None])))
         return self._after_attention(q_x[packed.last], torch.cat(attended))
 
 
@@ -218,7 +227,7 @@ class ImageBlock(SwappedBlock):
         q_x: Tensor,
         k_x: Tensor | None = None,
         v_x: Tensor | None = None,
-        attn_mask: Tensor | PackedTexts | None = None,
+        attn_mask: Tensor | PackedTexts | TreeTexts | None = None,
     ) -> Tensor:
         """Compute ``(B, N, W)`` states from ``(B, N, W)`` states."""
         q, k, v = _split_heads(_project(self.attn, self.ln_1(q_x)), 3, self.attn.num_heads)
@@ -234,7 +243,7 @@ class ClassTokenBlock(SwappedBlock):
         q_x: Tensor,
         k_x: Tensor | None = None,
         v_x: Tensor | None = None,
-        attn_mask: Tensor | PackedTexts | None = None,
+        attn_mask: Tensor | PackedTexts | TreeTexts | None = None,
     ) -> Tensor:
         """Compute the ``(B, 1, W)`` states of the class token from ``(B, N, W)`` states."""
         queries, keys_values = _project_separately(self.attn, self.ln_1(q_x), lambda x: x[:, :1])

@@ -11,11 +11,13 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
+from degla.compat.torch import allow_recompiles
 from degla.models.encoding import Encoding, encode_patches, encode_words, read_all_states_
 from degla.models.lora_state import LoraSettings, merge_lora
 from degla.models.packing import PackedTexts
 from degla.models.source import ModelSource
 from degla.models.text import encode_text, pack_tokens
+from degla.models.text_attention import MAX_VERSIONS
 from degla.models.tokenizer import CaptionTokenizer
 
 MAX_LOG_SCALE = math.log(100.0)
@@ -154,8 +156,10 @@ class ClipModel(nn.Module):
         """Compile each transformer block with ``torch.compile``, in place; names of parameters stay.
 
         The blocks of a tower are alike, so one compilation serves all of them. Shapes are dynamic, so that another
-        number of texts or another length does not compile again.
+        number of texts or another length does not compile again. Another number of groups does, unless the texts are
+        packed with their prefix tree.
         """
+        allow_recompiles(MAX_VERSIONS)
         for module in self.modules():
             if isinstance(module, ResidualAttentionBlock):
                 module.compile(dynamic=True)

@@ -21,7 +21,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 from torch import nn
 
-from degla.bounds import Bound, bounded, whole
+from degla.bounds import Bound, bounded, one_of, whole
 from degla.errors import CheckpointError, ConfigError
 from degla.hub import reachable_hub
 from degla.models.blocks import swap_block_classes_
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 
 _GROUPS = Bound(whole(0).allows, "0 (frozen) or a number of groups")
+_ATTENTION = one_of(("groups", "tree"))
 
 
 @bounded("model")
@@ -48,6 +49,7 @@ def load_clip(
     grad_checkpointing: bool = False,
     cache_dir: str | None = None,
     context_length: Annotated[int, whole(1)] | None = None,
+    text_attention: Annotated[str, _ATTENTION] = "groups",
     part: str = "student",
 ) -> ClipModel:
     """Build an open_clip model and load its weights.
@@ -69,6 +71,8 @@ def load_clip(
         context_length: tokens of a text, above the model's own 77, such as Long-CLIP's 248; the first 20 positional
             embeddings stay and the others are stretched, so features of texts of up to 20 tokens stay equal. None keeps
             the model's own.
+        text_attention: how the texts of a batch attend: in ``groups`` of about equal length, or over the ``tree`` of
+            their prefixes, which on a GPU uses FlexAttention. Features and gradients are the same.
         part: which model of a checkpoint of this project: ``student`` or ``teacher.model``.
 
     Returns:
@@ -105,9 +109,20 @@ def load_clip(
     _freeze(clip, unlocked_image_groups, unlocked_text_groups)
     clip.set_grad_checkpointing(grad_checkpointing)
     causal = is_causal(clip)
+    if text_attention == "tree" and not causal:
+        raise ConfigError(
+            f"model.text_attention=tree needs a causal text tower, and {source.model.architecture} has another: "
+            "set model.text_attention=groups"
+        )
     eos_id = pooled_token(clip) if causal else None
     merges = own_merges(source)
-    tokenizer = CaptionTokenizer(_tokenizer(source, clip.context_length, merges), clip.context_length, causal, eos_id)
+    tokenizer = CaptionTokenizer(
+        _tokenizer(source, clip.context_length, merges),
+        clip.context_length,
+        causal,
+        eos_id,
+        packs_tree=text_attention == "tree",
+    )
     return ClipModel(clip, config, clip.visual.preprocess_cfg, tokenizer, source.model, merges)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from degla.models.blocks import takes_packed_texts, text_tower
 from degla.models.packing import PackedTexts, pack
+from degla.models.text_attention import attention_layout
 
 
 def is_causal(clip: CLIP | CustomTextCLIP) -> bool:
@@ -69,7 +70,9 @@ def encode_packed(clip: CLIP | CustomTextCLIP, texts: PackedTexts) -> Tensor:
     tower = text_tower(clip)
     assert tower is not None
     x: Tensor = tower.token_embedding(texts.tokens) + F.embedding(texts.positions, tower.positional_embedding)
-    x = tower.ln_final(tower.transformer(x.to(tower.transformer.get_cast_dtype()), attn_mask=texts))
+    attention = tower.transformer.resblocks[0].attn
+    layout = attention_layout(texts, x.dtype, attention.embed_dim // attention.num_heads)
+    x = tower.ln_final(tower.transformer(x.to(tower.transformer.get_cast_dtype()), attn_mask=layout))
     if isinstance(tower.text_projection, nn.Linear):
         x = tower.text_projection(x)
     elif tower.text_projection is not None:

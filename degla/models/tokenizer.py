@@ -26,6 +26,7 @@ class CaptionTokenizer:
         context_length: positions of the text tower.
         causal: the tower needs no position after the end of a text, so batches are truncated to their longest caption.
         eos_id: id of the end-of-text token, None where it is the largest id.
+        packs_tree: pack texts with the masks of their prefix tree, over which the text tower then attends.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class CaptionTokenizer:
         context_length: int,
         causal: bool,
         eos_id: int | None = None,
+        packs_tree: bool = False,
     ):
         self.tokenize = tokenize
         self.context_length = context_length
         self.causal = causal
         self.eos_id = eos_id
+        self.packs_tree = packs_tree
         self._fast = FastTokenizer(tokenize) if supports(tokenize) else None
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -61,7 +64,7 @@ class CaptionTokenizer:
 
     def pack(self, tokens: Tensor) -> PackedTexts | None:
         """Return ``(M, L)`` int64 tokens in the form that a causal tower computes, or None for other towers."""
-        return pack(tokens, self._lengths(tokens)) if self.causal else None
+        return pack(tokens, self._lengths(tokens), with_tree=self.packs_tree) if self.causal else None
 
     def is_truncated(self, text: str) -> bool:
         """Return whether ``text`` loses words at the context length."""

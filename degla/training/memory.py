@@ -70,7 +70,7 @@ def plan_step(
             _run_layer_norms_in_float32(student)
         live = LiveBytes(nn.ModuleList([student, objective]))
         with live:
-            moved = batch.map_tensors(lambda tensor: torch.empty_like(fake.from_tensor(tensor)))
+            moved = _in_groups(batch).map_tensors(lambda tensor: torch.empty_like(fake.from_tensor(tensor)))
             trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
             if keeps_gradients:
                 for parameter in trained:
@@ -93,6 +93,16 @@ def plan_step(
     both = nn.ModuleList([module.student, *([] if module.teacher is None else [module.teacher])])
     teacher = sum(_bytes(tensor) for tensor in _tensors(both)) - weights
     return MemoryPlan(weights, teacher, held, optimizer, peak - held)
+
+
+def _in_groups(batch: Batch) -> Batch:
+    """Return the batch without prefix trees, whose attention on the CPU needs masks that it does not need on a GPU."""
+    packed = [chunk.packed for chunk in batch.chunks]
+    chunks = [
+        chunk._replace(packed=None if texts is None else texts._replace(tree=None))
+        for chunk, texts in zip(batch.chunks, packed, strict=True)
+    ]
+    return batch._replace(chunks=chunks)
 
 
 class LiveBytes(TorchDispatchMode):
