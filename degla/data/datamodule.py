@@ -305,12 +305,13 @@ def _refuse_fold(
     fold: int,
 ) -> None:
     if num_folds is None:
+        if fold:
+            raise ConfigError(f"loader.fold={fold} is one of no folds: set loader.num_folds=5, or loader.fold=0")
         return
     if fold >= num_folds:
         raise ConfigError(f"loader.fold={fold} must be from 0 to {num_folds - 1}, because loader.num_folds={num_folds}")
     if isinstance(source, SampleStream):
-        raise ConfigError("loader.num_folds cannot split a stream: set data=huggingface, or name held-out rows with "
-                          "data@val_data=...")  # fmt: skip
+        raise ConfigError("loader.num_folds cannot split a stream: name held-out rows with data@val_data=...")
     if val_source is not None or val_fraction:
         raise ConfigError(
             "loader.num_folds holds out a fold: set loader.val_fraction=0 and data@val_data=none, or set "

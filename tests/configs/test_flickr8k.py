@@ -33,6 +33,13 @@ def test_the_sweep_runs_every_fold():
     assert list(map(int, folds)) == list(range(cfg.loader.num_folds))
 
 
+def test_the_sweep_makes_folds_of_other_recipes_too():
+    cfg = compose_config("train", {"experiment": "small"})
+    assert cfg.loader.val_fraction and cfg.callbacks.early_stopping is not None and cfg.loader.num_folds is None
+    merged = OmegaConf.merge(cfg, {key: SWEEP[key] for key in ("loader", "callbacks")})
+    assert (merged.loader.num_folds, merged.loader.val_fraction, merged.callbacks.early_stopping) == (5, 0, None)
+
+
 def test_a_machine_without_weights_can_run_it():
     cfg = compose_config("train", {"experiment": "flickr8k", "model": {"option": "tiny", "pretrained": None}})
     assert cfg.model.name == "degla-tiny" and cfg.model.pretrained is None

@@ -83,6 +83,7 @@ def test_the_folds_of_the_loader_share_out_the_rows(student, photos):
     ("settings", "message"),
     [
         ({"num_folds": 5, "fold": 5}, r"loader\.fold=5 must be from 0 to 4"),
+        ({"fold": 1}, r"loader\.fold=1 is one of no folds: set loader\.num_folds=5"),
         ({"num_folds": 1}, r"loader\.num_folds=1 must be a whole number of 2 or more, or null"),
         ({"num_folds": 5, "val_fraction": 0.1}, r"set loader\.val_fraction=0 and data@val_data=none"),
         ({"num_folds": 5, "hard_images": True}, r"loader\.hard_images would bring held-out images into training"),
