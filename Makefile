@@ -30,7 +30,7 @@ study: install ## compare the methods on built-in scenes, about an hour on 2 cor
 
 study-full: install ## the same with more rates and seeds and longer runs, about ten hours
 	OMP_NUM_THREADS=1 $(BIN)/python -m degla.train +sweep=study_full
-	$(BIN)/python -m degla.study runs_dir=runs/study_full out=runs/study_full
+	$(BIN)/python -m degla.study runs=runs/study_full
 
 test: install ## run every test on as many cores as there are
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist load --maxschedchunk 1

@@ -142,5 +142,11 @@ BOUNDS: dict[str, dict[str, Bound]] = {
             ),
             "a list of numbers from 0 to 1",
         ),
+        "retentions": Bound(
+            lambda value: (
+                OmegaConf.is_list(value) and len(value) > 0 and all(is_number(x) and 0 < x <= 1 for x in value)
+            ),
+            "a list of numbers above 0 and up to 1",
+        ),
     },
 }

@@ -51,6 +51,8 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "accumulate": ("trainer.accumulate_grad_batches",),
     "accum_freq": ("trainer.accumulate_grad_batches",),
     "train_data": ("data.path",),
+    "benchmark.scenes.num_items": ("test.scenes.num_items",),  # of degla-study, which has two benchmarks
+    "benchmark.scenes.split": ("test.scenes.split",),
     "max_bad_fraction": ("loader.max_bad_fraction",),
     "blind": ("no_image_baseline",),
 }

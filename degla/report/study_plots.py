@@ -1,81 +1,133 @@
 """The two figures of a study, made from its record alone."""
 
+import math
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from degla.report.study_record import BOTH_MEANS, is_ablation, mean_and_interval, rates_of, scores_of
+from degla.report.study_measure import Method, scores_on_test
+from degla.report.study_record import methods_of
+from degla.report.study_schema import StudyRecord
+from degla.report.study_statistics import mean_and_interval
+from degla.report.study_tables import middle_level
+
+MAX_LINES = 5  # of a panel
+LOWEST_RETENTION = 0.88  # points of a front below it are not drawn, because they would flatten all others
+_COLUMNS = 3
+_OTHERS = "Others"
+# The first is the reference's in every panel. All of them differ for readers who do not see red and green.
+_COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
+_MARKERS = "osD^v"
 
 
-def front(record: dict[str, Any]) -> Figure:
-    """Plot compositional against general accuracy: between before and after, and at every rate."""
-    figure = Figure(figsize=(18, 5.5), layout="constrained")
-    whole, without_order, rates = figure.subplots(1, 3)
-    _interpolations(whole, record, "compositional")
-    _interpolations(without_order, record, "compositional_without_order")
-    _rates(rates, record)
-    whole.set_title("test: from before to after at the chosen rate (WiSE-FT)", fontsize=10)
-    without_order.set_title("the same without ARO's order", fontsize=10)
-    rates.set_title("test: after fine-tuning at every rate", fontsize=10)
-    for axes in (whole, without_order, rates):
-        axes.set(xlabel="general accuracy, percent", ylabel="compositional accuracy, percent")
-        axes.grid(alpha=0.3)
-    figure.legend(*whole.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+def panels_of(record: StudyRecord) -> dict[str, list[str]]:
+    """Return question -> methods, without those that the study lacks; methods in no panel get panels of their own."""
+    methods = methods_of(record)
+    panels = {question: [name for name in names if name in methods] for question, names in record.panels.items()}
+    shown = {name for names in panels.values() for name in names}
+    others = [name for name in methods if name not in shown]
+    for start in range(0, len(others), MAX_LINES):
+        panels[f"{_OTHERS}, {start // MAX_LINES + 1}" if start else _OTHERS] = others[start : start + MAX_LINES]
+    return {question: names for question, names in panels.items() if names}
+
+
+def fronts(record: StudyRecord) -> Figure:
+    """Plot the front of each method on the test split, one panel per question."""
+    methods, panels = methods_of(record), panels_of(record)
+    columns = min(_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(5.2 * columns, 4.6 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    for axes, (question, names) in zip(grid, panels.items(), strict=False):
+        _panel(axes, record, [methods[name] for name in names])
+        axes.set_title(question, fontsize=11)
+        axes.set(xlabel=f"{_words(record.retain)}, percent", ylabel=f"{_words(record.metric)}, percent")
+        axes.tick_params(labelbottom=True, labelleft=True)
+    for axes in list(grid)[len(panels) :]:
+        axes.set_axis_off()
     return figure
 
 
-def subtasks(record: dict[str, Any]) -> Figure:
-    """Plot every sub-task before and after, with the main methods side by side."""
-    names = [name for name in record["start"] if "/" in name]
-    methods = {name: m for name, m in record["methods"].items() if not is_ablation(name)}
+def subtasks(record: StudyRecord) -> Figure:
+    """Plot every sub-task of the base model and of the first panel's methods, at the candidate of the middle level."""
+    methods, level = methods_of(record), middle_level(record)
+    names = next(iter(panels_of(record).values()))
+    bars = {"base model": ([record.base.test[task] for task in record.subtasks], "0.75")}
+    for name, (colour, _) in _styles(record, names).items():
+        method = methods[name]
+        scores = (scores_on_test(method, method.chosen[level], record.base.test, task) for task in record.subtasks)
+        bars[name] = ([fmean(values.values()) for values in scores], colour)
     figure = Figure(figsize=(13, 5), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / (len(methods) + 1)
-    bars = {"before fine-tuning": [record["start"][name] for name in names]}
-    bars |= {key: [mean_and_interval(scores_of(method, name))[0] for name in names] for key, method in methods.items()}
-    for number, (label, values) in enumerate(bars.items()):
-        positions = [position + number * width for position in range(len(names))]
-        colour = "0.7" if number == 0 else _colour(list(record["methods"]).index(label))
+    width = 0.8 / len(bars)
+    for number, (label, (values, colour)) in enumerate(bars.items()):
+        positions = [position + number * width for position in range(len(values))]
         axes.bar(positions, [100 * value for value in values], width, label=label, color=colour)
-    axes.set_xticks([position + 0.4 for position in range(len(names))], [name.replace("/", "\n") for name in names])
+    ticks = [name.replace("/", "\n") for name in record.subtasks]
+    axes.set_xticks([position + 0.4 for position in range(len(ticks))], ticks)
     axes.tick_params(axis="x", labelsize=7, rotation=45)
-    axes.set(ylabel="accuracy, percent", ylim=(0, 100))
+    axes.set(ylabel="accuracy, percent", ylim=(0, 100), title=f"Sub-tasks at {100 * level:g} % retention, test split")
     axes.legend(fontsize=8, ncols=len(bars))
     return figure
 
 
-def _interpolations(axes: Axes, record: dict[str, Any], mean: str) -> None:
-    """Plot one curve per method, with the 95 % interval over seeds at its end."""
-    start = (100 * record["start"]["general"], 100 * record["start"][mean])
-    for number, (name, method) in enumerate(record["methods"].items()):
-        shares = sorted({point["share"] for point in method["test"]})
-        points = [[mean_and_interval(scores_of(method, key, share)) for share in shares] for key in ("general", mean)]
-        xs, ys = ([before, *(100 * value for value, _ in values)] for before, values in zip(start, points, strict=True))
-        style = "--" if is_ablation(name) else "-"
-        axes.plot(xs, ys, style, color=_colour(number), marker=".", label=name, alpha=0.8)
-        x_error, y_error = (100 * values[-1][1] for values in points)
+def _panel(axes: Axes, record: StudyRecord, methods: Sequence[Method]) -> None:
+    base = record.base.test
+    styles = _styles(record, [method.name for method in methods])
+    lowest = 100 * LOWEST_RETENTION * base[record.retain]
+    for method in methods:
+        points = []
+        for candidate in method.front:
+            scores = (scores_on_test(method, candidate, base, name) for name in (record.retain, record.metric))
+            points.append([mean_and_interval([100 * value for value in own.values()]) for own in scores])
+        points = sorted((point for point in points if point[0][0] >= lowest), key=lambda point: -point[0][0])
+        colour, marker = styles[method.name]
         axes.errorbar(
-            xs[-1],
-            ys[-1],
-            xerr=x_error,
-            yerr=y_error,
-            color=_colour(number),
-            marker="o",
-            alpha=0.8,
-            elinewidth=0.8,
+            [x for (x, _), _ in points],
+            [y for _, (y, _) in points],
+            xerr=[_bar(half) for (_, half), _ in points],
+            yerr=[_bar(half) for _, (_, half) in points],
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linewidth=1.4,
+            elinewidth=0.6,
+            alpha=0.9,
+            label=method.name,
         )
-    axes.plot(*start, "k*", markersize=14, label="before fine-tuning")
+    star = (100 * base[record.retain], 100 * base[record.metric])
+    axes.plot(*star, "*", color="0.4", markersize=15, zorder=5, label="base model")
+    for level in record.retentions:
+        axes.axvline(level * star[0], color="0.6", linestyle=":", linewidth=0.8)
+        axes.annotate(
+            f"{100 * level:g} %",
+            (level * star[0], 0.01),
+            xycoords=("data", "axes fraction"),
+            fontsize=7,
+            color="0.4",
+            rotation=90,
+            ha="right",
+            va="bottom",
+        )
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, loc="best")
 
 
-def _rates(axes: Axes, record: dict[str, Any]) -> None:
-    for number, (name, method) in enumerate(record["methods"].items()):
-        ys, xs = ([100 * fmean(scores_of(method, mean, lr=rate)) for rate in rates_of(record)] for mean in BOTH_MEANS)
-        axes.plot(xs, ys, "--" if is_ablation(name) else "-", color=_colour(number), marker=".", alpha=0.8)
+def _styles(record: StudyRecord, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return method -> colour and marker within a panel."""
+    others = [name for name in names if name != record.reference]
+    order = [record.reference, *others] if record.reference in names else ["", *others]
+    return {
+        name: (_COLOURS[number], _MARKERS[number % len(_MARKERS)]) for number, name in enumerate(order) if name in names
+    }
 
 
-def _colour(number: int) -> tuple[float, ...]:
-    """Return the colour of a method; the strong colours of the palette come before the pale ones."""
-    return colormaps["tab20"]((2 * number + number // 10) % 20)
+def _bar(half: float) -> float:
+    """Return the length of an error bar; none for one seed."""
+    return 0.0 if math.isnan(half) else half
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,119 +1,130 @@
-"""The record of a study as plain data: its runs, the learning rates chosen, the scores on the test split."""
+"""The record of a study, ``study.json``: made from measured runs, written, and read again."""
 
+import json
 import math
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
-from omegaconf import OmegaConf
+from pydantic import ValidationError
 
-from degla.artifacts import read_metrics
+from degla.artifacts import atomic_write
+from degla.errors import ConfigError
+from degla.report.study_measure import Method, hypervolumes, study_methods
+from degla.report.study_schema import Base, Choice, Run, StudyRecord
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-_T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-BOTH_MEANS = ("compositional", "general")  # the two means that tables and plots set against each other
-
-
-class StudyRun(NamedTuple):
-    """A finished run of one method."""
-
-    method: str
-    lr: float
-    seed: int
-    folder: Path
-    validation: dict[str, float]  # means on the validation split at the end of the run
-    seconds: float  # of training, evaluation included
+_DIGITS = 8  # of a hypervolume, which is a fraction of the plane of two accuracies
 
 
-def find_runs(folder: Path) -> list[StudyRun]:
-    """Return the finished runs below ``<folder>/<method>/``, in the order of their names."""
-    runs = []
-    for record in sorted(folder.glob("*/*/finished.json")):
-        config = OmegaConf.load(record.parent / "config.yaml")
-        metrics = read_metrics(record.parent / "metrics.csv")
-        start = "eval_mean/scenes/"
-        means = {
-            name.removeprefix(start).replace("average", "overall"): values[max(values)]
-            for name, values in metrics.items()
-            if name.startswith(start)
-        }
-        seconds = record.stat().st_mtime - (record.parent / "config.yaml").stat().st_mtime
-        runs.append(StudyRun(config.name, config.optimizer.lr, config.seed, record.parent, means, seconds))
-    return runs
-
-
-def chosen_runs(runs: list[StudyRun]) -> list[StudyRun]:
-    """Return each method's runs, one per seed, at the rate with the best mean ``overall`` on the validation split."""
-    by_rate: dict[str, dict[float, list[StudyRun]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        by_rate[run.method][run.lr].append(run)
-    chosen = []
-    for rates in by_rate.values():
-        chosen += max(rates.values(), key=lambda seeds: fmean(run.validation["overall"] for run in seeds))
-    return chosen
-
-
-def study_record(
-    runs: list[StudyRun],
-    tuned: list[tuple[StudyRun, list[float]]],
-    start: dict[str, float],
-    scores: list[list[dict[str, float]]],
-) -> dict[str, Any]:
-    """Return everything that tables and plots need, in types that JSON can hold.
+def make_record(runs: Sequence[Run], base: Base, **settings: Any) -> StudyRecord:
+    """Return the record of runs that are measured on both splits.
 
     Args:
-        runs: all finished runs, for the choice of the rates.
-        tuned: each run that was measured on the test split, with its shares of fine-tuned weights.
-        start: scores of the model that all runs started from.
-        scores: the scores of each run in ``tuned`` at each of its shares.
+        runs: with validation scores, and with test scores of every candidate that is reported.
+        base: the model that they started from.
+        settings: the other fields of ``StudyRecord``, without ``chosen`` and ``hypervolume``.
+
+    Raises:
+        ValidationError: a score is missing or is not a fraction.
     """
-    methods: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        method = methods.setdefault(run.method, {"validation": [], "test": []})
-        method["validation"].append(
-            {"lr": run.lr, "seed": run.seed, "seconds": round(run.seconds), **_rounded(run.validation)}
+    record = StudyRecord(runs=list(runs), base=base, chosen={}, hypervolume={}, **settings)
+    derived = _derived(record)
+    return StudyRecord(**{**dict(record), **derived})
+
+
+def methods_of(record: StudyRecord) -> dict[str, Method]:
+    """Return the methods of a record, in the order of its panels, then by name."""
+    methods = study_methods(record.runs, record.base.validation, record.metric, record.retain, record.retentions)
+    in_panels = [name for names in record.panels.values() for name in names]
+    order = dict.fromkeys([*(name for name in in_panels if name in methods), *sorted(methods)])
+    return {name: methods[name] for name in order}
+
+
+def write_record(record: StudyRecord, path: Path) -> None:
+    """Write the record as JSON with one line per run, so that two records can be compared line by line.
+
+    Args:
+        record: the record.
+        path: the file.
+    """
+    content = record.model_dump(mode="json")
+    parts = []
+    for name, value in content.items():
+        text = json.dumps(value, indent=1).replace("\n", "\n ")
+        if name == "runs":
+            text = "[\n" + ",\n".join(f"  {json.dumps(run)}" for run in value) + "\n ]"
+        parts.append(f' "{name}": {text}')
+    with atomic_write(path) as partial:
+        partial.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def read_record(path: Path, key: str = "replot") -> StudyRecord:
+    """Read and check a record.
+
+    Args:
+        path: the file.
+        key: the config key that names it, for messages.
+
+    Raises:
+        ConfigError: the file is not a record of format 2, or what was chosen does not follow from its runs.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "format" not in content and {"start", "methods"} <= content.keys():
+            raise ConfigError(_format_1_sentence(path, key, content))
+        record = StudyRecord.model_validate(content)
+        contradictions = _contradictions(record)
+    except (OSError, ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
+        raise ConfigError(f"{key}={path} is not the study.json of an earlier study: {_reason(error)}") from error
+    if contradictions:
+        raise ConfigError(
+            f"{key}={path}: {contradictions[0]} does not follow from its runs, so the file was changed by hand or "
+            "written by another release: measure again with degla-study runs=<folder>"
         )
-    for run in chosen_runs(runs):
-        methods[run.method]["lr"] = run.lr
-    for (run, shares), points in zip(tuned, scores, strict=True):
-        methods[run.method]["test"] += [
-            {"lr": run.lr, "seed": run.seed, "share": share, "scores": _rounded(point)}
-            for share, point in zip(shares, points, strict=True)
-        ]
-    ablations_last = dict(sorted(methods.items(), key=lambda item: (is_ablation(item[0]), item[0])))
-    return {"start": _rounded(start), "methods": ablations_last}
+    return record
 
 
-def is_ablation(method: str) -> bool:
-    """Return whether a method is DeGLA with one part changed."""
-    return method.startswith("degla_")
+def _derived(record: StudyRecord) -> dict[str, Any]:
+    """Return the fields that follow from the others."""
+    methods = methods_of(record)
+    return {
+        "chosen": {
+            name: [Choice(retention=level, setting=c.setting, share=c.share) for level, c in method.chosen.items()]
+            for name, method in methods.items()
+        },
+        "hypervolume": {
+            name: {
+                seed: round(area, _DIGITS)
+                for seed, area in hypervolumes(method, record.base.test, record.metric, record.retain).items()
+            }
+            for name, method in methods.items()
+        },
+    }
 
 
-def scores_of(method: dict[str, Any], name: str, share: float = 1.0, lr: float | None = None) -> list[float]:
-    """Return a method's scores on the test split, one per seed.
-
-    Args:
-        method: its entry in the record.
-        name: a sub-task or mean.
-        share: part of the fine-tuned weights.
-        lr: learning rate; None takes the method's own.
-    """
-    setting = (lr or method["lr"], share)
-    return [point["scores"][name] for point in method["test"] if (point["lr"], point["share"]) == setting]
-
-
-def rates_of(record: dict[str, Any]) -> list[float]:
-    """Return the learning rates of a study in ascending order."""
-    return sorted({run["lr"] for method in record["methods"].values() for run in method["validation"]})
+def _contradictions(record: StudyRecord) -> list[str]:
+    derived = _derived(record)
+    wrong = [f"the choice of {name}" for name, own in derived["chosen"].items() if record.chosen.get(name) != own]
+    for name, areas in derived["hypervolume"].items():
+        stored = record.hypervolume.get(name, {})
+        if stored.keys() != areas.keys() or any(
+            not math.isclose(stored[seed], area, abs_tol=10**-_DIGITS * 2) for seed, area in areas.items()
+        ):
+            wrong.append(f"the hypervolume of {name}")
+    return wrong
 
 
-def _rounded(scores: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in scores.items()}
+def _format_1_sentence(path: Path, key: str, content: dict[str, Any]) -> str:
+    commit = (content.get("provenance") or {}).get("commit", "an earlier commit")
+    return (
+        f"{key}={path} is of format 1, which chose one learning rate per method: draw it with degla at commit "
+        f"{commit}, or measure its runs again with degla-study runs=<folder>"
+    )
 
 
-def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Return the mean, and half the width of its 95 % interval by Student's t; nan for one value."""
-    if len(values) < 2:
-        return fmean(values), math.nan
-    return fmean(values), _T95.get(len(values) - 1, 1.96) * stdev(values) / math.sqrt(len(values))
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
+    return " ".join(str(error).split())
