@@ -58,7 +58,17 @@ def batches_done(trainer: L.Trainer) -> int:
         0 where the run was not resumed.
     """
     loop: Any = trainer.fit_loop
-    return int(loop.epoch_loop.batch_progress.current.processed) if loop.restarting else 0
+    return batches_processed(trainer) if loop.restarting else 0
+
+
+def batches_processed(trainer: L.Trainer) -> int:
+    """Return how many batches the run has trained on, those before it was resumed included.
+
+    ``_TrainingEpochLoop.batch_progress``, whose class is private.
+    Source: https://github.com/Lightning-AI/pytorch-lightning/blob/master/src/lightning/pytorch/loops/training_epoch_loop.py
+    """
+    loop: Any = trainer.fit_loop
+    return int(loop.epoch_loop.batch_progress.current.processed)
 
 
 def batch_progress(checkpoint: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from degla.bounds import SEED, Bound, bounded, is_number, number, one_of, share, whole
-from degla.compat.lightning import batches_done
+from degla.compat.lightning import batches_done, batches_processed
 from degla.data.batch import Batch
 from degla.data.collate import Collate
 from degla.data.image_rows import RowsOfImages, table_image_ids
@@ -23,6 +23,7 @@ from degla.data.problems import ProblemLog
 from degla.data.sampler import RunSampler, ShardSampler
 from degla.data.sources.table import SampleStream, SampleTable
 from degla.data.split import held_out_rows, image_folds
+from degla.data.stream_position import position_to_save, saved_position
 from degla.data.tokenizer import Tokenizer
 from degla.data.tokens import TokenTable
 from degla.data.transforms import EvalTransform, TrainTransform
@@ -163,6 +164,8 @@ class DataModule(L.LightningDataModule):
         sampler = self._sampler()  # raises for too few samples now, not when the first process builds its loader
         if sampler is not None:
             _report_repeats(sampler)
+        self._stream_sampler: StreamSampler | None = None
+        self._saved_position: dict[str, Any] | None = None  # of the stream, in the checkpoint that is resumed
         self.tokens: TokenTable | None = None
         if isinstance(self.train_source, SampleTable) and tokenizer.causal and tokenizer.key():
             self.tokens = TokenTable(self.train_source, tokenizer)
@@ -173,8 +176,20 @@ class DataModule(L.LightningDataModule):
         source = self.train_source
         if isinstance(source, SampleStream):
             self.problems.rows_read = start * self.global_batch_size // self._world_size
-            shares = StreamSampler(source, self.global_batch_size, self.seed, self._rank, self._world_size, start)
-            return self._loader(StreamBatches(source, self.collate, self.seed), batch_sampler=shares)
+            bookmark = None
+            if start:
+                source, bookmark = saved_position(source, self.seed, self._saved_position)
+            self._stream_sampler = StreamSampler(
+                source,
+                self.global_batch_size,
+                self.seed,
+                self._rank,
+                self._world_size,
+                start,
+                bookmark,
+                self._read_ahead,
+            )
+            return self._loader(StreamBatches(source, self.collate, self.seed), batch_sampler=self._stream_sampler)
         batches = TableBatches(
             source, self.collate, self.hard_images, self.tokens, self.train_indices, self._rows_of_images
         )
@@ -205,6 +220,23 @@ class DataModule(L.LightningDataModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the tensors of a batch; copies from pinned memory run beside the computation."""
         return batch.to(device, non_blocking=device.type == "cuda")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in a stream; nothing for a table, whose position is the number of batches."""
+        sampler = self._stream_sampler
+        if sampler is None or self.trainer is None:
+            return {}
+        # Micro-batches of an unfinished accumulation are read again.
+        batch = max(0, batches_processed(self.trainer) - self.trainer.accumulate_grad_batches)
+        return position_to_save(sampler.stream, self.seed, sampler.bookmark_before(batch))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the position in a stream from a checkpoint.
+
+        Args:
+            state_dict: what ``state_dict`` returned.
+        """
+        self._saved_position = state_dict
 
     def setup(self, stage: str) -> None:
         """Give each process its own record of bad samples, because several cannot write one file at once."""
@@ -262,6 +294,12 @@ class DataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **arguments,
         )
+
+    @property
+    def _read_ahead(self) -> int:
+        """Batches between the newest one that a loader took and the first one that a resumed run reads again."""
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        return self.num_workers * _BATCHES_PER_WORKER + accumulate + _BATCHES_OF_LIGHTNING
 
     @property
     def _rank(self) -> int:

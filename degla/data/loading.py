@@ -4,7 +4,9 @@ Shapes: N rows.
 """
 
 import itertools
+import logging
 import random
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,8 +19,12 @@ from degla.data.identity import normalized
 from degla.data.image_rows import RowsOfImages
 from degla.data.schema import Problem, Sample, TokenizedText
 from degla.data.sources.table import SampleStream, SampleTable
+from degla.data.stream_order import ChangedStreamError
+from degla.data.stream_position import StreamBookmark, StreamRow, endless_rows
 from degla.data.tokens import TokenTable
 from degla.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 _MAX_TRIES = 1000  # rows that are tried in place of a batch in which no sample can be used
 
@@ -156,8 +162,10 @@ class StreamSampler(Sampler[StreamShare]):
         seed: of shuffling, crops and choices.
         rank: this process.
         world_size: number of processes; each takes a contiguous part of every batch.
-        start: batches to leave out, because the run that is resumed has trained on them. Their rows are read again
-            without decoding, at most one pass of them.
+        start: batches to leave out, because the run that is resumed has trained on them.
+        bookmark: position before batch ``start`` from which to read. Without one, or if the stream has other records
+            there now, all rows before batch ``start`` are read again without decoding, at most one pass of them.
+        read_ahead: batches that a loader takes before they are trained on. ``bookmark_before`` looks back so far.
 
     Raises:
         ConfigError: a batch has fewer samples than there are processes.
@@ -171,6 +179,8 @@ class StreamSampler(Sampler[StreamShare]):
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
+        bookmark: StreamBookmark | None = None,
+        read_ahead: int = 0,
     ):
         if global_batch_size < world_size:
             raise ConfigError(
@@ -182,18 +192,50 @@ class StreamSampler(Sampler[StreamShare]):
         self.rank = rank
         self.world_size = world_size
         self.start = start
+        self.bookmark = bookmark
+        self.read_ahead = read_ahead
+        self._bookmarks: deque[StreamBookmark] = deque()
 
     def __iter__(self) -> Iterator[StreamShare]:
         first = self.global_batch_size * self.rank // self.world_size
         last = self.global_batch_size * (self.rank + 1) // self.world_size
-        rows = _endless_rows(self.stream, self.seed, skip=self.start * self.global_batch_size)
-        while True:
+        rows = self._rows_from_start()
+        for number in itertools.count(self.start):
+            self._forget_bookmarks(before=number - self.read_ahead)
             share: list[tuple[Sample, Draw]] = []
             epoch, row = 0, 0
             for offset, (epoch, row, record) in enumerate(itertools.islice(rows, self.global_batch_size)):
                 if first <= offset < last:
                     share.append(_drawn(self.stream, self.seed, epoch, row, record))
             yield StreamShare(share, epoch, row + 1)
+
+    def bookmark_before(self, batch: int) -> StreamBookmark | None:
+        """Return the last position from which a run that resumes with a batch can read; None if there is none.
+
+        Args:
+            batch: number of a batch that was taken not longer than ``read_ahead`` batches ago.
+        """
+        last_row = batch * self.global_batch_size
+        return next((mark for mark in reversed(self._bookmarks) if mark.rows_before <= last_row), None)
+
+    def _forget_bookmarks(self, before: int) -> None:
+        while len(self._bookmarks) > 1 and self._bookmarks[1].rows_before <= before * self.global_batch_size:
+            self._bookmarks.popleft()
+
+    def _rows_from_start(self) -> Iterator[StreamRow]:
+        """Yield the rows of batch ``start`` and of those after it."""
+        skip = self.start * self.global_batch_size
+        self._bookmarks.clear()
+        if self.bookmark is not None and self.bookmark.rows_before <= skip:
+            rows = endless_rows(self.stream, self.seed, skip, bookmark=self.bookmark, passed=self._bookmarks.append)
+            try:
+                first_row = next(rows)
+            except ChangedStreamError as error:
+                log.warning(f"the stream has other records than at the checkpoint ({error}): it is read from its start")
+                self._bookmarks.clear()
+            else:
+                return itertools.chain([first_row], rows)
+        return endless_rows(self.stream, self.seed, skip, passed=self._bookmarks.append)
 
 
 class StreamBatches(Dataset[Batch]):
@@ -222,7 +264,7 @@ class StreamBatches(Dataset[Batch]):
         if batch.samples:
             return batch
         problems = list(batch.problems)
-        for epoch, row, record in _endless_rows(self.stream, self.seed, share.next_row, share.epoch):
+        for epoch, row, record in endless_rows(self.stream, self.seed, share.next_row, share.epoch):
             batch = self.collate([_drawn(self.stream, self.seed, epoch, row, record)])
             problems += batch.problems
             if batch.samples:
@@ -230,24 +272,6 @@ class StreamBatches(Dataset[Batch]):
             if len(problems) >= _MAX_TRIES:
                 break
         raise _nothing_usable(problems)
-
-
-def _endless_rows(
-    stream: SampleStream, seed: int, skip: int = 0, epoch: int = 0
-) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yield pass, row and record without end, after the first ``skip`` rows of pass ``epoch``."""
-    while True:
-        length = 0
-        for row, record in enumerate(stream.records(seed, epoch)):
-            length += 1
-            if skip:
-                skip -= 1
-            else:
-                yield epoch, row, record
-        if not length:
-            raise DataError("the stream holds no rows; check data.path, data.data_files and data.split")
-        passes, skip = divmod(skip, length)  # every pass has as many rows: whole ones need not be read
-        epoch += 1 + passes
 
 
 def _drawn(stream: SampleStream, seed: int, epoch: int, row: int, record: dict[str, Any]) -> tuple[Sample, Draw]:

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from degla.artifacts import newest_checkpoint
+from degla.data.sources import SampleStream
 from degla.errors import CheckpointError, ConfigError
 from degla.training.build import build
 from degla.training.resume import FORMAT, KEY, check_resume, identify_data
@@ -146,3 +149,31 @@ def test_resume_allow_permits_another_freezing_or_teacher(photos, tmp_path, chec
 def test_the_identity_of_data_is_that_of_its_texts(photos, checkpoint):
     data = build(tiny(photos, "unused")).datamodule.source
     assert list(identify_data(data)) == content_identity(checkpoint)
+
+
+def test_a_resumed_stream_reads_from_the_position_in_its_checkpoint(photos, tmp_path, monkeypatch):
+    """The weights are those of a run that was not stopped; two micro-batches of 4 rows make a step."""
+    read = []
+    blocks = SampleStream.blocks
+
+    def counted(stream, seed, epoch, start=None):
+        for block in blocks(stream, seed, epoch, start):
+            if stream.shuffle_buffer == 4:  # the samples that are checked at the start are not shuffled
+                read.append(epoch)
+            yield block
+
+    monkeypatch.setattr(SampleStream, "blocks", counted)
+    lines = [json.loads(line) for line in (photos / "captions.jsonl").read_text().splitlines()]
+    images = [{"bytes": (photos / line["image"]).read_bytes(), "path": None} for line in lines]
+    columns = {key: [line[key] for line in lines] for key in ("caption", "negatives")}
+    pq.write_table(pa.table({"image": images, **columns}), tmp_path / "0.parquet")
+    settings = ["data=hub_stream", "data.path=parquet", f"data.data_files={tmp_path / '0.parquet'}",
+                "data.shuffle_buffer=4", "loader.val_fraction=0", "optimizer.lr=1e-3",
+                "trainer.accumulate_grad_batches=2"]  # fmt: skip
+    settings += ["trainer.max_steps=5", "callbacks.checkpoint.every_n_steps=4"]
+    whole = fit(photos, tmp_path / "whole", *settings)
+    read.clear()
+    resumed = fit(photos, tmp_path / "rest", *settings, ckpt_path=tmp_path / "whole/checkpoints/step-00000004.ckpt")
+    after, expected = resumed.module.state_dict(), whole.module.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in expected.items())
+    assert len(lines) == 24 and set(read) == {1} and len(read) <= 6  # blocks of 4 rows; 32 rows came before

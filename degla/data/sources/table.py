@@ -27,6 +27,7 @@ from degla.data.schema import (
 )
 from degla.data.sources.needed import OnlyNeeded, is_needed, unneeded_columns
 from degla.data.sources.records import Record
+from degla.data.stream_order import Block, BlockStart, blocks_of_pass, unreadable_shard
 from degla.errors import DataError
 
 CaptionChoice = Literal["first", "random"]
@@ -180,6 +181,8 @@ class SampleStream:
         to_sample: makes a ``Sample`` of a record and its number in the pass.
         shuffle_buffer: samples held for shuffling.
         captions: which caption a step uses if a sample has several: ``first`` or ``random``.
+        earlier_order: read in the order of degla 0.1, which ``datasets`` gave. Only runs that began with it need this,
+            because reading cannot continue from a position in that order.
     """
 
     def __init__(
@@ -188,11 +191,13 @@ class SampleStream:
         to_sample: Callable[[Record, int], Sample],
         shuffle_buffer: int = 1000,
         captions: CaptionChoice = "first",
+        earlier_order: bool = False,
     ):
         self.dataset = dataset
         self.to_sample = to_sample
         self.shuffle_buffer = shuffle_buffer
         self.captions: CaptionChoice = captions
+        self.earlier_order = earlier_order
 
     def reading(self, needs: Collection[str]) -> "SampleStream":
         """Return the stream without what ``needs`` do not read.
@@ -200,7 +205,12 @@ class SampleStream:
         Args:
             needs: names such as ``negatives`` and ``units``, as ``Collate`` takes them.
         """
-        return SampleStream(self.dataset, OnlyNeeded(self.to_sample, needs), self.shuffle_buffer, self.captions)
+        to_sample = OnlyNeeded(self.to_sample, needs)
+        return SampleStream(self.dataset, to_sample, self.shuffle_buffer, self.captions, self.earlier_order)
+
+    def in_earlier_order(self) -> "SampleStream":
+        """Return the same samples in the order of degla 0.1."""
+        return SampleStream(self.dataset, self.to_sample, self.shuffle_buffer, self.captions, earlier_order=True)
 
     def samples(self, seed: int, epoch: int) -> Iterator[Sample]:
         """Yield one pass over all samples.
@@ -212,19 +222,27 @@ class SampleStream:
         Raises:
             DataError: a shard cannot be read; the ``datasets`` library has logged which one.
         """
-        for number, record in enumerate(self.records(seed, epoch)):
+        records = (record for block in self.blocks(seed, epoch) for record in block.records)
+        for number, record in enumerate(records):
             yield self.to_sample(record, number)
 
-    def records(self, seed: int, epoch: int) -> Iterator[Record]:
+    def blocks(self, seed: int, epoch: int, start: BlockStart | None = None) -> Iterator[Block]:
         """Yield one pass over all records, in the same order in every process and DataLoader worker.
 
         Args:
             seed: of the shuffled order.
             epoch: number of the pass; each has its own order.
+            start: position in the pass from which to continue; None reads from its beginning.
 
         Raises:
+            ChangedStreamError: other records are at ``start`` than when it was saved.
             DataError: a shard cannot be read; the ``datasets`` library has logged which one.
         """
+        if self.earlier_order:
+            return (Block(None, [record]) for record in self._records_in_earlier_order(seed, epoch))
+        return blocks_of_pass(self.dataset, seed, epoch, self.shuffle_buffer, start)
+
+    def _records_in_earlier_order(self, seed: int, epoch: int) -> Iterator[Record]:
         shuffled = self.dataset.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
         shuffled.set_epoch(epoch)
         # Not iter(shuffled): inside a DataLoader worker that yields only the worker's share of the shards.
@@ -235,10 +253,7 @@ class SampleStream:
             except StopIteration:
                 return
             except Exception as error:
-                raise DataError(
-                    f"a shard of the stream cannot be read ({type(error).__name__}: {str(error)[:200]}); the "
-                    "line above names it: repair it, or leave it out of data.data_files"
-                ) from error
+                raise unreadable_shard(error) from error
             yield {name: values[0] for name, values in batch.items()}
 
 
