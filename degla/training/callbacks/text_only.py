@@ -19,7 +19,6 @@ from degla.data.image_rows import table_image_ids
 from degla.data.schema import Sample
 from degla.data.sources import SampleTable
 from degla.errors import ConfigError
-from degla.hard_negatives.text_only import text_only_scores
 from degla.report.text_only import TextOnlyRecord, TextOnlyScore, write_text_only
 from degla.training.validation import RECALL_AT
 
@@ -77,6 +76,9 @@ def caption_choice(train: Sequence[Sample], val: Sequence[Sample]) -> dict[str, 
         train: samples to train on.
         val: samples to test on.
     """
+    # Not at the top: it needs the extra `negatives`, which training in general does not, and takes a second to import.
+    from degla.hard_negatives.text_only import text_only_scores
+
     train_pairs, val_pairs = _pairs_by_type(train), _pairs_by_type(val)
     points_of_captions: dict[int, list[float]] = defaultdict(list)
     by_type = {}
