@@ -2,8 +2,9 @@
 
     python docs/tables.py                              # fill every block
     python docs/tables.py --check                      # change nothing; exit code 1 if a block is out of date
-    python docs/tables.py --demo runs/demo/<time>      # first take the record of a finished demo run
+    python docs/tables.py --demo runs/demo/<time> ...  # first take the record of finished demo runs, one per seed
     python docs/tables.py --text-only                  # first measure the text-only baseline of the scenes again
+    python docs/tables.py --folds runs/flickr8k/folds  # first take the record of a cross-validation
     python docs/tables.py --negatives Flickr8k=<folder> SugarCrepe=<folder>     # first read what degla-negatives wrote
 
 A block is between ``<!-- table:NAME -->`` and ``<!-- /table -->``. Each table says by which commit and versions its
@@ -21,6 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "docs" / "records"
+STUDY = ROOT / "docs" / "study" / "study.json"
 PAGES = (
     "README.md",
     "benchmarks/README.md",
@@ -43,8 +45,9 @@ def main() -> None:
     """Update the records that were asked for, then fill or check every block."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing, fail if a block is out of date")
-    parser.add_argument("--demo", type=Path, metavar="RUN", help="folder of a finished run of experiment=demo")
+    parser.add_argument("--demo", nargs="+", type=Path, metavar="RUN", help="finished runs of experiment=demo by seed")
     parser.add_argument("--text-only", action="store_true", help="measure the text-only baseline of the scenes")
+    parser.add_argument("--folds", type=Path, metavar="SWEEP", help="folder of a finished +sweep=folds")
     parser.add_argument("--negatives", nargs="+", metavar="NAME=FOLDER", help="outputs of degla-negatives")
     parser.add_argument("--balanced", nargs="+", metavar="NAME=FOLDER", help="the same of balance=true")
     arguments = parser.parse_args()
@@ -52,6 +55,8 @@ def main() -> None:
         write_record("demo", demo_record(arguments.demo))
     if arguments.text_only:
         write_record("scenes_text_only", text_only_record())
+    if arguments.folds:
+        write_record("flickr8k", folds_record(arguments.folds))
     for record, outputs in (("negatives", arguments.negatives), ("negatives_balanced", arguments.balanced)):
         if outputs:
             folders = dict(item.split("=", 1) for item in outputs)
@@ -88,27 +93,40 @@ def write_record(name: str, record: dict[str, Any]) -> None:
     (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def demo_record(run: Path) -> dict[str, Any]:
-    """Take the first and the last evaluation of a demo run, with what they were measured by."""
+def demo_record(runs: list[Path]) -> dict[str, Any]:
+    """Take the first and the last evaluation of demo runs, with what they were measured by.
+
+    Args:
+        runs: folders of finished runs that differ in their seed; the first has the demo's own seed.
+    """
     import yaml
 
-    from degla.artifacts import provenance, read_metrics
+    from degla.artifacts import provenance
 
-    metrics = read_metrics(run / "metrics.csv")
-    scores = {}
-    for name, values in metrics.items():
-        if name.startswith(("eval/scenes/", "eval_mean/scenes/")):
-            steps = sorted(values)
-            scores[name] = {"before": round(values[steps[0]], 4), "after": round(values[steps[-1]], 4)}
-    last_step = max(step for values in metrics.values() for step in values)
-    items = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["benchmark"]["scenes"]["num_items"]
+    configs = [yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) for run in runs]
+    changes = [_before_and_after(run) for run in runs]
     return {
         "command": "degla-train experiment=demo",
         **provenance(),
-        "steps": last_step,
-        "items": items,
-        "scores": scores,
+        "steps": configs[0]["trainer"]["max_steps"],
+        "items": configs[0]["benchmark"]["scenes"]["num_items"],
+        "seconds": [json.loads((run / "finished.json").read_text(encoding="utf-8")).get("seconds") for run in runs],
+        "seeds": [config["seed"] for config in configs],
+        "scores": changes[0],
+        "after_by_seed": {name: [change[name]["after"] for change in changes] for name in changes[0]},
     }
+
+
+def _before_and_after(run: Path) -> dict[str, dict[str, float]]:
+    """Return each score of the scenes at the first and at the last step of a run."""
+    from degla.artifacts import read_metrics
+
+    scores = {}
+    for name, values in read_metrics(run / "metrics.csv").items():
+        if name.startswith(("eval/scenes/", "eval_mean/scenes/")):
+            steps = sorted(values)
+            scores[name] = {"before": round(values[steps[0]], 4), "after": round(values[steps[-1]], 4)}
+    return scores
 
 
 def text_only_record() -> dict[str, Any]:
@@ -151,6 +169,26 @@ def negatives_record(folders: dict[str, Path]) -> dict[str, Any]:
     return {"command": f"degla-negatives kinds=[{','.join(kinds)}]{balance}", **provenance(), "sets": sets}
 
 
+def folds_record(sweep: Path) -> dict[str, Any]:
+    """Take the folds of a cross-validation, with what they were measured by."""
+    (group,) = json.loads((sweep / "folds.json").read_text(encoding="utf-8"))["groups"]
+    run = next(sweep.glob("*/provenance.json"))
+    command = " ".join(["degla-train", *group.pop("settings")])
+    return {"command": command, **json.loads(run.read_text(encoding="utf-8")), **group}
+
+
+def flickr8k_table() -> str:
+    """Return every metric of the cross-validation on photos, with the text-only baseline beside it."""
+    sys.path.insert(0, str(ROOT))
+    from degla.report.folds import HEADS, Group, fold_rows
+
+    record = read_record("flickr8k")
+    group = Group(settings=[], **{name: record[name] for name in Group.model_fields if name != "settings"})
+    lines = [[f"`{row[0]}`", *row[1:]] for row in fold_rows(group)]
+    note = f"{len(group.folds)} folds, {max(group.steps)} steps each; {group.model}."
+    return f"{_table(list(HEADS), lines)}\n\n{_measured(record)} {note}"
+
+
 def negatives_table(name: str) -> str:
     """Return the negatives of each kind with the accuracy of the text-only baseline, for each set of captions."""
     record = read_record(name)
@@ -167,25 +205,27 @@ def negatives_table(name: str) -> str:
     return f"{_table(heads, lines)}\n\n{_measured(record)}"
 
 
+_DEMO_HEADS = ("before", "after", "change", "change, mean and 95 % interval over seeds")
+
+
 def demo_table() -> str:
     """Return the means of the demo before and after, and its largest gain and loss."""
     record = read_record("demo")
-    means = {name: record["scores"][f"eval_mean/scenes/{name}"] for name in _MEANS}
-    subtasks = _subtasks(record)
-    changes = {name: score["after"] - score["before"] for name, score in subtasks.items()}
-    lines = [_change_row(_MEANS[name], score) for name, score in means.items()]
+    lines = [_demo_row(record, f"eval_mean/scenes/{name}", title) for name, title in _MEANS.items()]
+    changes = {name: score["after"] - score["before"] for name, score in _subtasks(record).items()}
     for label, name in (("largest gain", max(changes, key=changes.__getitem__)),
                         ("largest loss", min(changes, key=changes.__getitem__))):  # fmt: skip
-        lines.append(_change_row(f"{label} of a sub-task: `{name}`", subtasks[name]))
-    heads = ["test split, percent", "before", "after", "change"]
-    return f"{_table(heads, lines)}\n\n{_measured(record)} {record['items']} items a sub-task."
+        lines.append(_demo_row(record, f"eval/scenes/{name}", f"{label} of a sub-task: `{name}`"))
+    seeds = ", ".join(map(str, record["seeds"]))
+    note = f"{_measured(record)} {record['items']} items a sub-task; after: seed {record['seeds'][0]}; seeds {seeds}."
+    return f"{_table(['test split, percent', *_DEMO_HEADS], lines)}\n\n{note}"
 
 
 def demo_subtasks_table() -> str:
     """Return every sub-task of the demo."""
     record = read_record("demo")
-    lines = [_change_row(f"`{name}`", score) for name, score in _subtasks(record).items()]
-    return f"{_table(['sub-task, percent', 'before', 'after', 'change'], lines)}\n\n{_measured(record)}"
+    lines = [_demo_row(record, f"eval/scenes/{name}", f"`{name}`") for name in _subtasks(record)]
+    return f"{_table(['sub-task, percent', *_DEMO_HEADS], lines)}\n\n{_measured(record)}"
 
 
 def scenes_model_table() -> str:
@@ -334,8 +374,19 @@ def search_table() -> str:
     return f"{_table(heads, lines)}\n\n{notes}"
 
 
-def study_table(number: int) -> str:
-    """Return one of the tables that ``degla.study`` wrote from its record."""
+def study_table(name: str) -> str:
+    """Return a table of ``docs/study/study.json``, with what it shows above it and how it was measured below."""
+    sys.path.insert(0, str(ROOT))
+    from degla.report import study_tables
+    from degla.report.study_record import read_record as read_study
+
+    record = read_study(STUDY, key="docs/study/study.json")
+    table = getattr(study_tables, f"{name}_table")(record)
+    return f"{table.note}\n\n{table.markdown()}\n\n{_measured(record.provenance)}"
+
+
+def old_study_table(number: int) -> str:
+    """Return one of the tables of the study's first record, which ``degla.study`` wrote beside it."""
     text = (ROOT / "docs" / "study" / "study.md").read_text(encoding="utf-8")
     return re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)[number].rstrip("\n")
 
@@ -353,11 +404,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "search": search_table,
     "serve": serve_table,
     "onnx": onnx_table,
+    "flickr8k": flickr8k_table,
     "negatives": partial(negatives_table, "negatives"),
     "negatives_balanced": partial(negatives_table, "negatives_balanced"),
-    "study_means": partial(study_table, 0),
-    "study_rates": partial(study_table, 2),
-    "study_differences": partial(study_table, 3),
+    "study_means": partial(old_study_table, 0),
+    "study_rates": partial(old_study_table, 2),
+    "study_differences": partial(old_study_table, 3),
+    "study_retention": partial(study_table, "retention"),
+    "study_candidates": partial(study_table, "candidates"),
+    "study_hypervolume": partial(study_table, "hypervolume"),
+    "study_paired": partial(study_table, "paired"),
+    "study_subtasks": partial(study_table, "subtasks"),
 }
 
 
@@ -370,9 +427,13 @@ def _subtasks(record: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {name.removeprefix(prefix): score for name, score in record["scores"].items() if name.startswith(prefix)}
 
 
-def _change_row(name: str, score: dict[str, float]) -> list[str]:
-    before, after = 100 * score["before"], 100 * score["after"]
-    return [name, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"]
+def _demo_row(record: dict[str, Any], key: str, title: str) -> list[str]:
+    """Return a score before, after with the demo's own seed, and its change over all seeds."""
+    from degla.report.study_statistics import mean_and_interval
+
+    before, after = 100 * record["scores"][key]["before"], 100 * record["scores"][key]["after"]
+    mean, half = mean_and_interval([100 * value - before for value in record["after_by_seed"][key]])
+    return [title, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}", f"{mean:+.1f} ± {half:.1f}"]
 
 
 def _measured(record: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from degla.artifacts import read_metrics
+from degla.report.examples import examples_section
 from degla.report.figures import embedded_png
 from degla.report.memory import memory_section
 from degla.report.page import Bar, bars, facts, headline, page, table
@@ -90,6 +91,7 @@ def write_report(run_dir: Path) -> Path:
             baseline = read_text_only(run_dir) if stage == "val" else None
             sections.append(_table(metrics, stage, baseline) + f"<p>{_EXPLANATIONS[stage]}</p>")
             sections.append(f"<p>{_TEXT_ONLY}</p>" if baseline else "")
+    sections.append(examples_section(run_dir))
     sections.append(retention_section(run_dir))
     sections.append("<h2>Curves</h2>" + _curves(run_dir))
     sections.append(memory_section(run_dir))

@@ -11,7 +11,8 @@ NOUN = (
 )
 FORMS = {
     "related": re.compile(
-        rf"^(?:there is )?(?:an?|the) {NOUN} (?:is )?(left of|right of|above|below|in front of|behind) (?:an?|the) {NOUN}$"
+        rf"^(?:there is )?(?:an?|the) {NOUN} (?:is )?(left of|right of|above|below|in front of|behind)"
+        rf" (?:an?|the) {NOUN}$"
     ),
     "without": re.compile(rf"^(?:there is )?(?:an?|the) {NOUN} but no {NOUN}$"),
     "listed": re.compile(rf"^(?:there is )?(?:an?|the) {NOUN}(?: and (?:an?|the) {NOUN})+$"),

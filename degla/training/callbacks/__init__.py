@@ -3,6 +3,7 @@
 from degla.training.callbacks.batch_images import BatchImages
 from degla.training.callbacks.checkpoint import RunCheckpoint
 from degla.training.callbacks.evaluate import Evaluate
+from degla.training.callbacks.examples import BenchmarkExamples
 from degla.training.callbacks.export_model import ExportModel
 from degla.training.callbacks.memory import MemoryUse
 from degla.training.callbacks.metrics_csv import MetricsCsv
@@ -15,6 +16,7 @@ from degla.training.callbacks.watchdog import Watchdog
 
 __all__ = [
     "BatchImages",
+    "BenchmarkExamples",
     "Evaluate",
     "ExportModel",
     "MemoryUse",
