@@ -2,7 +2,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -73,20 +72,9 @@ def degla(
 ) -> subprocess.CompletedProcess:
     """Run ``python -m degla.<program>`` as a user does.
 
-    A new process is started where Lightning or a launcher repeats the command line for further processes. Other
-    programs are forked, which is faster.
+    It is a copy of a process that has imported torch, and so are the processes that it starts.
     """
-    if any(argument.startswith(("trainer.devices=", "hydra/launcher=")) for argument in arguments):
-        result = subprocess.run(
-            [sys.executable, "-m", f"degla.{program}", *arguments],
-            cwd=cwd,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            capture_output=True,
-            text=True,
-            timeout=500,
-        )
-    else:
-        result = degla_forked(*arguments, cwd=cwd, program=program, **environment)
+    result = degla_forked(*arguments, cwd=cwd, program=program, **environment)
     assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
     return result
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+
+from tests.helpers.forked import fork_server
 
 
 def run_on_ranks(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
@@ -18,10 +19,9 @@ def run_on_ranks(function: Callable[..., Any], world_size: int, *arguments: Any)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = mp.get_context("spawn")
-    queue = context.Queue()
+    queue = fork_server.Queue()
     processes = [
-        context.Process(target=_run_rank, args=(function, rank, world_size, port, queue, arguments))
+        fork_server.Process(target=_run_rank, args=(function, rank, world_size, port, queue, arguments))
         for rank in range(world_size)
     ]
     for process in processes:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -13,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from degla.artifacts import read_metrics
 from tests.conftest import degla
 from tests.helpers.benchmarks import sugarcrepe
+from tests.helpers.forked import forked_python
 
 SUBSETS = ["swap_obj", "swap_att"]
 SMALL = ["model=scenes", "benchmark=sugarcrepe", "benchmark.sugarcrepe.subsets=[swap_obj,swap_att]", "num_workers=0"]
@@ -61,7 +61,7 @@ def test_a_model_beside_its_base(data):
 def test_two_ranks_give_the_json_of_one(data):
     evaluate(*SMALL, "batch_size=8", cwd=data)
     one = results(data)[1]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    torchrun = [forked_python(), "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command = [*torchrun, "-m", "degla.evaluate", *SMALL, "batch_size=8", "cache_dir=elsewhere"]
     subprocess.run(command, cwd=data, check=True, capture_output=True, timeout=300)
     two = results(data)[1]
@@ -153,7 +153,7 @@ def test_doctor(data):
 def test_a_killed_evaluation_resumes(data):
     """Killed while it encodes: what was kept is not encoded again."""
     sugarcrepe(data / "data", SUBSETS, count=4000)
-    command = [sys.executable, "-m", "degla.evaluate", *SMALL, "batch_size=16"]
+    command = [forked_python(), "-m", "degla.evaluate", *SMALL, "batch_size=16"]
     with (data / "log").open("w") as log:
         job = subprocess.Popen(command, cwd=data, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
         deadline = time.monotonic() + 120

@@ -3,10 +3,11 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.forked import forked_python
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -14,7 +15,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 def run_example(path: Path, cwd: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run([sys.executable, str(path)], cwd=cwd, env=environment, capture_output=True, text=True,
+    result = subprocess.run([forked_python(), str(path)], cwd=cwd, env=environment, capture_output=True, text=True,
                             timeout=400)  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout

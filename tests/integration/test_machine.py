@@ -11,6 +11,7 @@ import pytest
 
 from degla.cli.machine import machine_sentence
 from tests.conftest import TINY, degla
+from tests.helpers.forked import forked_python
 
 EVALUATE = ("model=scenes", "benchmark=scenes", "benchmark.scenes.num_items=4", "num_workers=0", "device=cpu")
 WEIGHTS = Path(__file__).parents[2] / "degla/models/pretrained/degla-scenes/plain_clip.safetensors"
@@ -22,7 +23,7 @@ def with_small_files(program, *arguments, cwd, kilobytes):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
 
-    command = [sys.executable, "-m", f"degla.{program}", *arguments]
+    command = [forked_python(), "-m", f"degla.{program}", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, preexec_fn=limit)
 
@@ -117,7 +118,7 @@ def test_a_worker_that_hangs_ends_the_run(photo_folder, tmp_path):
     arguments = [*TINY, f"data.path={photo_folder}", "loader.global_batch_size=4", "loader.num_workers=1"]
     arguments += ["loader.timeout_seconds=2", "data._target_=hanging.source", "callbacks.watchdog=null"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "DEGLA_TARGETS": "hanging.", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "degla.train", *arguments]
+    command = [forked_python(), "-m", "degla.train", *arguments]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert "delivered no batch within loader.timeout_seconds: check the storage of the data" in refused(result)
 

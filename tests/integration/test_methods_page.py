@@ -3,10 +3,10 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.conftest import read_csv
+from tests.helpers.forked import forked_python
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- runs -->\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
@@ -29,7 +29,7 @@ def test_a_method_of_ones_own(tmp_path):
         file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@" {SMALLER}\n', encoding="utf-8")
+    (tmp_path / "bin/python").write_text(f'#!/bin/sh\nexec {forked_python()} "$@" {SMALLER}\n', encoding="utf-8")
     (tmp_path / "bin/python").chmod(0o755)
     environment = {
         **os.environ,

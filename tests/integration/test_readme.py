@@ -9,12 +9,13 @@ import os
 import re
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.helpers.forked import forked_python
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- runs -->\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
@@ -60,7 +61,7 @@ def home(tmp_path_factory) -> Path:
         write_script(
             folder / f"bin/degla-{program}",
             f'for word do shift; case "$word" in model.pretrained=openai) word=model.pretrained=null;; esac; '
-            f'set -- "$@" "$word"; done\nexec {sys.executable} -m degla.{program} "$@" {settings}',
+            f'set -- "$@" "$word"; done\nexec {forked_python()} -m degla.{program} "$@" {settings}',
         )
     # README's make commands install: here only that the targets exist.
     write_script(folder / "bin/make", f'exec /usr/bin/env -i PATH=/usr/bin:/bin make -n -C {ROOT} "$@" > make.log')
@@ -97,7 +98,7 @@ def test_the_blocks_run_in_order(home):
     marked = blocks()
     assert [language for language, _ in marked] == ["bash", "bash", "python"]
     for language, code in marked:
-        command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+        command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [forked_python(), "-c", code]
         result = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=400)
         assert result.returncode == 0, f"{code}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     scores = result.stdout

@@ -4,7 +4,6 @@ import csv
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -13,7 +12,7 @@ from degla.artifacts import newest_checkpoint
 from degla.cli.sweeps import storage, trial_folder, trials_left
 from degla.errors import ConfigError
 from tests.conftest import TINY, degla, make_photo_folder, read_csv
-from tests.helpers.forked import fork_server
+from tests.helpers.forked import fork_server, forked_python
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +44,7 @@ def test_one_folder_per_job_and_a_summary(tmp_path, launcher):
 def test_a_killed_optuna_search_resumes(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="docs/clusters.md says how to install it")
     search = arguments(tmp_path, "+sweep=optuna", "loader.epochs=3", "callbacks.checkpoint.every_n_steps=2")
-    killed = subprocess.Popen([sys.executable, "-m", "degla.train", *search, "trials=2"], cwd=tmp_path,
+    killed = subprocess.Popen([forked_python(), "-m", "degla.train", *search, "trials=2"], cwd=tmp_path,
                               env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     sweep = tmp_path / "runs/train/optuna"

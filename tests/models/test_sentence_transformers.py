@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from PIL import Image
 from degla.api.model import Model
 from degla.models import load_clip
 from degla.models.sentence_transformers import save_sentence_transformers
-from tests.helpers.forked import degla_forked
+from tests.helpers.forked import degla_forked, forked_python
 
 
 def test_features_equal_those_here(tmp_path):
@@ -41,5 +40,5 @@ def test_the_code_of_the_card_runs(tmp_path):
     card = ModelCard.load(tmp_path / "out/README.md")
     assert card.data.library_name == "sentence-transformers"
     code = card.text.partition("```python\n")[2].partition("\n```")[0]
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "out", capture_output=True, text=True)
+    result = subprocess.run([forked_python(), "-c", code], cwd=tmp_path / "out", capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout.startswith("[["), result.stderr[-3000:]

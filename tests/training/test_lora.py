@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from degla.training.optim import trained_bytes
 from degla.training.resume import check_resume
 from tests.configs.test_configs import tiny
 from tests.conftest import degla, make_photo_folder
+from tests.helpers.forked import forked_python
 
 LORA = ("adapter=lora", "optimizer.lr=1e-2", "loader.num_workers=0", "trainer.max_steps=4", "teacher.decay=0.9")
 
@@ -200,7 +200,7 @@ def test_two_ranks_under_ddp_and_fsdp2_train_the_same_adapter(photos, tmp_path):
         script = tmp_path / f"{name}.py"
         script.write_text(RANK.format(photos=str(photos), folder=str(tmp_path / name), overrides=overrides))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-        command = [sys.executable, str(script)]
+        command = [forked_python(), str(script)]
         result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
         assert result.returncode == 0, result.stderr[-4000:]
     for name in layouts:
