@@ -46,8 +46,8 @@ def retention_table(record: StudyRecord) -> StudyTable:
     note = (
         f"Test split, percent: {_words(record.metric)}, mean and 95 % interval over seeds, of the candidate that is "
         f"best on the validation split among those that keep at least {levels} % of the base's {_words(record.retain)} "
-        f"accuracy there. `kept` is the {_words(record.retain)} accuracy of the candidate on the test split, with its "
-        "share of the base's in brackets, which can fall below the level by chance."
+        f"accuracy there. Beside it, what it has kept: {_words(record.retain)} accuracy on the test split, with its "
+        "share of the base's in brackets. That can fall below the level by chance."
     )
     return StudyTable("At fixed retention", note, heads, rows)
 

@@ -23,6 +23,7 @@ from degla.report.study_tables import (
     subtasks_table,
 )
 from tests.helpers.study import SUBTASKS, random_record, record, run
+from tests.test_docs import load_script
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "study"
 
@@ -172,6 +173,19 @@ def test_a_record_of_format_1_is_refused_with_its_commit(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps({"provenance": {"commit": "aa73e59"}, "start": {}, "methods": {}}))
     with pytest.raises(ConfigError, match=r"is of format 1, .* degla at commit aa73e59, or measure its runs again"):
         read_record(tmp_path / "study.json")
+
+
+def test_the_tables_of_the_docs_are_made_from_the_record(tmp_path, monkeypatch):
+    study, tables = random_record(("degla", "clip")), load_script("tables")
+    study = study.model_copy(update={"provenance": {"command": "degla-study", "commit": "abc1234", "python": "3.11",
+                                                    "machine": "x86_64", "benchmarks": {}}})  # fmt: skip
+    write_record(study, tmp_path / "study.json")
+    monkeypatch.setattr(tables, "STUDY", tmp_path / "study.json")
+    for table, name in zip(
+        study_tables(study), ("retention", "candidates", "hypervolume", "paired", "subtasks"), strict=True
+    ):
+        text = tables.fill(f"<!-- table:study_{name} -->\nold\n<!-- /table -->")
+        assert table.note in text and table.markdown() in text and "`degla-study` at commit abc1234" in text
 
 
 def test_the_committed_study_is_drawn_from_its_record(tmp_path):
