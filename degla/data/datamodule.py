@@ -16,6 +16,7 @@ from degla.bounds import SEED, Bound, bounded, is_number, number, one_of, share,
 from degla.compat.lightning import batches_done, batches_processed
 from degla.data.batch import Batch
 from degla.data.collate import Collate
+from degla.data.computed_order import STORED_ROWS, RowsExcept
 from degla.data.image_rows import RowsOfImages, table_image_ids
 from degla.data.images import ImageLimits
 from degla.data.loading import StreamBatches, StreamSampler, TableBatches, identity_collate
@@ -158,9 +159,9 @@ class DataModule(L.LightningDataModule):
         self._rows_of_images: RowsOfImages | None = None
         self._image_ids: np.ndarray | None = None  # (N,) of the training rows
         if isinstance(source, SampleTable) and "second_captions" in needs:
-            self._rows_of_images = RowsOfImages(table_image_ids(source), self.train_indices)
+            self._rows_of_images = RowsOfImages(table_image_ids(source), np.asarray(self.train_indices))
         if isinstance(source, SampleTable) and unique_images:
-            self._image_ids = table_image_ids(source)[self.train_indices]
+            self._image_ids = table_image_ids(source)[np.asarray(self.train_indices)]
         sampler = self._sampler()  # raises for too few samples now, not when the first process builds its loader
         if sampler is not None:
             _report_repeats(sampler)
@@ -266,7 +267,7 @@ class DataModule(L.LightningDataModule):
 
     def _split(
         self, val_fraction: float, num_folds: int | None, fold: int, max_val_rows: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray | RowsExcept, np.ndarray]:
         """Return the rows to train on and to validate on; all rows of an image fall on the same side."""
         if isinstance(self.source, SampleStream):
             held_out = np.zeros(0, dtype=bool)
@@ -279,6 +280,8 @@ class DataModule(L.LightningDataModule):
         else:
             held_out = np.zeros(len(self.source), dtype=bool)
         val = np.arange(len(self.val_source)) if self.val_source is not None else np.flatnonzero(held_out)
+        if len(held_out) - np.count_nonzero(held_out) > STORED_ROWS:
+            return RowsExcept(len(held_out), np.flatnonzero(held_out)), val[:max_val_rows]
         return np.flatnonzero(~held_out), val[:max_val_rows]
 
     def _loader(self, dataset: TableBatches | StreamBatches, **arguments: Any) -> DataLoader[Batch]:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from degla.data.batch import Batch
 from degla.data.collate import Collate, Draw
+from degla.data.computed_order import RowsExcept
 from degla.data.identity import normalized
 from degla.data.image_rows import RowsOfImages
 from degla.data.schema import Problem, Sample, TokenizedText
@@ -48,7 +49,7 @@ class TableBatches(Dataset[Batch]):
         collate: Collate,
         hard_images: bool = False,
         tokens: TokenTable | None = None,
-        pool: np.ndarray | None = None,
+        pool: np.ndarray | RowsExcept | None = None,
         rows_of_images: RowsOfImages | None = None,
     ):
         self.rows_of_images = rows_of_images

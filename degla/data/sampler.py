@@ -5,11 +5,13 @@ It depends on the seed only, so a run can be resumed at any batch.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from degla.data.collate import Draw
+from degla.data.computed_order import STORED_ROWS, RowsExcept, permuted
 from degla.data.unique_images import count_repeats, spread_images
 from degla.errors import ConfigError
 
@@ -20,6 +22,9 @@ class RunSampler(Sampler[list[Draw]]):
     Batch number b holds the same rows for any number of ranks and workers, so both may change when a run is
     resumed. Without ``drop_last`` every pass holds every row exactly once. A last batch of less than half the size
     is joined with the batch before it, and their rows are divided evenly, so that every rank gets some.
+
+    The order of a pass over more than 2**27 rows is computed for each batch, so the memory does not depend on the
+    number of rows. Smaller orders, and those that spread images, are stored with 8 bytes a row.
 
     Args:
         indices: ``(N,)`` rows to train on.
@@ -39,7 +44,7 @@ class RunSampler(Sampler[list[Draw]]):
 
     def __init__(
         self,
-        indices: np.ndarray,
+        indices: np.ndarray | RowsExcept,
         global_batch_size: int,
         epochs: int,
         seed: int,
@@ -50,14 +55,14 @@ class RunSampler(Sampler[list[Draw]]):
         image_ids: np.ndarray | None = None,
     ):
         self.sizes = _batch_sizes(len(indices), global_batch_size, drop_last)
-        if not self.sizes or global_batch_size < world_size:
+        if not len(self.sizes) or global_batch_size < world_size:
             raise ConfigError(
                 f"{len(indices)} training rows give no batch of loader.global_batch_size={global_batch_size} on "
                 f"{world_size} process(es): lower it, or set loader.drop_last=false"
             )
-        if min(self.sizes) < world_size:
+        if self.sizes.smallest < world_size:
             raise ConfigError(
-                f"the last batch of {len(indices)} training rows has {min(self.sizes)} rows, fewer than the "
+                f"the last batch of {len(indices)} training rows has {self.sizes.smallest} rows, fewer than the "
                 f"{world_size} processes: set loader.drop_last=true, or raise loader.global_batch_size"
             )
         self.indices = indices
@@ -74,44 +79,79 @@ class RunSampler(Sampler[list[Draw]]):
         return self.batches_per_epoch * self.epochs
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        order, order_epoch = self.indices, -1
-        ends = np.cumsum(self.sizes)
+        order, order_epoch = np.zeros(0, np.int64), -1
         for number in range(self.start, len(self)):
             epoch, batch = divmod(number, self.batches_per_epoch)
-            if epoch != order_epoch:
-                order, order_epoch = self._order(epoch), epoch
-            rows = order[ends[batch] - self.sizes[batch] : ends[batch]]
+            start, stop = self.sizes.span(batch)
+            if self._is_computed:
+                rows = self.indices[permuted(np.arange(start, stop), len(self.indices), self.seed, epoch)]
+            else:
+                if epoch != order_epoch:
+                    order, order_epoch = self._order(epoch), epoch
+                rows = order[start:stop]
             share = np.array_split(rows, self.world_size)[self.rank]
             yield [Draw(int(row), f"{self.seed}-{epoch}-{row}") for row in share]
+
+    @property
+    def _is_computed(self) -> bool:
+        return self.image_ids is None and len(self.indices) > STORED_ROWS
 
     def _order(self, epoch: int) -> np.ndarray:
         """Return the ``(N,)`` rows of a pass in their order."""
         if self.image_ids is None:
-            return np.random.default_rng((self.seed, epoch)).permutation(self.indices)
+            return np.random.default_rng((self.seed, epoch)).permutation(np.asarray(self.indices))
         order: np.ndarray = self.indices[self._places(epoch, self.image_ids)]
         return order
 
     def _places(self, epoch: int, image_ids: np.ndarray) -> np.ndarray:
         """Return the ``(N,)`` places in ``indices``, images spread over the batches."""
         places = np.random.default_rng((self.seed, epoch)).permutation(len(self.indices))
-        return spread_images(places, image_ids[places], self.sizes, np.random.default_rng((self.seed, epoch, 1)))
+        rng = np.random.default_rng((self.seed, epoch, 1))
+        return spread_images(places, image_ids[places], self.sizes.to_list(), rng)
 
     def count_repeats(self) -> int:
         """Return how many batches of the first pass hold an image more than once; 0 if the images are not known."""
         if self.image_ids is None:
             return 0
-        return count_repeats(self.image_ids[self._places(0, self.image_ids)], self.sizes)
+        return count_repeats(self.image_ids[self._places(0, self.image_ids)], self.sizes.to_list())
 
 
-def _batch_sizes(rows: int, batch_size: int, drop_last: bool) -> list[int]:
+@dataclass(frozen=True)
+class _BatchSizes:
+    """The sizes of the batches of a pass: all are equal but the last ones."""
+
+    size: int
+    num_equal: int
+    last: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.num_equal + len(self.last)
+
+    @property
+    def smallest(self) -> int:
+        """Return the size of the smallest batch."""
+        return min((self.size,) * bool(self.num_equal) + self.last)
+
+    def span(self, batch: int) -> tuple[int, int]:
+        """Return the first row of a batch, and the row after its last one."""
+        num_last = max(0, batch - self.num_equal)
+        start = min(batch, self.num_equal) * self.size + sum(self.last[:num_last])
+        return start, start + (self.size if batch < self.num_equal else self.last[num_last])
+
+    def to_list(self) -> list[int]:
+        """Return the size of each batch."""
+        return [self.size] * self.num_equal + list(self.last)
+
+
+def _batch_sizes(rows: int, batch_size: int, drop_last: bool) -> _BatchSizes:
     """Return the sizes of a pass's batches. They must not depend on the number of ranks, which may change."""
     full, rest = divmod(rows, batch_size)
     if drop_last or not rest:
-        return [batch_size] * full
+        return _BatchSizes(batch_size, full, ())
     if full and 2 * rest < batch_size:
         joined = batch_size + rest
-        return [*[batch_size] * (full - 1), joined - joined // 2, joined // 2]
-    return [*[batch_size] * full, rest]
+        return _BatchSizes(batch_size, full - 1, (joined - joined // 2, joined // 2))
+    return _BatchSizes(batch_size, full, (rest,))
 
 
 class ShardSampler(Sampler[list[Draw]]):
