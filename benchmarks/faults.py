@@ -2,6 +2,7 @@
 
     python benchmarks/faults.py --kills 100
     python benchmarks/faults.py --kills 20 --stream       # from uneven Parquet shards
+    python benchmarks/faults.py --kills 20 --asynchronous # checkpoints that a thread writes
 
 The same run without kills gives the weights that the killed run must end with, to the last bit.
 """
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--stream", action="store_true", help="read shards instead of a table")
+    parser.add_argument("--asynchronous", action="store_true", help="write checkpoints in a thread")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
@@ -113,7 +115,8 @@ def main() -> None:
             # A kill between a checkpoint and the log line of its step loses the line, not the step.
             "steps_without_a_line_in_the_log": len(set(range(arguments.steps)) - set(steps)),
         }
-    save("faults_stream" if arguments.stream else "faults", vars(arguments), figures)
+    name = "faults" + "_stream" * arguments.stream + "_asynchronous" * arguments.asynchronous
+    save(name, vars(arguments), figures)
 
 
 def _command(root: Path, arguments: argparse.Namespace) -> list[str]:
@@ -138,6 +141,7 @@ def _command(root: Path, arguments: argparse.Namespace) -> list[str]:
         "trainer.devices=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "callbacks.progress_bar=null",
         "callbacks.checkpoint.every_n_steps=3", "callbacks.export=null", "callbacks.batch_images=null",
         "teacher.decay=0.9", "optimizer.lr=1e-3", "ckpt_path=last",
+        f"callbacks.checkpoint.asynchronous={str(arguments.asynchronous).lower()}",
     ]  # fmt: skip
 
 

@@ -6,8 +6,4 @@ its behaviour changes, and ``pyproject.toml`` bounds the versions of those packa
 
 There is one module per package, so that a caller imports no more than it needs: ``degla.compat.hub`` and
 ``degla.compat.datasets`` import no torch.
-
-Private methods that have to be overridden stay in the class that overrides them, because a function cannot do that:
-
-- ``lightning.pytorch.callbacks.ModelCheckpoint._save_checkpoint``, in ``degla.training.callbacks.checkpoint``.
 """

@@ -3,14 +3,18 @@
 import shutil
 import time
 
+import pytest
+
 from tests.conftest import TINY
 from tests.helpers.forked import start_forked
 
 
-def test_a_moved_folder_ends_the_run(photo_folder, tmp_path):
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_moved_folder_ends_the_run(photo_folder, tmp_path, asynchronous):
     run_dir = tmp_path / "run"
     arguments = [*TINY, f"data.path={photo_folder}", "loader.global_batch_size=4", "loader.num_negatives=1"]
     arguments += ["loader.epochs=200", "callbacks.checkpoint.every_n_steps=2", "callbacks.evaluate=null"]
+    arguments += [f"callbacks.checkpoint.asynchronous={str(asynchronous).lower()}"]
     job = start_forked(*arguments, f"run_dir={run_dir}", cwd=tmp_path)
     deadline = time.time() + 120
     while not list(run_dir.glob("checkpoints/step-*.ckpt")) and time.time() < deadline:

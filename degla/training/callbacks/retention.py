@@ -22,6 +22,7 @@ from degla.models import ClipModel, interpolate_weights
 from degla.models.adapters import copy_sharing_base
 from degla.report.retention import Candidate, RetentionRecord, describe_choice, write_retention
 from degla.training.callbacks.evaluate import Evaluate, measure_benchmarks
+from degla.training.checkpoint_writer import wait_for_checkpoint
 from degla.training.encoding import encode_batch
 from degla.training.module import DeGLAModule
 from degla.training.retention import (
@@ -212,6 +213,7 @@ class Retention(Callback):
         state = _full_state(module.student)
         if trainer.is_global_zero:
             self._save(self._path(step).name, module, state)
+            wait_for_checkpoint(trainer.strategy.checkpoint_io)  # one that is being written counts as well
             resumable = {int(path.stem.partition("-")[2]) for path in self.dirpath.glob("step-*.ckpt")}
             needed = {step, *(saved for last in resumable for saved in self._best_steps_until(last))}
             self._remove_files(lambda saved: saved not in needed)
