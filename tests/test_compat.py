@@ -49,8 +49,6 @@ DOCUMENTED = {"os._exit"}  # by Python
 
 # Private methods of other packages that our classes override: nothing public does the same.
 OVERRIDDEN = {
-    # Deletes the oldest checkpoints when a new one is on the disk, whoever asked for it.
-    ("degla.training.callbacks.checkpoint", "RunCheckpoint", "_save_checkpoint"),
     # Replaces the base weights by copies whenever modules or weights are listed.
     ("degla.models.adapters.attention", "LoraAttention", "_restore_weights"),
 }
@@ -111,12 +109,6 @@ def test_private_methods_that_are_overridden_are_listed_and_exist():
     set_by_python_or_torch = ("_abc_impl", "_is_protocol", "_is_runtime_protocol", "_backward_cls")
     found = {item for item in found if item[2] not in set_by_python_or_torch}
     assert found == OVERRIDDEN
-
-
-def test_the_checkpoint_method_that_is_overridden_keeps_its_signature_and_its_callers():
-    assert list(inspect.signature(ModelCheckpoint._save_checkpoint).parameters) == ["self", "trainer", "filepath"]
-    assert "self._save_none_monitor_checkpoint(trainer, " in inspect.getsource(ModelCheckpoint._save_topk_checkpoint)
-    assert "self._save_checkpoint(trainer, " in inspect.getsource(ModelCheckpoint._save_none_monitor_checkpoint)
 
 
 def test_compat_modules_import_no_torch_where_a_torch_free_caller_needs_them():
