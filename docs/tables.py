@@ -185,7 +185,7 @@ def flickr8k_table() -> str:
     record = read_record("flickr8k")
     group = Group(settings=[], **{name: record[name] for name in Group.model_fields if name != "settings"})
     lines = [[f"`{row[0]}`", *row[1:]] for row in fold_rows(group)]
-    note = f"{len(group.folds)} folds, {max(group.steps)} steps each; {group.model}."
+    note = f"{len(group.folds)} of {group.num_folds} folds, {max(group.steps)} steps each; {group.model}."
     return f"{_table(list(HEADS), lines)}\n\n{_measured(record)} {note}"
 
 

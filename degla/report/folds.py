@@ -37,7 +37,7 @@ class Scores(BaseModel):
     before: list[float]
     after: list[float]
     text_only: list[float | None]  # None where there is no baseline
-    count: list[int | None]  # captions, pairs or images
+    count: list[int | None]  # captions, pairs, or images to choose from
 
 
 class Group(BaseModel):

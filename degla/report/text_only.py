@@ -15,7 +15,7 @@ class TextOnlyScore(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     accuracy: float | None = Field(ge=0, le=1)  # None where there are too few pairs to train on
-    count: int = Field(ge=0)  # captions, pairs or images that it is a share of
+    count: int = Field(ge=0)  # captions, pairs, or images to choose from
 
 
 class TextOnlyRecord(BaseModel):
