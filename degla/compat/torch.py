@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def foreach_lerp_(tensors: Sequence[Tensor], targets: Sequence[Tensor], weight: float) -> None:
+def foreach_lerp_(tensors: Sequence[Tensor], targets: Sequence[Tensor], weight: float | Tensor) -> None:
     """Move ``tensors`` towards ``targets`` in place, in one kernel for many tensors.
 
     ``torch._foreach_lerp_``; the public ``Tensor.lerp_`` starts one kernel for each tensor, which for the 300
@@ -37,9 +37,13 @@ def foreach_lerp_(tensors: Sequence[Tensor], targets: Sequence[Tensor], weight: 
     Args:
         tensors: of any shapes ``(...)``; they are changed.
         targets: as many, of the same shapes.
-        weight: 0 changes nothing, 1 copies the targets.
+        weight: 0 changes nothing, 1 copies the targets. A ``()`` tensor on their device is not read by the host, but
+            takes one kernel for each tensor.
     """
-    torch._foreach_lerp_(list(tensors), list(targets), weight)
+    if isinstance(weight, Tensor):
+        torch._foreach_lerp_(list(tensors), list(targets), [weight.to(tensor.dtype) for tensor in tensors])
+    else:
+        torch._foreach_lerp_(list(tensors), list(targets), weight)
 
 
 def silu_backward(grad: Tensor, x: Tensor) -> Tensor:

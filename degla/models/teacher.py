@@ -90,28 +90,31 @@ class Teacher(nn.Module):
         return features.clone() if isinstance(features, Tensor) else _cloned(features)
 
     @torch.no_grad()
-    def update(self, student: ClipModel) -> None:
+    def update(self, student: ClipModel, skipped: Tensor | None = None) -> None:
         """Move towards ``student`` by one optimizer step, or do nothing if frozen.
 
         Parameters are averaged in place and paired by name. Buffers (batch norm statistics) are copied.
 
         Args:
             student: the model that has just taken an optimizer step.
+            skipped: ``()`` float32 on the device, 1 where the optimizer has skipped its step and the teacher must not
+                move; None where it has not. Reading the value here would wait for the device.
         """
         if self.decay is None:
             return
-        for module in self.modules():
-            if is_sharded(module):  # FSDP2 leaves the root unsharded after a forward pass without gradient
-                module.reshard()
+        if is_sharded(self.model):
+            for module in self.modules():
+                if is_sharded(module):  # FSDP2 leaves the root unsharded after a forward pass without gradient
+                    module.reshard()
         current = dict(student.named_parameters())
         pairs = [
             (own, current[name].detach()) for name, own in self.model.named_parameters() if own is not current[name]
         ]
         averaged, targets = zip(*pairs, strict=True)
-        foreach_lerp_(averaged, targets, 1 - self.decay)
+        foreach_lerp_(averaged, targets, 1 - self.decay if skipped is None else (1 - self.decay) * (1 - skipped))
         buffers = dict(student.named_buffers())
         for name, buffer in self.model.named_buffers():
-            buffer.copy_(buffers[name])
+            buffer.copy_(buffers[name] if skipped is None else torch.where(skipped > 0, buffer, buffers[name]))
 
 
 def _copy(student: ClipModel, moves: bool) -> ClipModel:

@@ -137,11 +137,29 @@ class DeGLAModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Stop the run, or skip the step, where the gradient is not finite."""
+        self._read_verdict()
+        scaled = self.trainer.precision == "16-mixed"
+        if not scaled and self.guard.can_defer(optimizer):
+            self.guard.defer(self.global_step, optimizer)
+        else:
+            with self.trainer.precision_plugin.forward_context():
+                self.guard.check(self.global_step, scaled=scaled)
+        if self.guard.skip:
+            self.log("train/skipped_steps", self.guard.skipped_steps(), batch_size=1)
+
+    def _read_verdict(self) -> None:
+        """Act on the last step if its gradient was not finite and the host has not read this yet."""
         # The guard may encode samples again, and must do so in the precision in which they failed.
         with self.trainer.precision_plugin.forward_context():
-            self.guard.check(self.global_step, scaled=self.trainer.precision == "16-mixed")
-        if self.guard.skip:
-            self.log("train/skipped_steps", float(self.guard.num_skipped), batch_size=1)
+            self.guard.read_verdict()
+
+    def on_validation_start(self) -> None:
+        """Read the verdict on the last step before the student is measured."""
+        self._read_verdict()
+
+    def on_train_epoch_end(self) -> None:
+        """Read the verdict on the last step of the run, before anything is measured, exported or saved."""
+        self._read_verdict()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the logit scale and the teacher's decay after the step."""
@@ -152,7 +170,8 @@ class DeGLAModule(L.LightningModule):
                 scale = scale.full_tensor()
             self.log("train/logit_scale", scale.exp().squeeze(), batch_size=1)
         if self.teacher is not None and self.teacher.decay is not None:
-            self.log("teacher/decay", self.teacher.decay, batch_size=1)
+            # Lightning would copy a number to the device, and wait for it.
+            self.log("teacher/decay", torch.full((), self.teacher.decay, device=self.device), batch_size=1)
 
     def configure_optimizers(self) -> Any:
         """Return the student's optimizer and its schedule, which counts optimizer steps."""
@@ -177,6 +196,7 @@ class DeGLAModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Key the optimizer's state by parameter names, so that every strategy can resume it."""
+        self._read_verdict()
         checkpoint[resume.KEY] = {"format": resume.FORMAT, "data": list(self.data_identity)}
         checkpoint["quick_gelu"] = self.student.config["quick_gelu"]  # so that readers need not guess
         checkpoint["preprocess"] = dict(self.student.preprocess)
@@ -212,11 +232,12 @@ class DeGLAModule(L.LightningModule):
         steps that the fp16 scaler skips. A fused optimizer is called for skipped steps too, and then holds
         ``found_inf``.
         """
-        if self.guard.has_skipped or bool(getattr(optimizer, "found_inf", False)):
+        skipped = self.guard.take_flag(optimizer)
+        if skipped is None and (self.guard.has_skipped or bool(getattr(optimizer, "found_inf", False))):
             return
         self.student.clamp_logit_scale()
         if self.teacher is not None:
-            self.teacher.update(self.student)
+            self.teacher.update(self.student, skipped)
 
     def configure_model(self) -> None:
         """Shard student and teacher alike under ``strategy=fsdp2``; do nothing under other strategies."""

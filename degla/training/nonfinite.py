@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.optim import SGD, Adam, Optimizer
 
 from degla.data.batch import Batch
 from degla.errors import NonFiniteError
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 _MAX_CONSECUTIVE_SKIPS = 20  # after so many skipped steps the weights themselves are the cause
 _MAX_NAMED_SAMPLES = 5  # samples that a message names
 _ADAPTER = ".lora_"  # part of the names of an adapter's matrices; then nothing else has a gradient
+_DEFERRING_DEVICES = ("cuda",)  # devices that work while the host goes on
 _PROJECTIONS = ("visual.proj", "text_projection")  # the last matrices of the two towers
 
 
@@ -34,11 +36,46 @@ class _MicroBatch(NamedTuple):
         return bool(self.values.isfinite().all())
 
 
+class _HostCopy:
+    """A copy of a ``()`` tensor in the memory of the host, which can be read without waiting for later work.
+
+    Args:
+        value: on any device.
+    """
+
+    def __init__(self, value: Tensor):
+        on_gpu = value.device.type == "cuda"
+        self._copy = torch.empty((), dtype=value.dtype, pin_memory=on_gpu)
+        self._copy.copy_(value, non_blocking=on_gpu)
+        self._event: Any = None
+        if on_gpu:
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def read(self) -> bool:
+        """Return the value, after the work that was queued before the copy."""
+        if self._event is not None:
+            self._event.synchronize()
+        return bool(self._copy.numpy())
+
+
+class _Deferred(NamedTuple):
+    """A step that was taken before the host has read whether its gradient is finite."""
+
+    step: int
+    window: list[_MicroBatch]
+    is_skipped: Tensor  # () float32 on the device, 1 where the device skips the step
+    verdict: _HostCopy
+
+
 class NonFiniteGuard:
     """Checks the gradient before each optimizer step.
 
-    It reads only the gradients of one-dimensional parameters, of the two projections and of adapters. Every layer has
-    some of them, a non-finite value in a layer reaches them, and they are about 1 % of all gradients.
+    On a GPU the verdict is read one step later, because reading it would wait for all work that is queued there. The
+    optimizer's kernel then skips the step by itself.
+
+    The guard reads only the gradients of one-dimensional parameters, of the two projections and of adapters. Every
+    layer has some of them, a non-finite value in a layer reaches them, and they are about 1 % of all gradients.
 
     Args:
         student: the model whose gradients are checked.
@@ -52,6 +89,7 @@ class NonFiniteGuard:
         self.has_skipped = False  # whether the current step is skipped
         self._consecutive_skips = 0
         self._window: list[_MicroBatch] = []  # of the current step
+        self._deferred: _Deferred | None = None  # the last step, until its verdict is read
 
     def record_loss(self, batch: Batch, terms: Iterable[str], values: Tensor) -> None:
         """Keep a micro-batch until the optimizer step.
@@ -75,18 +113,81 @@ class NonFiniteGuard:
             NonFiniteError: a loss or gradient is not finite, and ``skip`` is False or 20 steps in a row were skipped.
         """
         window, self._window, self.has_skipped = self._window, [], False
-        if _has_finite_losses(window) if scaled else self._has_finite_gradient():
+        if _has_finite_losses(window) if scaled else bool(self._is_finite()):
             self._consecutive_skips = 0
             return
+        self._refuse(step, window)
+        self.has_skipped = True
+        if not scaled:
+            for parameter in self.student.parameters():
+                parameter.grad = None  # the optimizer ignores such parameters: no weight and no moment changes
+
+    def can_defer(self, optimizer: Optimizer) -> bool:
+        """Return whether the optimizer can skip a step on the device, so that ``defer`` may be called.
+
+        Fused optimizers of torch can, which is how a gradient scaler makes them skip. Under FSDP2 their gradients are
+        of another kind than the flag.
+
+        Args:
+            optimizer: of the run.
+        """
+        on_device = next(self.student.parameters()).device.type in _DEFERRING_DEVICES
+        is_fused = isinstance(optimizer, Adam | SGD) and all(group.get("fused") for group in optimizer.param_groups)
+        return on_device and is_fused and not is_sharded(self.student)
+
+    def defer(self, step: int, optimizer: Optimizer) -> None:
+        """Make the optimizer skip its next step if the gradient is not finite, without waiting for the device.
+
+        ``take_flag`` has to be called after the step, and ``read_verdict`` before the next one.
+
+        Args:
+            step: number of the optimizer step, for the message.
+            optimizer: one that ``can_defer``.
+        """
+        window, self._window, self.has_skipped = self._window, [], False
+        is_skipped = self._is_finite().logical_not().float()
+        optimizer.found_inf = is_skipped  # type: ignore[attr-defined]  # where torch's GradScaler puts it, too
+        self._deferred = _Deferred(step, window, is_skipped, _HostCopy(is_skipped))
+
+    def take_flag(self, optimizer: Optimizer) -> Tensor | None:
+        """Remove the flag from the optimizer and return it: ``()`` float32, 1 where the device has skipped the step.
+
+        Args:
+            optimizer: after its step.
+
+        Returns:
+            None where the step was not deferred.
+        """
+        if self._deferred is None:
+            return None
+        del optimizer.found_inf  # type: ignore[attr-defined]
+        return self._deferred.is_skipped
+
+    def read_verdict(self) -> None:
+        """Act on the last step if it was deferred and its gradient was not finite.
+
+        Raises:
+            NonFiniteError: as ``check`` does.
+        """
+        deferred, self._deferred = self._deferred, None
+        if deferred is None:
+            return
+        if deferred.verdict.read():
+            self._refuse(deferred.step, deferred.window)
+        else:
+            self._consecutive_skips = 0
+
+    def skipped_steps(self) -> Tensor | float:
+        """Return how many steps were skipped, the current one included; on the device where it was deferred."""
+        return float(self.num_skipped) if self._deferred is None else self.num_skipped + self._deferred.is_skipped
+
+    def _refuse(self, step: int, window: list[_MicroBatch]) -> None:
+        """Count and report a step that is skipped, or stop the run."""
         culprit = "gradient" if _has_finite_losses(window) else "loss"
         problem = f"the {culprit} is not finite at step {step} ({self._causes(window)})"
         if self.skip and self._consecutive_skips < _MAX_CONSECUTIVE_SKIPS:
-            self.has_skipped = True
             self._consecutive_skips += 1
             self.num_skipped += 1
-            if not scaled:
-                for parameter in self.student.parameters():
-                    parameter.grad = None  # the optimizer ignores such parameters: no weight and no moment changes
             log.warning(f"{problem}: the step is skipped")
             return
         skipped = f", after {self._consecutive_skips} skipped steps" if self._consecutive_skips else ""
@@ -96,14 +197,16 @@ class NonFiniteGuard:
             "ckpt_path=last resumes from the checkpoint before it"
         )
 
-    def _has_finite_gradient(self) -> bool:
+    def _is_finite(self) -> Tensor:
+        """Return whether the gradient is finite, as a ``()`` bool tensor on its device."""
         gradients = [
             parameter.grad
             for name, parameter in self.student.named_parameters()
             if parameter.grad is not None and (parameter.ndim == 1 or name.endswith(_PROJECTIONS) or _ADAPTER in name)
         ]
         norm: Any = torch.nn.utils.get_total_norm(gradients)
-        return bool((norm.full_tensor() if isinstance(norm, DTensor) else norm).isfinite())
+        finite: Tensor = (norm.full_tensor() if isinstance(norm, DTensor) else norm).isfinite()
+        return finite
 
     @torch.no_grad()
     def _causes(self, window: list[_MicroBatch]) -> str:

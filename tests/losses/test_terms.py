@@ -229,6 +229,49 @@ def test_teacher_gets_no_gradient(make_features):
     assert text.grad is not None and all(part.grad is None for part in parts)
 
 
+class _Record(torch.autograd.Function):
+    """Multiplies by 2, and notes the precision of matrix products in the backward pass."""
+
+    seen: list[str] = []
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        _Record.seen.append(torch.get_float32_matmul_precision())
+        return 2 * grad
+
+
+def test_the_backward_pass_of_losses_is_not_in_tf32(make_features):
+    """The gradient is that of a run without TF32, also for half precision, unused and repeated arguments."""
+
+    @full_precision
+    def loss(features, scale, unused=None, other=None):
+        return (scale * (_Record.apply(features) @ other.T)).square().mean()
+
+    f = make_features(4)
+    before = torch.get_float32_matmul_precision()
+    gradients = {}
+    try:
+        for setting in ("highest", "high"):
+            _Record.seen = []
+            torch.set_float32_matmul_precision(setting)
+            text = f.text.to(torch.bfloat16).requires_grad_()
+            image, unused, scale = (tensor.float().requires_grad_() for tensor in (f.image, f.image, torch.tensor(3.0)))
+            value = loss(text, scale, unused=unused, other=image) + loss(text, 2.0, other=image)
+            value.backward(retain_graph=True)
+            value.backward()
+            assert torch.get_float32_matmul_precision() == setting and set(_Record.seen) == {"highest"}
+            assert unused.grad is None and loss(f.text, 2.0, other=f.image).dtype == f.text.dtype
+            gradients[setting] = [text.grad, image.grad, scale.grad]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    for exact, guarded in zip(*gradients.values(), strict=True):
+        torch.testing.assert_close(guarded, exact)
+
+
 def test_losses_are_not_computed_in_tf32(make_features):
     """`float32_matmul=high` is for the towers."""
     seen = []
