@@ -24,11 +24,11 @@ $(VENV)/.installed: pyproject.toml
 demo: install ## fine-tune a tiny CLIP offline; prints before and after
 	@$(BIN)/python -m degla.train experiment=demo
 
-study: install ## compare the methods on built-in scenes, about an hour on 2 cores
+study: install ## compare five methods on built-in scenes, about an hour on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m degla.train +sweep=study
 	$(BIN)/python -m degla.study
 
-study-full: install ## the same with more rates and seeds and longer runs, about ten hours
+study-full: install ## every method, more rates and seeds, longer runs: about twelve hours
 	OMP_NUM_THREADS=1 $(BIN)/python -m degla.train +sweep=study_full
 	$(BIN)/python -m degla.study runs=runs/study_full
 
