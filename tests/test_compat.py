@@ -120,14 +120,15 @@ def test_compat_modules_import_no_torch_where_a_torch_free_caller_needs_them():
 # ---- torch --------------------------------------------------------------------------------------------------------
 
 
-def test_foreach_lerp_is_lerp():
+@pytest.mark.parametrize("weight", [0.3, torch.tensor(0.3), torch.tensor(0.0)])
+def test_foreach_lerp_is_lerp(weight):
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator) for shape in ((3,), (2, 4), ())]
     targets = [torch.randn(tensor.shape, generator=generator) for tensor in tensors]
-    expected = [tensor.lerp(target, 0.3) for tensor, target in zip(tensors, targets, strict=True)]
-    compat_torch.foreach_lerp_(tensors, targets, 0.3)
+    expected = [tensor.lerp(target, float(weight)) for tensor, target in zip(tensors, targets, strict=True)]
+    compat_torch.foreach_lerp_(tensors, targets, weight)
     for tensor, right in zip(tensors, expected, strict=True):
-        torch.testing.assert_close(tensor, right)
+        torch.testing.assert_close(tensor, right, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
