@@ -1,14 +1,18 @@
-"""Draw the two figures of README.md: ``python docs/figures.py`` writes ``docs/figures/*.svg``.
+"""Draw the figures of README.md: ``python docs/figures.py`` writes ``docs/figures/*.svg``.
 
 Texts become outlines, so the files need no fonts. The same version of matplotlib gives the same bytes.
 """
 
+import base64
+import io
+import json
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
+from PIL import Image
 
 FOLDER = Path(__file__).parent / "figures"
 
@@ -27,10 +31,11 @@ NEGATIVES = [
 
 
 def main() -> None:
-    """Write both figures."""
+    """Write the figures."""
     matplotlib.rcParams.update({"svg.fonttype": "path", "svg.hashsalt": "degla", "font.family": "DejaVu Sans"})
     FOLDER.mkdir(exist_ok=True)
-    for name, figure in (("hard_negatives", hard_negatives()), ("method", method())):
+    figures = {"hard_negatives": hard_negatives(), "method": method(), "before_after": before_after()}
+    for name, figure in figures.items():
         figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None}, facecolor=PAPER)
 
 
@@ -53,6 +58,30 @@ def hard_negatives() -> Figure:
         mark(axes, 3.75, y, RED)
         write_parts(axes, 4.0, y, parts)
         axes.text(9.85, y, kind, color=GREY, fontsize=9, va="center", ha="right", family="DejaVu Sans Mono")
+    return figure
+
+
+def before_after() -> Figure:
+    """Draw the examples of the demo with the cosines of caption and foil before and after it."""
+    record = Path(__file__).parent / "records" / "demo_examples.json"
+    examples = json.loads(record.read_text(encoding="utf-8"))["items"]
+    figure, axes = canvas(12, 0.5 + 1.55 * ((len(examples) + 1) // 2))
+    for number, example in enumerate(examples):
+        left, top = 6 * (number % 2), 1.55 * ((len(examples) + 1) // 2 - number // 2) + 0.1
+        image = Image.open(io.BytesIO(base64.b64decode(example["image"]))).resize((192, 192), Image.Resampling.NEAREST)
+        axes.imshow(image, extent=(left + 0.15, left + 1.45, top - 1.35, top - 0.05), aspect="auto", zorder=2)
+        axes.text(left + 1.65, top - 0.15, example["subset"], color=GREY, fontsize=8.5, va="center",
+                  family="DejaVu Sans Mono")  # fmt: skip
+        for line, (key, colour) in enumerate((("caption", GREEN), ("foil", RED))):
+            y = top - 0.45 - 0.3 * line
+            mark(axes, left + 1.75, y, colour)
+            axes.text(left + 1.95, y, example[key], color=INK, fontsize=9.5, va="center")
+        for column, when in enumerate(("before", "after")):
+            true, false = example[when]
+            text = f"{when}  {true:.2f}  {'>' if true > false else '<'}  {false:.2f}"
+            axes.text(left + 1.65 + 1.9 * column, top - 1.12, text, color=GREEN if true > false else RED, fontsize=9,
+                      va="center")  # fmt: skip
+    axes.set(xlim=(0, 12), ylim=(0, figure.get_figheight()))  # an image changes them
     return figure
 
 

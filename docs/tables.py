@@ -53,6 +53,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.demo:
         write_record("demo", demo_record(arguments.demo))
+        examples = json.loads((arguments.demo[0] / "examples.json").read_text(encoding="utf-8"))
+        write_record("demo_examples", examples)  # docs/figures.py draws them
     if arguments.text_only:
         write_record("scenes_text_only", text_only_record())
     if arguments.folds:
