@@ -25,7 +25,7 @@ from degla.models.hf import save_hf
 from degla.training.build import build
 from tests.configs.test_configs import tiny
 from tests.conftest import make_photo_folder
-from tests.helpers.forked import degla_forked
+from tests.helpers.forked import degla_forked, forked_python
 
 TEXTS = ["a dog on a mat", "Two cats, and a Café's dog?!", "x " * 90]
 
@@ -121,7 +121,7 @@ def test_the_code_of_the_card_runs(tmp_path, name, arguments):
     assert ("import open_clip" in code) == (name == "ViT-B-32" or arguments == ["to=open_clip"])
     elsewhere = code.replace('folder = "."', f"folder = {str(tmp_path / 'out')!r}")
     for text, cwd in ((code, tmp_path / "out"), (elsewhere, tmp_path)):
-        result = subprocess.run([sys.executable, "-c", text], cwd=cwd, capture_output=True, text=True)
+        result = subprocess.run([forked_python(), "-c", text], cwd=cwd, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-3000:]
         assert result.stdout.startswith(("tensor([[", "torch.Size([2"))
 
@@ -151,7 +151,7 @@ def test_every_run_leaves_a_card(tmp_path):
     card = ModelCard.load(tmp_path / "run/model/README.md")
     assert "base model: degla-scenes / plain_clip" in card.text and str(tmp_path) not in card.content
     assert {result.dataset_name for result in card.data.eval_results} >= {"scenes"}
-    result = subprocess.run([sys.executable, "-c", code_of_card(tmp_path / "run/model")], cwd=tmp_path / "run/model",
+    result = subprocess.run([forked_python(), "-c", code_of_card(tmp_path / "run/model")], cwd=tmp_path / "run/model",
                             capture_output=True, text=True)  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
 

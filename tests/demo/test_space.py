@@ -14,7 +14,7 @@ import yaml
 import degla
 from degla.models import load_clip
 from tests.demo.test_page import get
-from tests.helpers.forked import degla_forked
+from tests.helpers.forked import degla_forked, forked_python
 from tests.test_export import Hub
 
 
@@ -50,7 +50,7 @@ def test_its_app_starts_from_its_folder(space):
     pytest.importorskip("gradio")
     assert front_matter(space)["sdk_version"] == version("gradio")
     environment = {**os.environ, "GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": "0", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "app.py"]
+    command = [forked_python(), "app.py"]
     with subprocess.Popen(command, cwd=space, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             address = process.stdout.readline().split()[0]
