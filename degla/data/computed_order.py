@@ -20,7 +20,7 @@ class RowsExcept:
 
     Args:
         num_rows: rows of the table.
-        left_out: rows that are left out, in ascending order.
+        left_out: ``(M,)`` int64 rows that are left out, in ascending order.
     """
 
     def __init__(self, num_rows: int, left_out: np.ndarray):

@@ -30,7 +30,12 @@ def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, f
 
 
 def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:
-    """Return ``first - second`` for each seed that both have, in the order of the seeds."""
+    """Return ``first - second`` for each seed that both have, in the order of the seeds.
+
+    Args:
+        first: seed -> score of one method.
+        second: seed -> score of the other.
+    """
     return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
 
 

@@ -146,7 +146,7 @@ def host_copies(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Copy tensors to pinned memory of the host, if there is a CUDA device, and wait until all of it has arrived.
 
     Args:
-        tensors: on any device.
+        tensors: on any device, of any shape ``(...)`` and dtype.
 
     Returns:
         One tensor for each, with its strides. Those that share memory share their copy of it.

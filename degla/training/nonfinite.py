@@ -178,7 +178,7 @@ class NonFiniteGuard:
             self._consecutive_skips = 0
 
     def skipped_steps(self) -> Tensor | float:
-        """Return how many steps were skipped, the current one included; on the device where it was deferred."""
+        """Return how many steps were skipped, the current one included: ``()`` on the device where it was deferred."""
         return float(self.num_skipped) if self._deferred is None else self.num_skipped + self._deferred.is_skipped
 
     def _refuse(self, step: int, window: list[_MicroBatch]) -> None:

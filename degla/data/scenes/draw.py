@@ -91,7 +91,12 @@ def ground(rng: random.Random, width: int) -> Image.Image:
 
 
 def nearby(rng: random.Random, colour: Colour) -> Colour:
-    """Return a colour that differs a little from another one."""
+    """Return a colour that differs a little from another one.
+
+    Args:
+        rng: draws the difference.
+        colour: RGB, 0 to 255.
+    """
     return tuple(max(0, min(255, part + rng.randrange(-12, 13))) for part in colour)
 
 
