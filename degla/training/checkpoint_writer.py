@@ -109,6 +109,7 @@ class CheckpointWriter(TorchCheckpointIO):
             with atomic_write(path, flush_to_disk=True) as partial:
                 torch.save(content, partial)
         except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+            _refuse_missing_folder(path)  # it may have disappeared during the write
             newest = newest_checkpoint(path.parent)
             remedy = f"ckpt_path=last resumes from {newest.name}" if newest else "there is no earlier checkpoint"
             reason = (str(error).splitlines() or [type(error).__name__])[0]
