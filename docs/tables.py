@@ -112,7 +112,6 @@ def demo_record(runs: list[Path]) -> dict[str, Any]:
         **provenance(),
         "steps": configs[0]["trainer"]["max_steps"],
         "items": configs[0]["benchmark"]["scenes"]["num_items"],
-        "seconds": [json.loads((run / "finished.json").read_text(encoding="utf-8")).get("seconds") for run in runs],
         "seeds": [config["seed"] for config in configs],
         "scores": changes[0],
         "after_by_seed": {name: [change[name]["after"] for change in changes] for name in changes[0]},
