@@ -78,7 +78,7 @@ def before_after() -> Figure:
             axes.text(left + 1.95, y, example[key], color=INK, fontsize=9.5, va="center")
         for column, when in enumerate(("before", "after")):
             true, false = example[when]
-            text = f"{when}  {true:.2f}  {'>' if true > false else '<'}  {false:.2f}"
+            text = f"{when}  {true:.3f} {'>' if true > false else '<'} {false:.3f}"
             axes.text(left + 1.65 + 1.9 * column, top - 1.12, text, color=GREEN if true > false else RED, fontsize=9,
                       va="center")  # fmt: skip
     axes.set(xlim=(0, 12), ylim=(0, figure.get_figheight()))  # an image changes them
