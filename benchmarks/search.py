@@ -32,7 +32,7 @@ from degla.image_index.encoders import load_encoder
 from degla.image_index.graph import measure_recall, open_graph, search_graph
 from degla.image_index.manifest import read_manifest
 
-KINDS = {"pair": "related", "inside": "related", "three": "listed", "group": "counted", "alone": "exists"}
+KINDS = {"pair": "related", "overlap": "related", "three": "listed", "group": "counted", "alone": "exists"}
 
 
 def main() -> None:
