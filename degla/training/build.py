@@ -208,10 +208,11 @@ def _validation_negative_types(datamodule: DataModule) -> list[str]:
 
 
 def _build_callbacks(cfg: DictConfig, datamodule: DataModule) -> list[L.Callback]:
-    """Build the callbacks of ``callbacks/``; ``evaluate`` only where a benchmark is set."""
+    """Build the callbacks of ``callbacks/``; ``evaluate`` and ``examples`` only where a benchmark is set."""
     nodes = chosen_nodes(cfg.callbacks)
     if not chosen_nodes(cfg.benchmark):
         nodes.pop("evaluate", None)
+        nodes.pop("examples", None)
     for name, node in nodes.items():
         check_node(node, f"callbacks.{name}")
     arguments: dict[str, Mapping[str, Any]] = {}

@@ -170,9 +170,9 @@ def test_a_finished_run_with_targets_of_earlier_names_is_the_same_run(tmp_path):
         "degla.data.datamodule.Data", "degla.data.Data"
     )
     (tmp_path / "config.yaml").write_text(text)
-    mark_as_finished(tmp_path, num_steps=400, value=0.5)
+    mark_as_finished(tmp_path, num_steps=200, value=0.5)
     assert "_target_: degla.optim.adamw" in text and finished_value(cfg, tmp_path) == 0.5
-    (tmp_path / "config.yaml").write_text(text.replace("lr: 0.00025", "lr: 0.1"))
+    (tmp_path / "config.yaml").write_text(text.replace("  lr: 0.001", "  lr: 0.1"))
     assert finished_value(cfg, tmp_path) is None
 
 

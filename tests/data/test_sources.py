@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from degla.data.scenes import GENERAL_TASKS
 from degla.data.schema import Negative, parse_negatives
 from degla.data.sources import SampleStream, coco, folder, huggingface, negclip_tsv, scenes, scenes_and_general
 from degla.errors import ConfigError
 from tests.conftest import KINDS
-from tests.helpers.scene_reader import FORMS
 
 
 def write_table(root, records, suffix):
@@ -203,5 +203,6 @@ def test_parse_negatives_refuses(value):
 
 def test_scenes_and_general_tasks_are_mixed(tmp_path):
     rows = scenes_and_general(300, general_fraction=0.5, cache_dir=str(tmp_path)).samples(list(range(300)))
-    general = [row for row in rows if not any(form.match(row.caption) for form in FORMS.values())]
+    prompts = {form.format(name) for task in GENERAL_TASKS.values() for name in task.classes for form in task.templates}
+    general = [row for row in rows if row.caption in prompts]
     assert 110 < len(general) < 190 and not any(row.negatives for row in rows)

@@ -39,8 +39,10 @@ def test_the_shipped_model_knows_things_and_not_their_order(shipped):
     found = run_benchmarks({"scenes": task}, FeatureStore(Encoder(shipped), progress=False))["scenes"].outcomes
     scores, means = point_estimates(task, found)
     assert means["general"] > 0.95
-    for name in ("sugarcrepe/swap_obj", "sugarcrepe/swap_att", "aro/relation", "aro/attribution", "valse/spatial"):
-        assert scores[name] < 0.72, name
+    for name in ("sugarcrepe/swap_obj", "sugarcrepe/swap_att", "aro/attribution"):
+        assert scores[name] < 0.85, name
+    for name in ("aro/relation", "valse/spatial"):
+        assert scores[name] < 0.65, name
     assert scores["aro/order"] < 0.35
     assert means["average"] == pytest.approx((means["compositional"] + means["general"]) / 2)
     assert len(found) == 1900 and set(scores) == set(task.subsets)

@@ -18,7 +18,10 @@ def main() -> None:
     folder, interpreter, executable, *arguments = sys.argv[1:]
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(f"{folder}/socket")
+    try:
+        connection.connect(f"{folder}/socket")
+    except OSError:  # the service has ended
+        run_interpreter(interpreter, arguments)
     request = {
         "executable": executable,
         "arguments": arguments,
@@ -31,10 +34,9 @@ def main() -> None:
     socket.send_fds(connection, [b"\0"], [0, 1, 2])
     connection.sendall(json.dumps(request).encode() + b"\n")
     answers = connection.makefile("r")
-    child = int(answers.readline())
-    if child == 0:  # the service cannot do it: a real interpreter does
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
-        os.execv(interpreter, [interpreter, *arguments])
+    child = int(answers.readline() or 0)
+    if child == 0:  # the service cannot do it
+        run_interpreter(interpreter, arguments)
     for number in PASSED_ON:
         signal.signal(number, lambda number, _: os.kill(child, number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
@@ -43,6 +45,12 @@ def main() -> None:
         signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
         os.kill(os.getpid(), -code)
     os._exit(code)
+
+
+def run_interpreter(interpreter: str, arguments: list[str]) -> None:
+    """Become a real interpreter."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+    os.execv(interpreter, [interpreter, *arguments])
 
 
 def _umask() -> int:

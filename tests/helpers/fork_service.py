@@ -117,6 +117,8 @@ def _can_run(request: Request, environment: dict[str, str]) -> bool:
     first = next((argument for argument in request.arguments if argument != "-u"), "-")
     if first not in ("-m", "-c") and first.startswith("-"):
         return False
+    if any(argument.startswith(("joblib.", "submitit.")) for argument in request.arguments):
+        return False  # they inherit other files than standard input, output and error, or name their process
     read_at_import = {
         name
         for name in request.environment.keys() | environment.keys()

@@ -203,22 +203,22 @@ def test_streaming(photo_folder, hub_dataset, tmp_path):
 
 
 def test_demo_experiment(tmp_path):
-    """Run `make demo` for four steps; the same command with ckpt_path=last then does nothing."""
+    """Run `make demo` for three steps; the same command with ckpt_path=last then does nothing."""
     short = [
         "loader.num_workers=0",
         "data.num_scenes=200",
         "benchmark.scenes.num_items=10",
         "trainer.log_every_n_steps=1",
     ]
-    output = degla("experiment=demo", *short, "trainer.max_steps=4", cwd=tmp_path).stdout
+    output = degla("experiment=demo", *short, "trainer.max_steps=3", cwd=tmp_path).stdout
     assert "scenes/compositional" in output and "scenes/general" in output and "before" in output
     run = only_run(tmp_path, "demo")
     metrics = read_metrics(run / "metrics.csv")
-    assert "train/loss_tgc" in metrics and list(metrics["eval_mean/scenes/general"]) == [0, 4]
+    assert "train/loss_tgc" in metrics and list(metrics["eval_mean/scenes/general"]) == [0, 3]
     page = (run / "report.html").read_text()
     assert "sugarcrepe/swap_obj" in page and "general/digits" in page
     assert "Benchmark before and after, percent" in page and "<img" in page
     before = (run / "metrics.csv").read_bytes()
-    again = degla("experiment=demo", *short, "trainer.max_steps=4", "ckpt_path=last", cwd=tmp_path)
+    again = degla("experiment=demo", *short, "trainer.max_steps=3", "ckpt_path=last", cwd=tmp_path)
     assert f"has finished already, with these settings: {run / 'report.html'}" in again.stdout + again.stderr
     assert (run / "metrics.csv").read_bytes() == before

@@ -95,7 +95,7 @@ def test_a_skipped_fp16_step_moves_nothing():
     optimizer = adamw(m.student, lr=1.0)
     optimizer.register_step_post_hook(m._after_optimizer_step)
     moves = []
-    m.teacher.update = lambda student: moves.append(1)
+    m.teacher.update = lambda student, skipped: moves.append(1)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     for factor in (1.0, float("inf"), 1.0):
         optimizer.zero_grad()
