@@ -36,9 +36,17 @@ def settings_of(configs: dict[Path, dict[str, Any]]) -> dict[Path, Setting]:
     flat = {path: _flat_settings(config) for path, config in configs.items()}
     settings: dict[Path, Setting] = {}
     for path, config in configs.items():
-        own = [flat[other] for other, content in configs.items() if content["name"] == config["name"]]
-        keys = dict.fromkeys(key for values in own for key in values)
-        varied = [key for key in keys if len({json.dumps(values.get(key)) for values in own}) > 1]
+        own = [
+            (flat[other], content["seed"]) for other, content in configs.items() if content["name"] == config["name"]
+        ]
+        keys = dict.fromkeys(key for values, _ in own for key in values)
+        varied = [
+            key
+            for key in keys
+            if len({json.dumps(values.get(key)) for values, _ in own}) > 1
+            # A seed that follows the run's is part of it.
+            and not (key.endswith(".seed") and all(values.get(key) == seed for values, seed in own))
+        ]
         shown = dict.fromkeys([*(key for key in keys if key == _LEARNING_RATE), *varied])
         settings[path] = {
             _SHORT.get(key, short_key(key)): flat[path][key] for key in shown if flat[path].get(key) is not None
@@ -47,7 +55,7 @@ def settings_of(configs: dict[Path, dict[str, Any]]) -> dict[Path, Setting]:
 
 
 def _flat_settings(config: dict[str, Any]) -> Setting:
-    """Return key -> value of everything that changes what is trained, the seed left out."""
+    """Return key -> value of everything that changes what is trained, the run's seed left out."""
     objective = config.get("objective")
     if isinstance(objective, dict):
         config = {**config, "objective": compared_objective(objective)}
@@ -55,9 +63,8 @@ def _flat_settings(config: dict[str, Any]) -> Setting:
     flat: Setting = {}
     for key, value in _leaves(config, ""):
         is_passive = any(key == name or key.startswith(f"{name}.") for name in _PASSIVE)
-        is_seed = key.endswith(".seed") and value == config["seed"]
         is_own_path = bool(run_dir) and run_dir in str(value)
-        if not (is_passive or is_seed or is_own_path):
+        if not (is_passive or is_own_path):
             flat[key] = value if isinstance(value, str | int | float | bool | None) else json.dumps(value)
     return flat
 

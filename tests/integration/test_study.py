@@ -139,7 +139,8 @@ def test_study_killed_resumed_and_measured(tmp_path):
     assert [(run["method"], run["seed"], run["setting"], run["steps"]) for run in record["runs"]] == [
         (method, seed, {"lr": 0.001}, 6) for method in ("clip", "degla") for seed in range(3)
     ]
-    assert all(run["minutes"] > 0 for run in record["runs"])
+    # A run that was resumed just before its end took no time that can be told.
+    assert all(run["minutes"] is None or run["minutes"] > 0 for run in record["runs"])
     # What the study measures of a run at its end is what the run itself has measured on the validation split.
     for run in record["runs"]:
         metrics = read_metrics(tmp_path / "runs/study" / run["run"] / "metrics.csv")
