@@ -134,7 +134,7 @@ def test_study_killed_resumed_and_measured(tmp_path):
     for path in after:
         assert list(read_metrics(path.parent / "metrics.csv")["eval_mean/overall"]) == [0, 6]  # before and after
 
-    study(*SMALL, "n_jobs=2", cwd=tmp_path)
+    study(*SMALL, "validation.scenes.num_items=4", "n_jobs=2", cwd=tmp_path)  # as many as the runs measured
     record = json.loads((tmp_path / "runs/study/study.json").read_text())
     assert [(run["method"], run["seed"], run["setting"], run["steps"]) for run in record["runs"]] == [
         (method, seed, {"lr": 0.001}, 6) for method in ("clip", "degla") for seed in range(3)
