@@ -104,7 +104,7 @@ SWEEP = (
     *("-m", "+sweep=study", "experiment=study/clip,study/degla", "optimizer.lr=1e-3", "seed=0,1,2"),
     *("data.num_scenes=60", "loader.global_batch_size=8", "trainer.max_steps=6", "scheduler.warmup_steps=1"),
     *("callbacks.checkpoint.every_n_steps=3", "callbacks.memory=null", "logger.tensorboard=null"),
-    *("benchmark.scenes.num_items=4", f"benchmark.scenes.subsets={SUBSETS}"),
+    *("benchmark.scenes.num_items=8", f"benchmark.scenes.subsets={SUBSETS}"),
 )
 
 
@@ -134,7 +134,7 @@ def test_study_killed_resumed_and_measured(tmp_path):
     for path in after:
         assert list(read_metrics(path.parent / "metrics.csv")["eval_mean/overall"]) == [0, 6]  # before and after
 
-    study(*SMALL, "validation.scenes.num_items=4", "n_jobs=2", cwd=tmp_path)  # as many as the runs measured
+    study(*SMALL, "n_jobs=2", cwd=tmp_path)
     record = json.loads((tmp_path / "runs/study/study.json").read_text())
     assert [(run["method"], run["seed"], run["setting"], run["steps"]) for run in record["runs"]] == [
         (method, seed, {"lr": 0.001}, 6) for method in ("clip", "degla") for seed in range(3)
