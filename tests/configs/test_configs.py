@@ -227,6 +227,8 @@ def test_schedule_and_groups_are_the_released_ones():
 def test_sweep_files_compose():
     assert composed("+sweep=learning_rate").optimizer.lr == 1e-6
     assert composed("+sweep=study").ckpt_path == "last"
+    for sweep in ("study", "study_full"):  # a sweep is applied last, and must not undo what a method sets
+        assert composed(f"+sweep={sweep}", "experiment=study/degla_frozen_teacher").teacher.decay is None
 
 
 STUDY = sorted(Path(file).stem for file in FILES if file.startswith("experiment/study/"))
