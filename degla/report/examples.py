@@ -4,9 +4,9 @@ import base64
 import html
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from degla.artifacts import atomic_write
+from degla.report.run_json import read_record, write_record
 
 _FILE = "examples.json"  # in the folder of the run
 
@@ -39,16 +39,12 @@ def write_examples(run_dir: Path, examples: Examples) -> None:
         run_dir: folder of the run.
         examples: the record.
     """
-    with atomic_write(run_dir / _FILE) as path:
-        path.write_text(examples.model_dump_json(indent=1), encoding="utf-8")
+    write_record(run_dir / _FILE, examples)
 
 
 def read_examples(run_dir: Path) -> Examples | None:
     """Return the record of a run; None if it has none, or one that cannot be read."""
-    try:
-        return Examples.model_validate_json((run_dir / _FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
+    return read_record(run_dir / _FILE, Examples)
 
 
 def examples_section(run_dir: Path) -> str:

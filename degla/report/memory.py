@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from degla.artifacts import atomic_write
 from degla.report.page import table
+from degla.report.run_json import read_record, write_record
 
 _FILE = "memory.json"  # in the folder of the run
 _PARTS = ("weights", "teacher", "gradients", "optimizer", "activations")
@@ -47,19 +47,12 @@ def write_memory(run_dir: Path, record: MemoryRecord) -> None:
         run_dir: folder of the run.
         record: the plan.
     """
-    with atomic_write(run_dir / _FILE) as partial:
-        partial.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_record(run_dir / _FILE, record)
 
 
 def read_memory(run_dir: Path) -> MemoryRecord | None:
     """Return the record of a run, or None if there is none that this release can read."""
-    path = run_dir / _FILE
-    if not path.is_file():
-        return None
-    try:
-        return MemoryRecord.model_validate_json(path.read_bytes())
-    except ValidationError:
-        return None
+    return read_record(run_dir / _FILE, MemoryRecord)
 
 
 def describe_memory(record: MemoryRecord) -> str:

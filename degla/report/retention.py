@@ -5,11 +5,11 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from degla.artifacts import atomic_write
 from degla.report.figures import embedded_png
 from degla.report.page import table
+from degla.report.run_json import read_record, write_record
 
 _FILE = "retention.json"  # in the folder of the run
 
@@ -60,19 +60,12 @@ def write_retention(run_dir: Path, record: RetentionRecord) -> None:
         run_dir: folder of the run.
         record: what the guard chose.
     """
-    with atomic_write(run_dir / _FILE) as partial:
-        partial.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_record(run_dir / _FILE, record)
 
 
 def read_retention(run_dir: Path) -> RetentionRecord | None:
     """Return the record of a run; None if it has no guard, or has not ended yet."""
-    path = run_dir / _FILE
-    if not path.is_file():
-        return None
-    try:
-        return RetentionRecord.model_validate_json(path.read_bytes())
-    except ValidationError:
-        return None  # written by another release; the rest of the report does not depend on it
+    return read_record(run_dir / _FILE, RetentionRecord)
 
 
 def describe_choice(record: RetentionRecord) -> str:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from degla.artifacts import atomic_write
+from degla.report.run_json import read_record, write_record
 
 _FILE = "text_only.json"  # in the folder of the run
 
@@ -38,16 +38,9 @@ def write_text_only(run_dir: Path, record: TextOnlyRecord) -> None:
         run_dir: folder of the run.
         record: the baseline.
     """
-    with atomic_write(run_dir / _FILE) as partial:
-        partial.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_record(run_dir / _FILE, record)
 
 
 def read_text_only(run_dir: Path) -> TextOnlyRecord | None:
     """Return the record of a run, or None if there is none that this release can read."""
-    path = run_dir / _FILE
-    if not path.is_file():
-        return None
-    try:
-        return TextOnlyRecord.model_validate_json(path.read_bytes())
-    except ValidationError:
-        return None
+    return read_record(run_dir / _FILE, TextOnlyRecord)
